@@ -1,0 +1,1 @@
+"""tickring: a trading desk's recent state in shared memory, its history in ClickHouse."""

@@ -1,0 +1,77 @@
+"""What every actor is given, and the few lines that all of them need: heartbeat, stop, doorbell."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..ringbuf import MetricsPage, State
+from ..ringbuf.doorbell import drain
+
+BEAT_INTERVAL_S = 0.25
+
+
+@dataclass
+class ActorContext:
+    """An actor's place in the tree. Made by the supervisor's child right after the fork, or by a test."""
+
+    name: str  # unique in the instance: feed-binance-spot-0, writer, front-1
+    kind: str  # feed, writer, front, clickhouse, simulator
+    folder: Path  # the instance's folder in shared memory
+    data: Path  # the instance's folder on disk
+    config: Any  # the kind's Config
+    page: MetricsPage
+    doorbells: Sequence[int] = ()  # eventfds by doorbell number
+    doorbell_index: int | None = None  # this actor's own
+    listen: socket.socket | None = None  # bound by the supervisor, kept across restarts of the actor
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def beat(self) -> None:
+        """Say that the work loop turns. At least once a second, from the loop that does the work."""
+        self.page.beat(time.monotonic_ns())
+
+    def running(self) -> None:
+        """Say that start-up is over."""
+        self.page.state = State.RUNNING
+        self.beat()
+
+    def stop(self) -> None:
+        """Ask the actor to drain and return."""
+        self.page.state = State.DRAINING
+        self.stopping.set()
+
+    async def stopped_within(self, seconds: float) -> bool:
+        """Wait at most so long for the stop; True when it came."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), seconds)
+        return self.stopping.is_set()
+
+    async def beat_until_stopped(self) -> None:
+        """For actors whose work is done in callbacks of the event loop: the loop that turns is the one that beats."""
+        while not self.stopping.is_set():
+            self.beat()
+            await self.stopped_within(BEAT_INTERVAL_S)
+
+    def on_bell(self, callback: Callable[[], None]) -> None:
+        """Call `callback` from the event loop each time this actor's doorbell is rung."""
+        assert self.doorbell_index is not None, f"actor {self.name} has no doorbell"
+        fd = self.doorbells[self.doorbell_index]
+
+        def rung() -> None:
+            drain(fd)
+            callback()
+
+        asyncio.get_running_loop().add_reader(fd, rung)
+
+    def stop_on_signals(self) -> None:
+        """SIGTERM and SIGINT ask for a drain; the handlers only set the event."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)

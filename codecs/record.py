@@ -1,0 +1,222 @@
+"""Record types, each declared once.
+
+From one declaration come the numpy dtype and `struct` layout of a slot, the ClickHouse columns, the JSON and msgpack
+shape on REST and WebSocket, the OpenAPI schema and the documentation row. Adding a field is one line in `records`.
+
+A slot begins with the header that all records share (see `ringbuf.layout`); the declared fields follow in order, and
+the slot is filled up to a multiple of 64 bytes.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntFlag
+from typing import Any
+
+import numpy as np
+
+from ..ringbuf.layout import ROW_ALIGN, ROW_HEADER, StreamSpec
+from .numbers import decimal_text
+
+
+class Flag(IntFlag):
+    """Bits of a record's `flags`, the same for all record types."""
+
+    SNAPSHOT = 1 << 0  # replaces what was known before instead of changing it
+    LAST = 1 << 1  # last record of one exchange event
+    LATE = 1 << 2  # arrived after later ones of the same key
+    CONFLATED = 1 << 3  # stands for several updates
+    VOID = 1 << 4  # withdrawn; readers skip it
+    SELL = 1 << 5  # the aggressor sold: the buyer was the maker
+    ASK = 1 << 6  # level of the ask side
+    AGGREGATED = 1 << 7  # several matches of one taker order in one record
+    RESYNC = 1 << 8  # first record after a gap in the exchange's sequence
+    INVERSE = 1 << 9  # quantity counts contracts worth a fixed amount of quote currency
+    BACKFILL = 1 << 10  # from the exchange's REST history, not from its stream
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a field looks in a slot, in a table and in text."""
+
+    name: str
+    code: str  # of `struct`
+    dtype: str  # of numpy
+    clickhouse: str
+    schema: Mapping[str, Any]  # JSON schema
+    render: Callable[[Any, Mapping[str, Any]], Any]  # (value, key attributes) -> JSON value
+
+
+def _price(value: float, key: Mapping[str, Any]) -> str:
+    return decimal_text(value, key.get("price_precision", 0))
+
+
+def _quantity(value: float, key: Mapping[str, Any]) -> str:
+    return decimal_text(value, key.get("quantity_precision", 0))
+
+
+def _integer(value: int, key: Mapping[str, Any]) -> int:
+    return value
+
+
+def _text(value: int, key: Mapping[str, Any]) -> str:
+    return str(value)
+
+
+_DECIMAL = {"type": "string", "pattern": r"^-?\d+(\.\d+)?$"}
+
+PRICE = Kind("price", "d", "<f8", "Float64", _DECIMAL, _price)
+QUANTITY = Kind("quantity", "d", "<f8", "Float64", _DECIMAL, _quantity)
+EXCHANGE_ID = Kind("exchange id", "q", "<i8", "Int64", {"type": "string", "pattern": r"^-?\d+$"}, _text)
+UPDATE_ID = Kind("update id", "q", "<i8", "Int64", {"type": "integer"}, _integer)
+COUNT = Kind("count", "Q", "<u8", "UInt64", {"type": "integer", "minimum": 0}, _integer)
+SMALL = Kind("small count", "I", "<u4", "UInt32", {"type": "integer", "minimum": 0}, _integer)
+
+
+@dataclass(frozen=True)
+class Field:
+    """One declared field: name, kind, what it means (unit, source, meaning of zero)."""
+
+    name: str
+    kind: Kind
+    doc: str
+    length: int = 1  # values per record; an array when above 1
+    optional: bool = False  # zero means that the source sends none, and text output leaves it out
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A member of the text forms that follows from the flags and is not stored in the slot."""
+
+    name: str
+    schema: Mapping[str, Any]
+    doc: str
+    value: Callable[[int], Any]  # flags -> JSON value
+
+
+class Store(Enum):
+    """What of a record type goes to ClickHouse by default."""
+
+    ALL = "all"
+    SAMPLED = "sampled"  # the latest value of each key, once a second
+    OFF = "off"
+
+
+HEADER_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("epoch", "UInt64", "the stream's creation time, UNIX ns: nth restarts only with a new one"),
+    ("nth", "UInt64", "how many records of this key came before it, in its epoch"),
+    ("ts_recv_ns", "DateTime64(9, 'UTC')", "our wall clock when the bytes arrived"),
+    ("ts_event_ns", "DateTime64(9, 'UTC')", "the exchange's own time; 1970 where it sends none"),
+    ("flags", "UInt32", "see the flags table"),
+)
+KEY_COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("exchange", "LowCardinality(String)", "binance, okx, deribit"),
+    ("market_type", "LowCardinality(String)", "spot, perpetual, future, option"),
+    ("symbol", "LowCardinality(String)", "pair, BTC-USDT"),
+    ("instrument", "LowCardinality(String)", "canonical name in one string, BTC-USDT-PERP"),
+)
+
+
+class RecordType:
+    """A record type and everything that follows from its declaration.
+
+    Args:
+        name: also the name of its streams, its channel's record and its table.
+        doc: one sentence.
+        fields: in slot order.
+        derived: text members that follow from the flags.
+        ring: False for latest values that nobody follows as a stream.
+        tail: records kept for each key (power of two), 0 = counts only.
+        store: what goes to ClickHouse by default.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        doc: str,
+        fields: Sequence[Field],
+        *,
+        derived: Sequence[Derived] = (),
+        ring: bool = True,
+        tail: int = 0,
+        store: Store = Store.ALL,
+    ) -> None:
+        self.name, self.doc = name, doc
+        self.fields, self.derived = tuple(fields), tuple(derived)
+        self.ring, self.tail, self.store = ring, tail, store
+        codes = "".join(f"{f.length if f.length > 1 else ''}{f.kind.code}" for f in self.fields)
+        used = struct.calcsize("<" + ROW_HEADER.format.lstrip("<") + codes)
+        self.slot_size = -(-used // ROW_ALIGN) * ROW_ALIGN
+        self.struct = struct.Struct(f"{ROW_HEADER.format}{codes}{self.slot_size - used}x")
+        self.dtype = np.dtype(self._dtype(used))
+        self.fingerprint = zlib.crc32(repr(self.dtype.descr).encode()) << 32 | zlib.crc32(f"{name}:{tail}".encode())
+        # Names for `StreamWriter.publisher`: plain parameters, or one star where fields are arrays.
+        self.values = tuple(f.name for f in self.fields) if all(f.length == 1 for f in self.fields) else ("*values",)
+        assert self.struct.size == self.dtype.itemsize == self.slot_size
+        self._scalars = tuple(f for f in self.fields if f.length == 1)
+
+    def _dtype(self, used: int) -> list[tuple[Any, ...]]:
+        columns: list[tuple[Any, ...]] = [
+            ("nth", "<u8"), ("ts_recv_ns", "<i8"), ("ts_event_ns", "<i8"), ("key_id", "<u4"), ("flags", "<u4"),
+        ]  # fmt: skip
+        for f in self.fields:
+            columns += [(f.name, f.kind.dtype) if f.length == 1 else (f.name, f.kind.dtype, (f.length,))]
+        if used < self.slot_size:
+            columns.append(("_reserved", f"V{self.slot_size - used}"))
+        return columns
+
+    def __repr__(self) -> str:
+        return f"RecordType({self.name!r}, {self.slot_size} bytes)"
+
+    def spec(self, producer: str, *, capacity: int, keys_max: int) -> StreamSpec:
+        """The stream of this record type by one producer; `capacity` slots where it has a ring."""
+        return StreamSpec(
+            producer=producer, record=self.name, slot_size=self.slot_size, capacity=capacity if self.ring else 0,
+            tail=self.tail, keys_max=keys_max, fingerprint=self.fingerprint,
+        )  # fmt: skip
+
+    # -- text forms ---------------------------------------------------------------------------------------------
+
+    def to_dict(self, row: np.void, key: Mapping[str, Any]) -> dict[str, Any]:
+        """The record's own members for JSON and msgpack: decimals and exchange ids as strings.
+
+        Args:
+            row: one record of `dtype`.
+            key: the attributes of its key; `price_precision` and `quantity_precision` pad the decimals.
+        """
+        members: dict[str, Any] = {}
+        for field in self._scalars:
+            value = row[field.name].item()
+            if value or not field.optional:
+                members[field.name] = field.kind.render(value, key)
+        flags = int(row["flags"])
+        for derived in self.derived:
+            members[derived.name] = derived.value(flags)
+        return members
+
+    def json_schema(self) -> dict[str, Any]:
+        """OpenAPI 3.1 schema of `to_dict`."""
+        properties = {f.name: {**f.kind.schema, "description": f.doc} for f in self._scalars}
+        properties |= {d.name: {**d.schema, "description": d.doc} for d in self.derived}
+        required = [f.name for f in self._scalars if not f.optional] + [d.name for d in self.derived]
+        return {"type": "object", "description": self.doc, "properties": properties, "required": required}
+
+    # -- ClickHouse ---------------------------------------------------------------------------------------------
+
+    def columns(self) -> list[tuple[str, str, str]]:
+        """`(name, ClickHouse type, comment)` of the table, keys first, then the header, then the fields."""
+        own = [
+            (f.name, f.kind.clickhouse if f.length == 1 else f"Array({f.kind.clickhouse})", f.doc) for f in self.fields
+        ]
+        return [*KEY_COLUMNS, *HEADER_COLUMNS, *own]
+
+    # -- documentation ------------------------------------------------------------------------------------------
+
+    def doc_row(self) -> str:
+        """One row of the table of records in the documentation (Markdown)."""
+        names = ", ".join(f.name if f.length == 1 else f"{f.name}[{f.length}]" for f in self.fields)
+        kept = f"{self.tail:,} per key" if self.tail else "–"
+        return f"| `{self.name}` | {self.doc} | {names} | {self.slot_size} | {kept} | {self.store.value} |"

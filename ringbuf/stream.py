@@ -1,0 +1,490 @@
+"""A stream in shared memory: the producer's side and the readers' side of one `.ring` file (see `layout`).
+
+`create_stream` makes the files, `StreamWriter` is the one producer, `StreamReader` any of the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from . import doorbell, layout
+from .errors import LayoutMismatch, SegmentMissing
+from .keys import KeyReader, keys_filename
+from .layout import StreamSpec
+from .publish import make_packed_publisher, make_publisher
+from .readers import ReaderFile, ReaderKind, ReaderLine, Ringer, create_readers
+from .segment import create_segment, lock_exclusive, open_segment, reserve
+
+HEADER_DTYPE = np.dtype([
+    ("nth", "<u8"), ("ts_recv_ns", "<i8"), ("ts_event_ns", "<i8"), ("key_id", "<u4"), ("flags", "<u4"),
+])  # fmt: skip
+assert HEADER_DTYPE.itemsize == layout.ROW_HEADER.size
+
+
+def _name_field(memory: mmap.mmap, at: int, size: int) -> str:
+    return memory[at : at + size].rstrip(b"\0").decode("utf-8", "replace")
+
+
+def read_spec(path: Path) -> tuple[StreamSpec, int]:
+    """The geometry a stream file declares, and its epoch.
+
+    Raises:
+        SegmentMissing, LayoutMismatch
+    """
+    fd, memory = open_segment(path)
+    try:
+        return _spec_of(path, memory)
+    finally:
+        memory.close()
+        os.close(fd)
+
+
+def _spec_of(path: Path, memory: mmap.mmap) -> tuple[StreamSpec, int]:
+    magic, version, slot_size, capacity, tail, keys_max, fingerprint, epoch = layout.ONCE.unpack_from(memory, 0)
+    if magic != layout.MAGIC:
+        raise LayoutMismatch(f"segment {path}: magic is {magic:#x} at offset 0, no tickring stream: remove the file")
+    if version != layout.LAYOUT_VERSION:
+        raise LayoutMismatch(
+            f"segment {path}: layout_version is {version}, expected {layout.LAYOUT_VERSION} "
+            f"(offset {layout.VERSION_AT}): another version made it: stop that daemon, then start this one"
+        )
+    spec = StreamSpec(
+        producer=_name_field(memory, layout.PRODUCER_NAME_AT, layout.PRODUCER_NAME_SIZE),
+        record=_name_field(memory, layout.RECORD_NAME_AT, layout.RECORD_NAME_SIZE),
+        slot_size=slot_size, capacity=capacity, tail=tail, keys_max=keys_max, fingerprint=fingerprint,
+    )  # fmt: skip
+    if len(memory) != spec.file_size:
+        raise LayoutMismatch(
+            f"segment {path}: {len(memory)} bytes, its header asks for {spec.file_size}: remove the file"
+        )
+    return spec, epoch
+
+
+def _attach(path: Path, *, writable: bool, expect: StreamSpec | None = None) -> tuple[int, mmap.mmap, StreamSpec, int]:
+    fd, memory = open_segment(path, writable=writable)
+    try:
+        spec, epoch = _spec_of(path, memory)
+        if expect is not None and spec != expect:
+            differing = ", ".join(
+                f"{name} {getattr(spec, name)} instead of {getattr(expect, name)}"
+                for name in expect.__dataclass_fields__
+                if getattr(spec, name) != getattr(expect, name)
+            )
+            raise LayoutMismatch(f"segment {path}: {differing}: made for another configuration, restart the daemon")
+    except BaseException:
+        memory.close()
+        os.close(fd)
+        raise
+    return fd, memory, spec, epoch
+
+
+def create_stream(
+    folder: Path,
+    spec: StreamSpec,
+    epoch_ns: int,
+    *,
+    mode: int = 0o640,
+    readers_mode: int = 0o660,
+    group: str | None = None,
+) -> bool:
+    """Make a stream's files unless files of the same declaration and geometry are there; True when it made new ones.
+
+    A kept stream keeps its records, numbering and epoch: that is a warm restart.
+
+    Raises:
+        NoSpace: the file system cannot hold it.
+    """
+    path, readers = folder / spec.filename, folder / spec.readers_filename
+    with contextlib.suppress(SegmentMissing, LayoutMismatch):
+        if read_spec(path)[0] == spec:
+            if not readers.exists():
+                create_readers(readers, mode=readers_mode, group=group)
+            return False
+
+    def fill(memory: mmap.mmap) -> None:
+        once = (
+            layout.LAYOUT_VERSION,
+            spec.slot_size,
+            spec.capacity,
+            spec.tail,
+            spec.keys_max,
+            spec.fingerprint,
+            epoch_ns,
+        )
+        memory[0 : layout.ONCE.size] = layout.ONCE.pack(layout.MAGIC, *once)
+        for at, text in ((layout.PRODUCER_NAME_AT, spec.producer), (layout.RECORD_NAME_AT, spec.record)):
+            encoded = text.encode()
+            memory[at : at + len(encoded)] = encoded
+
+    create_readers(readers, mode=readers_mode, group=group)
+    create_segment(path, spec.file_size, fill, reserved=spec.tails_at, mode=mode, group=group)
+    return True
+
+
+class StreamWriter:
+    """The one producer of a stream.
+
+    Attach mends what a crash left behind: the tails are completed from the ring's last slots, and `claim` is kept until
+    `publish` has passed it, because the interrupted batch has already destroyed the slots it claimed.
+
+    Args:
+        folder: the instance's folder.
+        spec: what the stream must be.
+        doorbells: eventfds by doorbell number, to wake sleeping readers.
+        now_ns: wall clock, stored as `live_since_ns`.
+
+    Raises:
+        SegmentMissing, LayoutMismatch: see `create_stream`.
+        SegmentBusy: another live process produces it.
+    """
+
+    def __init__(self, folder: Path, spec: StreamSpec, doorbells: Sequence[int], now_ns: int) -> None:
+        layout.require_ordered_stores()
+        doorbell.register_producer()
+        self.spec = spec
+        self.path = folder / spec.filename
+        self._fd, self._memory, _, self.epoch = _attach(self.path, writable=True, expect=spec)
+        self._words = memoryview(self._memory).cast("Q")
+        lock_exclusive(self._fd, f"stream {spec.producer}.{spec.record}", self._words[layout.PRODUCER_PID_AT // 8])
+        self._readers = ReaderFile(folder / spec.readers_filename)
+        self.ringer = Ringer(self._readers, doorbells)
+        self._claim = self._words[layout.CLAIM_AT // 8 : layout.CLAIM_AT // 8 + 1]
+        self._publish = self._words[layout.PUBLISH_AT // 8 : layout.PUBLISH_AT // 8 + 1]
+        self.counts = self._words[layout.COUNTS_AT // 8 : layout.COUNTS_AT // 8 + spec.keys_max]
+        # A batch cut short by a crash claimed up to here; `claim` must not fall below it.
+        self._claim_floor = self._claim[0]
+        self._mend_tails()
+        self._words[layout.PRODUCER_PID_AT // 8] = os.getpid()
+        self._words[layout.LIVE_SINCE_AT // 8] = now_ns
+
+    @property
+    def sequence(self) -> int:
+        """Sequence of the next record."""
+        return self._publish[0]
+
+    def add_key(self, key_id: int) -> None:
+        """Reserve the memory of a key's tail, before its first record.
+
+        Raises:
+            NoSpace: the file system is full.
+        """
+        ready = self._words[layout.KEYS_READY_AT // 8]
+        if key_id < ready:
+            return
+        size = self.spec.tail_bytes
+        reserve(self._fd, self.spec.tails_at + ready * size, (key_id + 1 - ready) * size, self.path)
+        self._words[layout.KEYS_READY_AT // 8] = key_id + 1
+
+    def publisher(self, row: struct.Struct, values: Sequence[str] = ("*values",)) -> Callable[..., None]:
+        """A function that publishes one record: ``publish(key_id, ts_recv_ns, ts_event_ns, flags, <values>)``.
+
+        Args:
+            row: packs a whole slot, header first.
+            values: names of the record's own values, in the order of `row`.
+        """
+        return make_publisher(
+            self.spec, row, values, memory=self._memory, counts=self.counts, claim=self._claim,
+            published=self._publish, claim_floor=self._claim_floor, alarm=self.ringer.alarm,
+            ring_due=self.ringer.ring_due,
+        )  # fmt: skip
+
+    def packed_publisher(self) -> Callable[[int, bytes], None]:
+        """A function that publishes records of one key: ``publish(key_id, data)``.
+
+        `data` is whole slots, packed by the caller, numbered from ``counts[key_id]`` on. For a stream without tails.
+        """
+        return make_packed_publisher(
+            self.spec, memory=self._memory, counts=self.counts, claim=self._claim, published=self._publish,
+            claim_floor=self._claim_floor, alarm=self.ringer.alarm, ring_due=self.ringer.ring_due,
+        )  # fmt: skip
+
+    def publish_rows(self, rows: np.ndarray, key_id: int | None = None) -> None:
+        """Publish many records at once, in chunks of at most a quarter of the ring and 256 KiB.
+
+        Args:
+            rows: `(n,)` records of the stream's dtype, header filled in but for `nth`, which is written here.
+            key_id: the key of all rows where they have only one, which saves looking.
+        """
+        spec = self.spec
+        assert rows.itemsize == spec.slot_size, f"rows of {rows.itemsize} bytes for slots of {spec.slot_size}"
+        if not spec.capacity:
+            for row in rows:
+                self._store_tail(int(row["key_id"]), row)
+            return
+        self._number(rows, key_id)
+        raw = rows.view(np.uint8).reshape(len(rows), spec.slot_size)
+        step = max(1, min(spec.capacity // 4, layout.PUBLISH_BYTES_MAX // spec.slot_size))
+        for start in range(0, len(rows), step):
+            self._publish_chunk(raw[start : start + step])
+            self._count_chunk(rows[start : start + step], key_id)
+        if self._publish[0] > self.ringer.alarm[0]:
+            self.ringer.ring_due(self._publish[0])
+
+    def _number(self, rows: np.ndarray, key_id: int | None) -> None:
+        if key_id is not None:
+            first = self.counts[key_id]
+            rows["nth"] = np.arange(first, first + len(rows), dtype=np.uint64)
+            return
+        upcoming: dict[int, int] = {}
+        for i, key in enumerate(rows["key_id"].tolist()):
+            nth = upcoming.get(key)
+            if nth is None:
+                nth = self.counts[key]
+            rows["nth"][i] = nth
+            upcoming[key] = nth + 1
+
+    def _publish_chunk(self, raw: np.ndarray) -> None:
+        spec, sequence = self.spec, self._publish[0]
+        end = sequence + len(raw)
+        self._claim[0] = max(end, self._claim_floor)
+        first = sequence & (spec.capacity - 1)
+        before_wrap = min(len(raw), spec.capacity - first)
+        at = spec.slots_at + first * spec.slot_size
+        self._memory[at : at + before_wrap * spec.slot_size] = raw[:before_wrap].tobytes()
+        if before_wrap < len(raw):
+            rest = raw[before_wrap:].tobytes()
+            self._memory[spec.slots_at : spec.slots_at + len(rest)] = rest
+        self._publish[0] = end
+
+    def _count_chunk(self, rows: np.ndarray, key_id: int | None) -> None:
+        if self.spec.tail:
+            for row in rows:
+                self._store_tail(int(row["key_id"]), row)
+        elif key_id is not None:
+            self.counts[key_id] += len(rows)
+        else:
+            for key, nth in zip(rows["key_id"].tolist(), rows["nth"].tolist(), strict=True):
+                self.counts[key] = nth + 1
+
+    def _store_tail(self, key_id: int, row: np.void) -> None:
+        """One record at a time: a reader trusts that at most one slot of a tail is being written."""
+        spec, nth = self.spec, self.counts[key_id]
+        row["nth"] = nth
+        at = spec.tails_at + key_id * spec.tail_bytes + (nth & (spec.tail - 1)) * spec.slot_size
+        self._memory[at : at + spec.slot_size] = row.tobytes()
+        self.counts[key_id] = nth + 1
+
+    def _mend_tails(self) -> None:
+        """Complete counts and tails from the ring: a crash may have come between publish and tail."""
+        spec = self.spec
+        if not spec.capacity or not self._publish[0]:
+            return
+        dtype = np.dtype({
+            "names": list(HEADER_DTYPE.names or ()), "formats": [HEADER_DTYPE[i] for i in range(5)],
+            "offsets": [0, 8, 16, 24, 28], "itemsize": spec.slot_size,
+        })  # fmt: skip
+        slots = np.frombuffer(self._memory, dtype, spec.capacity, spec.slots_at)
+        published = self._publish[0]
+        oldest = max(0, self._claim[0] - spec.capacity)
+        # One bulk chunk is the most that can be published but not yet counted.
+        step = max(1, min(spec.capacity // 4, layout.PUBLISH_BYTES_MAX // spec.slot_size))
+        sequences = np.arange(max(oldest, published - step), published)
+        recent = slots[sequences & (spec.capacity - 1)]
+        counts = np.frombuffer(self._memory, "<u8", spec.keys_max, layout.COUNTS_AT)
+        missing = np.flatnonzero(recent["nth"] >= counts[np.minimum(recent["key_id"], spec.keys_max - 1)])
+        for i in missing.tolist():
+            key_id, nth = int(recent["key_id"][i]), int(recent["nth"][i])
+            if spec.tail:
+                source = spec.slots_at + (int(sequences[i]) & (spec.capacity - 1)) * spec.slot_size
+                at = spec.tails_at + key_id * spec.tail_bytes + (nth & (spec.tail - 1)) * spec.slot_size
+                self._memory[at : at + spec.slot_size] = self._memory[source : source + spec.slot_size]
+            self.counts[key_id] = nth + 1
+        del slots, counts
+
+    def durable_cursor(self) -> int | None:
+        """The oldest sequence that a durable reader still needs; None without one."""
+        return self._readers.durable_cursor()
+
+    def close(self) -> None:
+        """Unmap and give up the lock; the files stay."""
+        for view in (self._claim, self._publish, self.counts, self.ringer.alarm, self._words):
+            view.release()
+        self._readers.close()
+        with contextlib.suppress(BufferError):
+            self._memory.close()
+        os.close(self._fd)
+
+
+class StreamReader:
+    """Any number of these read a stream; none of them ever holds up its producer.
+
+    Args:
+        folder: the instance's folder.
+        producer, record: which stream.
+        dtype: of its records; the header's 32 bytes only, when None.
+        fingerprint: of the record declaration the caller was built with; 0 = do not compare.
+
+    Raises:
+        SegmentMissing, LayoutMismatch
+    """
+
+    def __init__(
+        self, folder: Path, producer: str, record: str, dtype: np.dtype | None = None, fingerprint: int = 0
+    ) -> None:
+        self.folder = folder
+        self.path = folder / f"{producer}.{record}.ring"
+        self._fd, self._memory, self.spec, self.epoch = _attach(self.path, writable=False)
+        spec = self.spec
+        if fingerprint and spec.fingerprint != fingerprint:
+            raise LayoutMismatch(
+                f"segment {self.path}: record {record!r} was declared differently by the daemon that made it "
+                f"(fingerprint {spec.fingerprint:#x}, here {fingerprint:#x}): use one version of tickring on both sides"
+            )
+        if dtype is None:
+            names = list(HEADER_DTYPE.names or ())
+            dtype = np.dtype({"names": names, "formats": [HEADER_DTYPE[n] for n in names], "itemsize": spec.slot_size})
+        assert dtype is not None
+        if dtype.itemsize != spec.slot_size:
+            raise LayoutMismatch(
+                f"segment {self.path}: slots of {spec.slot_size} bytes, the reader's records have {dtype.itemsize}"
+            )
+        self.dtype = dtype
+        self.producer, self.record = producer, record
+        self._words = memoryview(self._memory).cast("Q")
+        self._slots = np.frombuffer(self._memory, dtype, spec.capacity, spec.slots_at) if spec.capacity else None
+        self._tails: np.ndarray | None = None
+        if spec.tail:
+            flat = np.frombuffer(self._memory, dtype, spec.tail * spec.keys_max, spec.tails_at)
+            self._tails = flat.reshape(spec.keys_max, spec.tail)
+        self._publish_word = layout.PUBLISH_AT // 8
+        self._claim_word = layout.CLAIM_AT // 8
+        self._counts_word = layout.COUNTS_AT // 8
+        self._key_reader: KeyReader | None = None
+        self._reader_file: ReaderFile | None = None
+
+    @property
+    def keys(self) -> KeyReader:
+        """The producer's key directory."""
+        if self._key_reader is None:
+            self._key_reader = KeyReader(self.folder / keys_filename(self.producer))
+        return self._key_reader
+
+    @property
+    def capacity(self) -> int:
+        return self.spec.capacity
+
+    @property
+    def live_since_ns(self) -> int:
+        """When the producer attached last, wall clock; rows received before it may be stale."""
+        return self._words[layout.LIVE_SINCE_AT // 8]
+
+    @property
+    def producer_pid(self) -> int:
+        return self._words[layout.PRODUCER_PID_AT // 8]
+
+    def published(self) -> int:
+        """Sequence of the next record to be written: all before it have been."""
+        return self._words[self._publish_word]
+
+    def claimed(self) -> int:
+        """Sequence behind the last one that is written or being written."""
+        return self._words[self._claim_word]
+
+    def oldest(self) -> int:
+        """The oldest sequence that can still be read, as of now."""
+        return max(0, self.claimed() - self.spec.capacity)
+
+    def count(self, key_id: int) -> int:
+        """Records of the key so far."""
+        return self._words[self._counts_word + key_id]
+
+    def read(self, cursor: int, limit: int) -> tuple[np.ndarray, int, int]:
+        """Copy the next records from `cursor` on.
+
+        Returns:
+            `(rows, next_cursor, lost)`: rows is `(n,)` of the stream's dtype, a copy, `n <= limit`; `lost` is how many
+            records between `cursor` and the first row were overwritten before they could be copied: exactly the
+            sequences ``[next_cursor - n - lost, next_cursor - n)``.
+        """
+        assert self._slots is not None, f"stream {self.path.name} has no ring, only tails"
+        words, capacity = self._words, self.spec.capacity
+        published = words[self._publish_word]  # pairs with the publish store in `publish.make_publisher`
+        if cursor >= published:
+            return self._slots[:0].copy(), cursor, 0
+        start = max(cursor, published - capacity)
+        stop = min(published, start + limit)
+        first, last = start & (capacity - 1), (stop - 1) & (capacity - 1)
+        if first <= last:
+            rows = self._slots[first : last + 1].copy()
+        else:
+            rows = np.concatenate((self._slots[first:], self._slots[: last + 1]))
+        # pairs with the claim store in `publish.make_publisher`: older slots may have been overwritten while copying
+        good_from = words[self._claim_word] - capacity
+        if good_from > start:
+            torn = min(good_from, stop) - start
+            rows, start = rows[torn:], start + torn
+        return rows, stop, start - cursor
+
+    def last(self, key_id: int, n: int) -> np.ndarray:
+        """Up to `n` newest records of a key, oldest first, a copy: `(m,)` of the stream's dtype, `m <= n`."""
+        count = self.count(key_id)  # pairs with the count store in `publish.make_publisher`
+        return self._copy_tail(key_id, max(0, count - n), count)
+
+    def latest(self, key_id: int) -> np.void | None:
+        """The newest record of a key, a copy; None when it has none."""
+        rows = self.last(key_id, 1)
+        return rows[-1] if len(rows) else None
+
+    def since(self, key_id: int, nth: int, limit: int) -> np.ndarray | None:
+        """Records of a key from its `nth` on, oldest first, at most `limit`; None when they are no longer held.
+
+        The key's tail answers if it reaches back far enough, else the ring is searched.
+        """
+        count = self.count(key_id)
+        if nth >= count:
+            return np.empty(0, self.dtype)
+        if self.spec.tail and nth > count - self.spec.tail:
+            rows = self._copy_tail(key_id, nth, min(count, nth + limit))
+            if len(rows) and rows["nth"][0] == nth:
+                return rows
+        return self._search_ring(key_id, nth, limit)
+
+    def _copy_tail(self, key_id: int, start: int, stop: int) -> np.ndarray:
+        assert self._tails is not None, f"stream {self.path.name} keeps no tails"
+        size = self.spec.tail
+        start = max(start, stop - size)
+        if stop <= start:
+            return self._tails[0, :0].copy()
+        ring = self._tails[key_id]
+        first, last = start & (size - 1), (stop - 1) & (size - 1)
+        rows = ring[first : last + 1].copy() if first <= last else np.concatenate((ring[first:], ring[: last + 1]))
+        good_from = self.count(key_id) - size + 1
+        return rows[good_from - start :] if good_from > start else rows
+
+    def _search_ring(self, key_id: int, nth: int, limit: int) -> np.ndarray | None:
+        if self._slots is None:
+            return None
+        cursor, found = self.oldest(), []
+        while True:
+            rows, cursor, lost = self.read(cursor, 1 << 16)
+            if lost:
+                found = []
+            if not len(rows):
+                break
+            found.append(rows[(rows["key_id"] == key_id) & (rows["nth"] >= nth)])
+        rows = np.concatenate(found) if found else np.empty(0, self.dtype)
+        return rows[:limit] if len(rows) and rows["nth"][0] == nth else None
+
+    def register(self, name: str, kind: ReaderKind, doorbell_index: int | None = None, cursor: int = 0) -> ReaderLine:
+        """Take a line in the reader file, which needs write access to that file alone."""
+        if self._reader_file is None:
+            self._reader_file = ReaderFile(self.folder / self.spec.readers_filename)
+        return self._reader_file.take(name, kind, doorbell_index, cursor)
+
+    def close(self) -> None:
+        """Unmap; rows handed out before are copies and stay valid."""
+        self._slots = self._tails = None
+        self._words.release()
+        with contextlib.suppress(BufferError):
+            self._memory.close()
+        os.close(self._fd)
+        for part in (self._key_reader, self._reader_file):
+            if part is not None:
+                part.close()

@@ -1,0 +1,300 @@
+"""A stream by itself: what a writer stores, readers read, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import numpy as np
+import pytest
+
+from tickring.ringbuf import (
+    LayoutMismatch,
+    ReaderKind,
+    RingError,
+    SegmentBusy,
+    SegmentMissing,
+    StreamReader,
+    StreamSpec,
+    StreamWriter,
+    create_stream,
+    layout,
+)
+
+from .processes import ROW_DTYPE, ROW_FORMAT, assert_whole, fork, join, rows_of, spec_of, values_of
+
+ROW = struct.Struct(ROW_FORMAT)
+
+
+def writer_of(shm, spec, now_ns=1) -> StreamWriter:
+    writer = StreamWriter(shm, spec, [], now_ns)
+    for key in range(spec.keys_max):
+        writer.add_key(key)
+    return writer
+
+
+@pytest.fixture
+def stream(shm):
+    spec = spec_of()
+    create_stream(shm, spec, epoch_ns=5)
+    writer = writer_of(shm, spec)
+    reader = StreamReader(shm, "feed", "rec", ROW_DTYPE, spec.fingerprint)
+    yield writer, writer.publisher(ROW, ["a", "b", "c", "d"]), reader
+    reader.close()
+    writer.close()
+
+
+def publish_many(publish, first, n, keys=4):
+    for sequence in range(first, first + n):
+        publish(sequence % keys, 1, 2, 0, *values_of(sequence))
+
+
+def test_reader_on_empty_ring_returns_no_records(stream):
+    _, _, reader = stream
+    rows, cursor, lost = reader.read(0, 10)
+    assert (len(rows), cursor, lost) == (0, 0, 0)
+    assert len(reader.last(0, 5)) == 0
+    assert reader.latest(0) is None
+
+
+def test_reader_gets_what_was_published_in_order(stream):
+    _, publish, reader = stream
+    publish_many(publish, 0, 10)
+    rows, cursor, lost = reader.read(0, 100)
+    assert rows["a"].tolist() == list(range(10))
+    assert (cursor, lost) == (10, 0)
+    assert rows["nth"].tolist() == [i // 4 for i in range(10)]
+    assert_whole(rows)
+
+
+def test_reader_limit_cuts_and_continues_across_the_wrap(stream):
+    _, publish, reader = stream
+    publish_many(publish, 0, 60)
+    rows, cursor, _ = reader.read(55, 3)
+    assert rows["a"].tolist() == [55, 56, 57]
+    publish_many(publish, 60, 10)
+    rows, cursor, lost = reader.read(cursor, 100)
+    assert rows["a"].tolist() == list(range(58, 70))
+    assert (cursor, lost) == (70, 0)
+
+
+def test_reader_overtaken_knows_exactly_what_it_missed(stream):
+    _, publish, reader = stream
+    publish_many(publish, 0, 200)
+    rows, cursor, lost = reader.read(3, 1000)
+    assert lost == 200 - 64 - 3
+    assert rows["a"].tolist() == list(range(136, 200))
+    assert cursor == 200
+
+
+def test_reader_discards_slots_under_an_open_claim(stream):
+    writer, publish, reader = stream
+    publish_many(publish, 0, 64)
+    writer._claim[0] = 64 + 10  # a batch of ten is being written over the ten oldest
+    rows, cursor, lost = reader.read(0, 1000)
+    assert (lost, cursor) == (10, 64)
+    assert rows["a"].tolist() == list(range(10, 64))
+
+
+def test_tail_gives_last_of_a_quiet_key_after_the_ring_moved_on(stream):
+    _, publish, reader = stream
+    publish(7, 1, 2, 0, *values_of(0))
+    publish_many(publish, 1, 300)
+    assert reader.last(7, 5)["a"].tolist() == [0]
+    assert reader.count(7) == 1
+
+
+def test_tail_holds_one_less_than_its_size_when_full(stream):
+    _, publish, reader = stream
+    for sequence in range(20):
+        publish(1, 1, 2, 0, *values_of(sequence))
+    # The oldest slot is the next to be overwritten: a reader cannot trust it.
+    assert reader.last(1, 100)["a"].tolist() == list(range(13, 20))
+
+
+def test_since_answers_from_tail_then_ring_then_not_at_all(stream):
+    _, publish, reader = stream
+    for sequence in range(40):
+        publish(2, 1, 2, 0, *values_of(sequence))
+    assert reader.since(2, 35, 100)["nth"].tolist() == [35, 36, 37, 38, 39]
+    assert reader.since(2, 3, 4)["nth"].tolist() == [3, 4, 5, 6]
+    assert len(reader.since(2, 40, 10)) == 0
+    publish_many(publish, 40, 64, keys=2)
+    assert reader.since(2, 3, 4) is None
+
+
+def test_bulk_publish_equals_single_publish(shm):
+    spec = spec_of(capacity=1024, tail=8)
+    create_stream(shm, spec, 1)
+    writer = writer_of(shm, spec)
+    writer.publish_rows(rows_of(0, 3000, 5))
+    writer.publish_rows(rows_of(3000, 1, 5))
+    reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
+    rows, cursor, lost = reader.read(0, 10000)
+    assert (cursor, lost + len(rows)) == (3001, 3001)
+    assert_whole(rows)
+    assert (rows["nth"] == rows["a"] // 5).all()
+    for key in range(5):
+        assert reader.count(key) == len(range(key, 3001, 5))
+        assert reader.last(key, 3)["a"].tolist() == list(range(key, 3001, 5))[-3:]
+
+
+def test_bulk_publish_of_one_key_numbers_without_looking(shm):
+    spec = spec_of(capacity=256, tail=0)
+    create_stream(shm, spec, 1)
+    writer = writer_of(shm, spec)
+    writer.publish_rows(rows_of(0, 100, 1), key_id=0)
+    writer.publish_rows(rows_of(100, 100, 1), key_id=0)
+    reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
+    assert reader.read(0, 1000)[0]["nth"].tolist() == list(range(200))
+    assert reader.count(0) == 200
+
+
+def test_latest_value_without_ring_keeps_the_newest(shm):
+    spec = spec_of(capacity=0, tail=4)
+    create_stream(shm, spec, 1)
+    writer = writer_of(shm, spec)
+    publish = writer.publisher(ROW, ["a", "b", "c", "d"])
+    for sequence in range(9):
+        publish(3, 1, 2, 0, *values_of(sequence))
+    reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
+    latest = reader.latest(3)
+    assert latest is not None
+    assert (latest["a"], latest["nth"]) == (8, 8)
+
+
+def test_publish_of_values_that_do_not_fit_changes_nothing(stream):
+    writer, publish, reader = stream
+    publish(0, 1, 2, 0, *values_of(0))
+    with pytest.raises(struct.error):
+        publish(0, 1, 2, 0, -1, 0.0, 0, 0.0)
+    assert (writer.sequence, reader.count(0), reader.claimed()) == (1, 1, 1)
+
+
+def test_writer_attach_continues_numbering_in_the_same_epoch(shm):
+    spec = spec_of()
+    create_stream(shm, spec, 77)
+    writer = writer_of(shm, spec, now_ns=1000)
+    publish_many(writer.publisher(ROW, ["a", "b", "c", "d"]), 0, 10)
+    writer.close()
+    assert create_stream(shm, spec, 78) is False
+    writer = writer_of(shm, spec, now_ns=2000)
+    publish_many(writer.publisher(ROW, ["a", "b", "c", "d"]), 10, 5)
+    reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
+    assert reader.epoch == 77
+    assert reader.live_since_ns == 2000
+    assert reader.read(0, 100)[0]["a"].tolist() == list(range(15))
+
+
+def test_create_with_another_declaration_makes_a_new_epoch(shm):
+    create_stream(shm, spec_of(), 1)
+    writer = writer_of(shm, spec_of())
+    publish_many(writer.publisher(ROW), 0, 3)
+    old = StreamReader(shm, "feed", "rec", ROW_DTYPE)
+    assert create_stream(shm, spec_of(fingerprint=8), 2) is True
+    new = StreamReader(shm, "feed", "rec", ROW_DTYPE)
+    assert (new.epoch, new.published()) == (2, 0)
+    assert old.published() == 3  # who has the old file mapped keeps it
+
+
+def test_second_writer_is_refused_while_the_first_lives(stream, shm):
+    def attach():
+        with pytest.raises(SegmentBusy, match="stop that one first"):
+            StreamWriter(shm, spec_of(), [], 1)
+
+    assert join(fork(attach)) == 0
+
+
+def test_stale_segment_of_a_dead_owner_is_taken_over(shm):
+    spec = spec_of()
+    create_stream(shm, spec, 1)
+
+    def die():
+        publish_many(writer_of(shm, spec).publisher(ROW), 0, 7)
+        os.kill(os.getpid(), 9)
+
+    assert join(fork(die)) == -9
+    writer = writer_of(shm, spec)
+    assert writer.sequence == 7
+    assert StreamReader(shm, "feed", "rec", ROW_DTYPE).producer_pid == os.getpid()
+
+
+def test_missing_segment_is_named(shm):
+    with pytest.raises(SegmentMissing, match=r"feed\.rec\.ring"):
+        StreamReader(shm, "feed", "rec", ROW_DTYPE)
+
+
+def test_other_layout_version_is_refused_and_replaced_by_create(shm):
+    spec = spec_of()
+    create_stream(shm, spec, 1)
+    with open(shm / spec.filename, "r+b") as file:
+        file.seek(layout.VERSION_AT)
+        file.write(struct.pack("<I", layout.LAYOUT_VERSION + 1))
+    for attach in (lambda: StreamReader(shm, "feed", "rec", ROW_DTYPE), lambda: StreamWriter(shm, spec, [], 1)):
+        with pytest.raises(
+            LayoutMismatch, match=f"layout_version is {layout.LAYOUT_VERSION + 1}, expected {layout.LAYOUT_VERSION}"
+        ):
+            attach()
+    assert create_stream(shm, spec, 2) is True
+    assert StreamReader(shm, "feed", "rec", ROW_DTYPE).epoch == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 10, b"\0" * 8192, os.urandom(8192)])
+def test_rubbish_file_is_refused_with_its_name(shm, content):
+    (shm / "feed.rec.ring").write_bytes(content)
+    with pytest.raises(LayoutMismatch, match=r"feed\.rec\.ring"):
+        StreamReader(shm, "feed", "rec", ROW_DTYPE)
+
+
+def test_other_record_declaration_is_refused_by_readers(stream, shm):
+    with pytest.raises(LayoutMismatch, match="declared differently"):
+        StreamReader(shm, "feed", "rec", ROW_DTYPE, fingerprint=99)
+    with pytest.raises(LayoutMismatch, match="slots of 64 bytes"):
+        StreamReader(shm, "feed", "rec", np.dtype([("x", "<u8", (16,))]))
+
+
+@pytest.mark.parametrize(("field", "value"), [("slot_size", 65), ("capacity", 100), ("tail", 3), ("keys_max", 0)])
+def test_geometry_that_cannot_work_is_refused(field, value):
+    arguments = {
+        "producer": "p",
+        "record": "r",
+        "slot_size": 64,
+        "capacity": 64,
+        "tail": 8,
+        "keys_max": 4,
+        "fingerprint": 1,
+    }
+    with pytest.raises(RingError, match=field):
+        StreamSpec(**{**arguments, field: value})
+
+
+def test_layout_table_names_the_offsets_that_the_code_uses():
+    from tickring.ringbuf.inspect import layout_table
+
+    offsets = {name: at for at, _, name, _, _ in layout_table()}
+    names = ("claim", "publish", "producer_pid", "live_since_ns", "keys_ready", "epoch_ns")
+    assert {name: offsets[name] for name in names} == {
+        "claim": layout.CLAIM_AT, "publish": layout.PUBLISH_AT, "producer_pid": layout.PRODUCER_PID_AT,
+        "live_since_ns": layout.LIVE_SINCE_AT, "keys_ready": layout.KEYS_READY_AT, "epoch_ns": layout.EPOCH_AT,
+    }  # fmt: skip
+
+
+def test_reader_line_of_a_dead_durable_reader_is_kept_for_its_successor(stream, shm):
+    _, _, reader = stream
+
+    def read_and_die():
+        line = StreamReader(shm, "feed", "rec", ROW_DTYPE).register("writer", ReaderKind.DURABLE)
+        line.cursor = 42
+        os.kill(os.getpid(), 9)
+
+    join(fork(read_and_die))
+    assert reader.register("writer", ReaderKind.DURABLE).cursor == 42
+
+
+def test_reader_lines_of_dead_lossy_readers_are_reclaimed(stream, shm):
+    _, _, reader = stream
+    for i in range(40):  # more than there are lines
+        join(
+            fork(lambda i=i: StreamReader(shm, "feed", "rec", ROW_DTYPE).register(f"bot{i}", ReaderKind.LOSSY) and None)
+        )
+    reader.register("me", ReaderKind.LOSSY)
