@@ -18,13 +18,14 @@ File: ``<producer>.<record>.ring``, little-endian, mapped shared.
 | 64 | 8 | producer_pid | producer, at attach | 0 = never attached |
 | 72 | 8 | live_since_ns | producer, at attach | wall clock; rows received before it may be stale |
 | 80 | 8 | keys_ready | producer | keys whose tails have their memory reserved |
+| 88 | 8 | tail_batch | producer, at attach | slots of one tail that may be in the making at once; 0 means 1 |
 | 128 | 8 | claim | producer | end of the batch being written; stored BEFORE its first slot byte; never decreases |
 | 192 | 8 | publish | producer | end of the readable range; stored AFTER the last slot byte |
 | 256 | 96 | producer | creator, once | UTF-8, zero padded |
 | 352 | 32 | record | creator, once | UTF-8, zero padded |
 | 4096 | 8 x keys_max | counts | producer | records of the key so far; stored AFTER the tail's slot |
 | slots_at | slot_size x capacity | slots | producer | load publish, copy, load claim; good: claim <= s + capacity |
-| tails_at | slot_size x tail x keys_max | tails | producer | load count, copy, load count; good: s > count - tail |
+| tails_at | slot_size x tail x keys_max | tails | same | load count, copy, reload; good: count <= s + tail - batch |
 
 ``slots_at`` and ``tails_at`` are rounded up to whole pages. Memory of a key's tail is reserved when the key is added,
 so the file may be sparse behind the last key.
@@ -73,6 +74,7 @@ EPOCH_AT = 48
 PRODUCER_PID_AT = 64
 LIVE_SINCE_AT = 72
 KEYS_READY_AT = 80
+TAIL_BATCH_AT = 88
 CLAIM_AT = 128
 PUBLISH_AT = 192
 PRODUCER_NAME_AT, PRODUCER_NAME_SIZE = 256, 96
@@ -82,7 +84,10 @@ COUNTS_AT = 4096
 ONCE = struct.Struct("<QIIQQQQQ")  # magic .. epoch_ns, written by the creator in one piece before the file has its name
 assert ONCE.size == EPOCH_AT + 8
 assert CLAIM_AT // 64 != PUBLISH_AT // 64, "claim and publish on a cache line each"
-assert all(at % 8 == 0 for at in (PRODUCER_PID_AT, LIVE_SINCE_AT, KEYS_READY_AT, CLAIM_AT, PUBLISH_AT, COUNTS_AT))
+assert all(
+    at % 8 == 0
+    for at in (PRODUCER_PID_AT, LIVE_SINCE_AT, KEYS_READY_AT, TAIL_BATCH_AT, CLAIM_AT, PUBLISH_AT, COUNTS_AT)
+)
 assert RECORD_NAME_AT + RECORD_NAME_SIZE <= COUNTS_AT
 
 PUBLISH_BYTES_MAX = 256 * 1024  # a bulk publish claims at most this much at a time

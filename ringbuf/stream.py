@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from . import doorbell, layout
+from .chunked import BATCH_MAX, ChunkedPublisher
 from .errors import LayoutMismatch, SegmentMissing
 from .keys import KeyReader, keys_filename
 from .layout import StreamSpec
@@ -162,6 +163,7 @@ class StreamWriter:
         self._claim_floor = self._claim[0]
         self._mend_tails()
         self._words[layout.PRODUCER_PID_AT // 8] = os.getpid()
+        self._words[layout.TAIL_BATCH_AT // 8] = 1
         self._words[layout.LIVE_SINCE_AT // 8] = now_ns
 
     @property
@@ -203,6 +205,18 @@ class StreamWriter:
         return make_packed_publisher(
             self.spec, memory=self._memory, counts=self.counts, claim=self._claim, published=self._publish,
             claim_floor=self._claim_floor, alarm=self.ringer.alarm, ring_due=self.ringer.ring_due,
+        )  # fmt: skip
+
+    def chunked(self, row: struct.Struct, values: Sequence[str]) -> ChunkedPublisher:
+        """`append` and `flush` for a producer that reads its input in chunks (see `chunked`).
+
+        From then on it is the stream's only way of publishing.
+        """
+        self._words[layout.TAIL_BATCH_AT // 8] = BATCH_MAX
+        return ChunkedPublisher(
+            self.spec, row, values, memory=self._memory, counts=self.counts, claim=self._claim,
+            published=self._publish, claim_floor=self._claim_floor, alarm=self.ringer.alarm,
+            ring_due=self.ringer.ring_due,
         )  # fmt: skip
 
     def publish_rows(self, rows: np.ndarray, key_id: int | None = None) -> None:
@@ -440,7 +454,7 @@ class StreamReader:
         count = self.count(key_id)
         if nth >= count:
             return np.empty(0, self.dtype)
-        if self.spec.tail and nth > count - self.spec.tail:
+        if self.spec.tail and nth >= count - self._tail_kept():
             rows = self._copy_tail(key_id, nth, min(count, nth + limit))
             if len(rows) and rows["nth"][0] == nth:
                 return rows
@@ -455,8 +469,12 @@ class StreamReader:
         ring = self._tails[key_id]
         first, last = start & (size - 1), (stop - 1) & (size - 1)
         rows = ring[first : last + 1].copy() if first <= last else np.concatenate((ring[first:], ring[: last + 1]))
-        good_from = self.count(key_id) - size + 1
+        good_from = self.count(key_id) - self._tail_kept()
         return rows[good_from - start :] if good_from > start else rows
+
+    def _tail_kept(self) -> int:
+        """Records of a full tail that are not in the making."""
+        return self.spec.tail - max(1, self._words[layout.TAIL_BATCH_AT // 8])
 
     def _search_ring(self, key_id: int, nth: int, limit: int) -> np.ndarray | None:
         if self._slots is None:

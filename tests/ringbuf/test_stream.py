@@ -298,3 +298,40 @@ def test_reader_lines_of_dead_lossy_readers_are_reclaimed(stream, shm):
             fork(lambda i=i: StreamReader(shm, "feed", "rec", ROW_DTYPE).register(f"bot{i}", ReaderKind.LOSSY) and None)
         )
     reader.register("me", ReaderKind.LOSSY)
+
+
+def test_chunked_append_is_visible_only_after_flush_and_equals_publish(shm):
+    spec = spec_of(capacity=512, tail=256)
+    create_stream(shm, spec, 1)
+    chunked = writer_of(shm, spec).chunked(ROW, ["a", "b", "c", "d"])
+    reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
+    for sequence in range(10):
+        chunked.append(sequence % 3, 1, 2, 0, *values_of(sequence))
+    assert reader.published() == 0
+    chunked.flush()
+    rows, _, _ = reader.read(0, 100)
+    assert rows["a"].tolist() == list(range(10))
+    assert rows["nth"].tolist() == [i // 3 for i in range(10)]
+    for sequence in range(10, 2000):
+        chunked.append(sequence % 3, 1, 2, 0, *values_of(sequence))
+    chunked.flush()
+    assert reader.published() == 2000
+    for key in range(3):
+        mine = list(range(key, 2000, 3))
+        assert reader.count(key) == len(mine)
+        assert reader.last(key, 1000)["a"].tolist() == mine[-192:]
+        assert reader.since(key, len(mine) - 180, 1000)["a"].tolist() == mine[-180:]
+
+
+def test_chunked_append_of_values_that_do_not_fit_changes_nothing(shm):
+    spec = spec_of(capacity=512, tail=256)
+    create_stream(shm, spec, 1)
+    chunked = writer_of(shm, spec).chunked(ROW, ["a", "b", "c", "d"])
+    chunked.append(0, 1, 2, 0, *values_of(0))
+    with pytest.raises(struct.error):
+        chunked.append(0, 1, 2, 0, -1, 0.0, 0, 0.0)
+    chunked.append(0, 1, 2, 0, *values_of(1))
+    chunked.flush()
+    reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
+    assert reader.read(0, 10)[0]["a"].tolist() == [0, 1]
+    assert reader.last(0, 10)["nth"].tolist() == [0, 1]

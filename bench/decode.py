@@ -1,0 +1,118 @@
+"""Decode, publish and tail of Binance aggregate trades beside the bare typed msgspec decode of the same frames.
+
+The whole hot path behind the socket: decoder with all its checks, ring, tail, doorbell check, a reader attached.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+from harness import Line, interleaved
+
+from tickring.actors.feed.publish import RingSink
+from tickring.codecs.binance.decoder import BinanceDecoder
+from tickring.codecs.records import TRADE
+from tickring.codecs.symbols import Instrument
+from tickring.ringbuf import ReaderKind, StreamReader, StreamWriter, create_keys, create_stream, make_bell
+
+FRAMES = 40_000
+
+
+class Trade(msgspec.Struct, gc=False):
+    """The peer: exactly the fields used, typed, nothing checked."""
+
+    a: int
+    s: str
+    p: float
+    q: float
+    f: int
+    l: int  # noqa: E741 - the exchange's name
+    T: int
+    m: bool
+
+
+class Combined(msgspec.Struct, gc=False):
+    data: Trade
+
+
+def frames_of(keys: int, n: int, first_id: int = 1_000_000) -> list[bytes]:
+    """`n` combined aggTrade frames over `keys` symbols, ids contiguous for each symbol."""
+    chance = random.Random(1)
+    ids = [first_id + 1000 * key for key in range(keys)]
+    frames = []
+    for i in range(n):
+        key = chance.randrange(keys)
+        ids[key] += 1
+        now = 1_790_000_000_000 + i
+        maker = "true" if chance.random() < 0.5 else "false"
+        frames.append(
+            f'{{"stream":"c{key:04d}usdt@aggTrade","data":{{"e":"aggTrade","E":{now},"s":"C{key:04d}USDT","a":{ids[key]},'
+            f'"p":"{chance.uniform(100, 70000):.2f}","q":"{chance.uniform(0.001, 9):.5f}","f":{ids[key] * 3},'
+            f'"l":{ids[key] * 3 + 2},"T":{now - 1},"m":{maker},"M":true}}}}'.encode()
+        )
+    return frames
+
+
+def make_decoder(folder: Path, keys: int) -> tuple[BinanceDecoder, StreamWriter, StreamReader, int]:
+    """A decoder that publishes into a stream of `keys` keys, with a reader line that wants to be woken later."""
+    spec = TRADE.spec("feed", capacity=1 << 17, keys_max=4096)
+    create_keys(folder / "feed.keys", 4096)
+    create_stream(folder, spec, 1)
+    bell = make_bell()
+    writer = StreamWriter(folder, spec, [bell], time.time_ns())
+    decoder = BinanceDecoder("spot", RingSink({"trade": writer}))
+    for key in range(keys):
+        writer.add_key(key)
+        decoder.add(
+            Instrument(exchange="binance", product="spot", native=f"C{key:04d}USDT", base=f"C{key:04d}", quote="USDT"),
+            key,
+        )
+    reader = StreamReader(folder, "feed", "trade", TRADE.dtype, TRADE.fingerprint)
+    reader.register("writer", ReaderKind.DURABLE, 0).arm(1 << 40)
+    return decoder, writer, reader, bell
+
+
+def run(quick: bool = False) -> list[Line]:
+    lines = []
+    for keys, limit in ((20, 3.5), (2000, 4.2)):
+        with tempfile.TemporaryDirectory(prefix="tickring-bench-", dir="/dev/shm") as name:
+            decoder, writer, reader, _ = make_decoder(Path(name), keys)
+            bare = msgspec.json.Decoder(Combined, strict=False).decode
+            frames = frames_of(keys, FRAMES)
+            on_frame, now = decoder.on_frame, time.time_ns()
+
+            def ours(frames: list[bytes] = frames, on_frame=on_frame, now: int = now, decoder=decoder) -> None:
+                for route in decoder.routes():
+                    route.aggregates.following = 0  # the same ids again
+                for frame in frames:
+                    on_frame(frame, now)
+
+            def peer(frames: list[bytes] = frames, bare=bare) -> None:
+                for frame in frames:
+                    bare(frame)
+
+            def loop(frames: list[bytes] = frames) -> None:
+                for _ in frames:
+                    pass
+
+            before = writer.sequence
+            ours()
+            assert writer.sequence - before == FRAMES, f"{writer.sequence - before} records of {FRAMES} frames"
+            best = interleaved({"ours": ours, "peer": peer, "loop": loop}, rounds=7 if quick else 25)
+            value = (best["ours"] - best["loop"]) / (best["peer"] - best["loop"])
+            detail = (
+                f"{best['ours'] / FRAMES * 1e9:.0f} ns, typed decode {best['peer'] / FRAMES * 1e9:.0f} ns a message"
+            )
+            lines.append(Line(f"decode + publish + tail, {keys:,} keys", value, "x typed decode", limit, detail=detail))
+            reader.close()
+            writer.close()
+    return lines
+
+
+if __name__ == "__main__":
+    for line in run():
+        print(f"{line.name:40} {line.value:.2f} {line.unit} (limit {line.limit}) {line.verdict}  {line.detail}")
