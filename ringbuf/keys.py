@@ -165,7 +165,7 @@ class KeyWriter(KeyReader):
         if key_id >= self.keys_max:
             raise DirectoryFull(
                 f"key directory {self.path.name}: all {self.keys_max} rows are taken, {text!r} has no place: "
-                "raise [rings] keys_max and restart, or give the feed fewer symbols"
+                "raise [feed] keys_max and restart, or give the feed fewer symbols"
             )
         self._write(key_id, body)
         self._words[COUNT_AT // 8] = key_id + 1

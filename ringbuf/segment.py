@@ -51,8 +51,8 @@ def reserve(fd: int, offset: int, size: int, path: Path) -> None:
         free = free_bytes(path.parent)
         raise NoSpace(
             f"segment {path.name}: {size:,} bytes are needed at offset {offset:,} but {path.parent} has {free:,} free: "
-            "make the file system larger (mount -o remount,size=... /dev/shm), lower [rings] sizes or the number of "
-            "symbols, or remove another instance's folder"
+            "make the file system larger (mount -o remount,size=... /dev/shm), lower the sizes in [feed] or the number "
+            "of symbols, or remove another instance's folder"
         ) from error
 
 
@@ -127,6 +127,11 @@ def lock_exclusive(fd: int, what: str, holder: int = 0) -> None:
         raise SegmentBusy(
             f"{what}: {who} writes it already: stop that one first (one producer for each stream)"
         ) from None
+
+
+def unlock(fd: int) -> None:
+    """Give up the lock before its descriptor is closed."""
+    fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from .keys import KeyReader, keys_filename
 from .layout import StreamSpec
 from .publish import make_packed_publisher, make_publisher
 from .readers import ReaderFile, ReaderKind, ReaderLine, Ringer, create_readers
-from .segment import create_segment, lock_exclusive, open_segment, reserve
+from .segment import create_segment, lock_exclusive, open_segment, reserve, unlock
 
 HEADER_DTYPE = np.dtype([
     ("nth", "<u8"), ("ts_recv_ns", "<i8"), ("ts_event_ns", "<i8"), ("key_id", "<u4"), ("flags", "<u4"),
@@ -317,7 +317,8 @@ class StreamWriter:
         return self._readers.durable_cursor()
 
     def close(self) -> None:
-        """Unmap and give up the lock; the files stay."""
+        """Give up the lock and unmap; the files stay."""
+        unlock(self._fd)  # said aloud: a mapping that is still in use keeps a copy of the descriptor, and so the lock
         for view in (self._claim, self._publish, self.counts, self.ringer.alarm, self._words):
             view.release()
         self._readers.close()
