@@ -1,0 +1,1 @@
+"""What the commands of `tickring` do; one function each, without the parsing of arguments."""

@@ -1,0 +1,128 @@
+"""Commands that run a daemon: run, demo."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .. import logs
+from ..config import Log
+from ..instance import remove_dead
+from ..loading import check, load
+from ..plan import Plan, make_plan
+from ..supervisor import Supervisor
+
+SHARED_MEMORY = Path("/dev/shm")
+DEMO_PORT = 8000
+DEMO_PREFIX = "demo-"
+
+
+def run(config_file: Path, log_options: dict[str, str], *, purge: bool) -> None:
+    """Run the daemon of a configuration file until it is asked to stop."""
+
+    def make() -> Plan:
+        return _with_log(make_plan(load(config_file), str(config_file)), log_options)
+
+    plan = make()
+    logs.setup(plan.log.level, plan.log.format)
+    asyncio.run(Supervisor(plan, leave_nothing=purge, replan=make).run())
+
+
+def demo(
+    log_options: dict[str, str], *, port: int | None, symbols: int, duration_s: float | None, name: str | None
+) -> None:
+    """Run simulator, feeds, embedded ClickHouse, writer and fronts; leave no process and no file behind."""
+    remove_dead(SHARED_MEMORY, DEMO_PREFIX)
+    data = Path(tempfile.mkdtemp(prefix="tickring-demo-"))
+    try:
+        raw = demo_settings(port, symbols, name or f"{DEMO_PREFIX}{os.getpid()}", data)
+        quiet: dict[str, str] = {"level": "WARNING"} if sys.stderr.isatty() else {}
+        plan = _with_log(make_plan(check(raw, "demo"), "demo"), quiet | log_options)
+        logs.setup(plan.log.level, plan.log.format)
+        print(f"starting {len(plan.actors)} processes on simulated markets ...", flush=True)
+        supervisor = Supervisor(plan, leave_nothing=True, facts={"temporary": True}, on_ready=_announce(duration_s))
+        asyncio.run(supervisor.run())
+        print("stopped, nothing left behind", flush=True)
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def demo_settings(port: int | None, symbols: int, name: str, data: Path) -> dict[str, Any]:
+    """The demo's configuration as a file would have it. Rings are small: a container's /dev/shm has 64 MB."""
+    from ...actors.simulator.instruments import make_instruments
+
+    coins = [
+        (instrument.native, f"{instrument.base}-{instrument.quote}")
+        for instrument in make_instruments(symbols, ["spot"], 1)
+    ]
+    spot_port, usdm_port, rest_port, clickhouse_port = _free_ports(4)
+    if port is None:
+        port = DEMO_PORT if _is_free(DEMO_PORT) else 0
+    return {
+        "instance": {"name": name, "folder": str(SHARED_MEMORY), "data": str(data)},
+        "exchanges": {
+            "binance": {
+                "spot": {"symbols": [symbol for _, symbol in coins]},
+                "usdm": {"symbols": [f"{symbol}-PERP" for _, symbol in coins]},
+            }
+        },
+        "simulator": {
+            "symbols": [native for native, _ in coins],
+            "spot_ws_port": spot_port,
+            "usdm_ws_port": usdm_port,
+            "rest_port": rest_port,
+        },
+        "clickhouse": {"port": clickhouse_port},
+        "front": {"port": port},
+        "feed": {
+            "trade_capacity": 1 << 14,
+            "quote_capacity": 1 << 15,
+            "level_capacity": 1 << 16,
+            "keys_max": max(64, 2 * symbols),
+        },
+    }
+
+
+def _with_log(plan: Plan, options: dict[str, str]) -> Plan:
+    import dataclasses
+
+    chosen = msgspec.convert({**msgspec.structs.asdict(plan.log), **options}, Log)
+    return dataclasses.replace(plan, log=chosen)
+
+
+def _announce(duration_s: float | None) -> Callable[[Supervisor], None]:
+    def ready(supervisor: Supervisor) -> None:
+        print(f"open http://127.0.0.1:{supervisor.port('front')}/    (Ctrl-C ends the demo)", flush=True)
+        if duration_s is not None:
+            asyncio.get_running_loop().call_later(duration_s, supervisor.request_stop, f"{duration_s:g} s are over")
+
+    return ready
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for opened in sockets:
+            opened.bind(("127.0.0.1", 0))
+        return [opened.getsockname()[1] for opened in sockets]
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen(1)
+        except OSError:
+            return False
+    return True

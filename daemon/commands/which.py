@@ -1,0 +1,54 @@
+"""Find the instance that a command is about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..control import ask
+from ..errors import InputMissing, NotRunning
+from ..instance import CONTROL_SOCKET, FOLDER_PREFIX, instances
+
+
+def find_folder(config_file: Path | None, instance: str | None, folder: str) -> Path:
+    """The shared-memory folder of an instance, which may or may not be running: rings outlive their daemon.
+
+    Without a name it is the only one that runs, else the only one that is there.
+
+    Raises:
+        InputMissing: none, or several and none named.
+    """
+    if config_file is not None:
+        from ..loading import load
+
+        return load(config_file).folder
+    if instance is not None:
+        found = Path(folder) / f"{FOLDER_PREFIX}{instance}"
+        if not found.is_dir():
+            raise InputMissing(f"there is no instance {instance!r} in {folder}: {_listing(folder)}")
+        return found
+    there = list(instances(Path(folder)))
+    running = [path for path in there if _answers(path)]
+    for candidates in (running, there):
+        if len(candidates) == 1:
+            return candidates[0]
+        if candidates:
+            raise InputMissing(f"there are several instances in {folder}, choose with --instance: {_listing(folder)}")
+    raise NotRunning(f"there is no instance in {folder}: start one with `tickring run` or `tickring demo`")
+
+
+def find_instance(config_file: Path | None, instance: str | None, folder: str) -> Path:
+    """The control socket of a running instance."""
+    return find_folder(config_file, instance, folder) / CONTROL_SOCKET
+
+
+def _answers(folder: Path) -> bool:
+    try:
+        ask(folder / CONTROL_SOCKET, "status")
+    except NotRunning:
+        return False
+    return True
+
+
+def _listing(folder: str) -> str:
+    names = [path.name.removeprefix(FOLDER_PREFIX) for path in instances(Path(folder))]
+    return ", ".join(names) or "it has none"

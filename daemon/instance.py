@@ -1,0 +1,243 @@
+"""An instance's folder in shared memory: one supervisor at a time, its streams, and what is left when it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..ringbuf import keys as key_directory
+from ..ringbuf.errors import RingError
+from ..ringbuf.page import FILE_SIZE as PAGE_FILE_SIZE
+from ..ringbuf.page import page_filename
+from ..ringbuf.segment import free_bytes, prepare_folder
+from ..ringbuf.stream import create_stream, read_spec
+from .errors import FolderUnusable, InstanceBusy, SpaceShort
+from .plan import ActorPlan, Plan
+
+log = logging.getLogger(__name__)
+
+LOCK_FILE = "lock"
+CONTROL_SOCKET = "control.sock"
+FOLDER_PREFIX = "tickring-"
+SUPERVISOR = "supervisor"  # name of the supervisor's own metrics page
+# Files that belong to a producer or an actor; whatever else stands in the folder is not ours to remove at a start.
+OWNED_SUFFIXES = (".ring", ".readers", ".keys", ".bytes", ".page")
+
+
+class InstanceLock:
+    """The right to be an instance's supervisor, held until `release` or the end of the process, however it ends."""
+
+    def __init__(self, folder: Path, fd: int) -> None:
+        self.folder, self.fd = folder, fd
+
+    @classmethod
+    def take(cls, folder: Path, facts: dict[str, Any]) -> InstanceLock:
+        """Lock the folder and leave `facts` (JSON) in the lock file for whoever finds it taken.
+
+        Raises:
+            InstanceBusy: another supervisor holds it.
+        """
+        path = folder / LOCK_FILE
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = _facts(fd)
+                os.close(fd)
+                name = folder.name.removeprefix(FOLDER_PREFIX)
+                raise InstanceBusy(
+                    f"instance {name!r} runs already: process {holder.get('pid', 'unknown')} holds {path}. "
+                    f"Stop it first (tickring stop --instance {name}), or give this one another instance.name."
+                ) from None
+            if _same_file(fd, path):  # else its owner removed it between our open and our lock
+                break
+            os.close(fd)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(facts | {"pid": os.getpid(), "since_ns": time.time_ns()}).encode(), 0)
+        return cls(folder, fd)
+
+    def release(self) -> None:
+        os.close(self.fd)
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _facts(fd: int) -> dict[str, Any]:
+    try:
+        return json.loads(os.pread(fd, 4096, 0))
+    except ValueError:
+        return {}
+
+
+def open_folder(plan: Plan, facts: dict[str, Any] | None = None) -> InstanceLock:
+    """Make the instance's folders and lock them. Raises FolderUnusable or InstanceBusy."""
+    try:
+        prepare_folder(plan.folder, plan.group or None)
+        plan.data.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except (OSError, KeyError) as error:
+        where = plan.folder if not plan.folder.is_dir() else plan.data
+        raise FolderUnusable(
+            f"folder {where} cannot be made or handed to group {plan.group or '(none)'!r}: {error}. "
+            f"Set instance.folder and instance.data to places this user may write."
+        ) from None
+    return InstanceLock.take(plan.folder, {"data": str(plan.data), **(facts or {})})
+
+
+def prepare_streams(plan: Plan) -> int:
+    """Bring the folder to what the plan says: remove what nobody produces any more, check the room, make what is new.
+
+    Streams and key directories that match are kept with their records, so a restarted daemon goes on where the last
+    one ended. Returns the number of streams made anew.
+
+    Raises:
+        SpaceShort: the file system cannot hold the sum of all streams.
+    """
+    remove_leftovers(plan)
+    for actor in plan.actors:
+        _drop_mismatched_keys(plan, actor)
+    check_space(plan)
+    return create_streams(plan)
+
+
+def create_streams(plan: Plan) -> int:
+    """Make the streams and key directories that are not there yet; returns the number of streams made."""
+    made = 0
+    epoch_ns = time.time_ns()
+    for actor in plan.actors:
+        if actor.streams and not (path := plan.folder / key_directory.keys_filename(actor.name)).exists():
+            key_directory.create_keys(path, actor.streams[0].keys_max, group=plan.group or None)
+        for spec in actor.streams:
+            made += create_stream(plan.folder, spec, epoch_ns, group=plan.group or None)
+    return made
+
+
+def remove_leftovers(plan: Plan) -> list[str]:
+    """Remove files of streams and actors that are no longer configured, and half-made ones; returns their names."""
+    expected = {page_filename(actor.name) for actor in plan.actors}
+    expected |= {key_directory.keys_filename(actor.name) for actor in plan.actors if actor.streams}
+    for spec in plan.streams:
+        expected |= {spec.filename, spec.readers_filename}
+    producers = tuple(f"{actor.name}." for actor in plan.actors)
+    removed = []
+    for path in plan.folder.iterdir():
+        half_made = path.name.startswith(".")
+        # byte rings are made by their producers, so only those of unknown producers are left over
+        foreign = path.suffix in OWNED_SUFFIXES and path.name not in expected
+        kept = path.suffix == ".bytes" and path.name.startswith(producers)
+        if half_made or (foreign and not kept):
+            path.unlink(missing_ok=True)
+            removed.append(path.name)
+    if removed:
+        log.info(
+            "folder=%s removed=%d files that nothing configured uses: %s",
+            plan.folder,
+            len(removed),
+            ", ".join(sorted(removed)),
+        )
+    return sorted(removed)
+
+
+def _drop_mismatched_keys(plan: Plan, actor: ActorPlan) -> None:
+    """Without its key directory a producer's streams cannot be read: the numbers in them would mean other keys."""
+    if not actor.streams:
+        return
+    path = plan.folder / key_directory.keys_filename(actor.name)
+    try:
+        reader = key_directory.KeyReader(path)
+        matches = reader.keys_max == actor.streams[0].keys_max
+        reader.close()
+    except RingError:
+        matches = False
+    if not matches:
+        path.unlink(missing_ok=True)
+        for spec in actor.streams:
+            (plan.folder / spec.filename).unlink(missing_ok=True)
+
+
+def check_space(plan: Plan) -> None:
+    """Refuse to start if the streams cannot all be held, instead of failing at some later record. Raises SpaceShort."""
+    keys = sum(
+        key_directory.ROWS_AT + key_directory.ROW_SIZE * actor.streams[0].keys_max
+        for actor in plan.actors
+        if actor.streams
+    )
+    needed = plan.memory_bytes + keys + PAGE_FILE_SIZE * (len(plan.actors) + 1)
+    held = sum(_reserved(plan.folder / spec.filename) for spec in plan.streams if _is_kept(plan.folder, spec))
+    held += sum(_reserved(path) for suffix in (".keys", ".page") for path in plan.folder.glob(f"*{suffix}"))
+    free = free_bytes(plan.folder)
+    if needed - held > free:
+        raise SpaceShort(
+            f"the rings need {needed:,} bytes in {plan.folder}, which has {free:,} free"
+            f"{f' and {held:,} held by rings that are kept' if held else ''}. "
+            f"Enlarge it (mount -o remount,size=... /dev/shm; docker run --shm-size=...), set instance.folder to "
+            f"another memory file system, or lower the capacities in [feed] and the number of symbols."
+        )
+
+
+def _is_kept(folder: Path, spec: Any) -> bool:
+    try:
+        return read_spec(folder / spec.filename)[0] == spec
+    except RingError:
+        return False
+
+
+def _reserved(path: Path) -> int:
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def purge(folder: Path) -> None:
+    """Remove the folder with everything in it; the caller holds its lock, whose file goes last."""
+    with contextlib.suppress(FileNotFoundError):
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == LOCK_FILE):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def tidy(folder: Path) -> None:
+    """What a stopped daemon takes away: pages and the control socket speak of processes that are gone."""
+    for path in (*folder.glob("*.page"), folder / CONTROL_SOCKET):
+        path.unlink(missing_ok=True)
+
+
+def instances(base: Path) -> Iterator[Path]:
+    """Folders of all instances under a folder, running or not."""
+    yield from sorted(path.parent for path in base.glob(f"{FOLDER_PREFIX}*/{LOCK_FILE}"))
+
+
+def remove_dead(base: Path, prefix: str) -> None:
+    """Remove instances that were to leave nothing behind but whose supervisor was killed: their lock is free."""
+    for folder in instances(base):
+        if not folder.name.startswith(FOLDER_PREFIX + prefix):
+            continue
+        try:
+            fd = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            continue  # another user's, or just removed
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            facts = _facts(fd)
+            if facts.get("temporary") and (data := facts.get("data")):
+                shutil.rmtree(data, ignore_errors=True)
+            if facts.get("temporary"):
+                purge(folder)
+        except BlockingIOError:
+            continue  # alive
+        finally:
+            os.close(fd)

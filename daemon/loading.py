@@ -1,0 +1,114 @@
+"""Read the configuration file, TOML, and check it whole: every mistake at once, each with what is allowed."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from .checking import INVALID, build, check_fields, check_struct, check_value, join, shown, unknown
+from .config import ClickHouse, Exchanges, Front, Instance, Log, Settings, SupervisorConfig
+from .errors import ConfigError, InputMissing, Mistake
+from .kinds import KINDS
+from .meaning import check_meaning
+from .plan import refused_configs
+
+# Tables that the daemon and an actor share: the daemon's fields, which win over equally named ones of the actor.
+_EXTRA_FIELDS: Mapping[str, type[msgspec.Struct]] = {"front": Front, "clickhouse": ClickHouse}
+
+# Fields of the actors' structs that follow from elsewhere, with what to write instead.
+_FROM_EXCHANGES = "follows from [exchanges]: set it there"
+_FROM_CLICKHOUSE = "follows from [clickhouse]: set it there"
+RESERVED: Mapping[str, Mapping[str, str]] = {
+    "feed": dict.fromkeys(
+        ("exchange", "product", "tier", "symbols", "channels", "ws_url", "rest_url"), _FROM_EXCHANGES
+    ),
+    "writer": {"clickhouse": _FROM_CLICKHOUSE},
+    "front": {"clickhouse": _FROM_CLICKHOUSE},
+}
+
+
+def load(path: Path) -> Settings:
+    """Read and check a file. Raises InputMissing or ConfigError (with every mistake)."""
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputMissing(f"configuration {path} cannot be read: {reason}. Name another file with -c.") from None
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> Settings:
+    """Check a TOML text. Raises ConfigError with every mistake."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(source, [Mistake("document", f"is not TOML: {error}")]) from None
+    return check(raw, source)
+
+
+def check(raw: Mapping[str, Any], source: str) -> Settings:
+    """Check a decoded document: types and names first, then what the values mean together."""
+    mistakes: list[Mistake] = []
+    own = {"instance": Instance, "log": Log, "supervisor": SupervisorConfig, "exchanges": Exchanges}
+    known = [*own, "cpus", *KINDS]
+    values: dict[str, Any] = {}
+    for key, table in raw.items():
+        if key in own:
+            values[key] = check_struct(own[key], table, key, mistakes)
+        elif key == "cpus":
+            values["cpus_auto"], values["cpus"] = _check_cpus(table, mistakes)
+        elif key not in KINDS:
+            mistakes.append(unknown(key, "table", key, known))
+    values |= _check_actors(raw, mistakes)
+    found = {name: value for name, value in values.items() if value is not None}
+    settings = build(Settings, found, "", mistakes)
+    if settings is not None:
+        # a wrong value was replaced by its default: what that means together with the rest is no mistake of the file's
+        wrong = [mistake.path for mistake in mistakes]
+        later = [*check_meaning(settings), *refused_configs(settings)]
+        mistakes += [mistake for mistake in later if not _follows(mistake.path, wrong)]
+    if mistakes or settings is None:
+        raise ConfigError(source, mistakes)
+    return settings
+
+
+def _follows(path: str, wrong: Sequence[str]) -> bool:
+    """Whether a mistake at `path` only follows from another one, at the same place or inside the same table."""
+    return any(path.startswith(other) or other.startswith(f"{path}.") for other in wrong)
+
+
+def _check_actors(raw: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, Any]:
+    """The actors' tables, and what the daemon itself takes from them."""
+    actors: dict[str, dict[str, Any]] = {}
+    taken: dict[str, Any] = {"simulate": isinstance(raw.get("simulator"), dict)}
+    for kind in KINDS.values():
+        table = raw.get(kind.name, {})
+        extra = _EXTRA_FIELDS.get(kind.name)
+        if extra is not None and isinstance(table, dict):
+            names = extra.__struct_fields__
+            own = {name: value for name, value in table.items() if name in names}
+            table = {name: value for name, value in table.items() if name not in names}
+            taken[kind.name] = check_struct(extra, own, kind.name, mistakes)
+        also = extra.__struct_fields__ if extra else ()
+        fields = check_fields(kind.config_type, table, kind.name, mistakes, reserved=RESERVED.get(kind.name), also=also)
+        actors[kind.name] = fields
+    return {**taken, "actors": actors}
+
+
+def _check_cpus(table: object, mistakes: list[Mistake]) -> tuple[bool, dict[str, list[int]]]:
+    if not isinstance(table, dict):
+        mistakes.append(Mistake("cpus", "expected a table", shown(table)))
+        return True, {}
+    auto = check_value(bool, table.get("auto", True), "cpus.auto", mistakes)
+    cpu = Annotated[int, Meta(ge=0)]
+    lists = {
+        name: check_value(list[cpu], value, join("cpus", name), mistakes)
+        for name, value in table.items()
+        if name != "auto"
+    }
+    return auto is not False, {name: value for name, value in lists.items() if value is not INVALID}

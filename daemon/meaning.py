@@ -1,0 +1,159 @@
+"""What a configuration's values mean together and on this machine: the second half of the check."""
+
+from __future__ import annotations
+
+import grp
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from .checking import join, shown, unknown
+from .config import Settings
+from .errors import Mistake
+from .kinds import KINDS
+from .plan import actor_names
+
+PASSWORD_MODE_FORBIDDEN = 0o077
+
+
+def check_meaning(settings: Settings) -> list[Mistake]:
+    """Every mistake that only shows when fields are seen together, or beside the machine."""
+    return [
+        *_exchanges(settings),
+        *_rings(settings),
+        *_cpus(settings),
+        *_instance(settings),
+        *_ports(settings),
+        *_clickhouse(settings),
+        *_supervisor(settings),
+    ]
+
+
+def _exchanges(settings: Settings) -> Iterator[Mistake]:
+    binance = settings.exchanges.binance
+    markets = {
+        "exchanges.binance.spot": binance and binance.spot,
+        "exchanges.binance.usdm": binance and binance.usdm,
+    }
+    if not any(markets.values()):
+        yield Mistake(
+            "exchanges", "names no market; add [exchanges.binance.spot] or [exchanges.binance.usdm] with symbols"
+        )
+    for path, market in markets.items():
+        if market is None:
+            continue
+        for name in ("symbols", "channels"):
+            items = getattr(market, name)
+            if not items:
+                yield Mistake(f"{path}.{name}", "is empty; expected at least one", "[]")
+            for item, count in Counter(items).items():
+                if count > 1:
+                    yield Mistake(f"{path}.{name}", f"{item!r} stands there {count} times", shown(items))
+        if {"trade", "agg_trade"} <= set(market.channels):
+            yield Mistake(
+                f"{path}.channels",
+                'either "trade" or "agg_trade": both tell of the same trades',
+                shown(market.channels),
+            )
+        if market.shards > max(1, len(market.symbols)):
+            yield Mistake(f"{path}.shards", f"more shards than the {len(market.symbols)} symbols", str(market.shards))
+
+
+def _rings(settings: Settings) -> Iterator[Mistake]:
+    """Sizes of rings must be powers of two, so that a sequence becomes a slot by one mask."""
+    for kind, fields in settings.actors.items():
+        for name, value in fields.items():
+            if name.endswith("_capacity") and isinstance(value, int) and (value <= 0 or value & (value - 1)):
+                below = 1 << max(0, value.bit_length() - 1)
+                yield Mistake(join(kind, name), f"expected a power of two, such as {below} or {below * 2}", str(value))
+
+
+def _cpus(settings: Settings) -> Iterator[Mistake]:
+    available = sorted(os.sched_getaffinity(0))
+    names = {*KINDS, *actor_names(settings)}
+    for name, cpus in settings.cpus.items():
+        path = join("cpus", name)
+        if name not in names:
+            yield unknown(path, "actor or kind", name, names)
+        if not cpus:
+            yield Mistake(path, "is empty; expected at least one CPU, or leave the line out", "[]")
+        if unusable := [cpu for cpu in cpus if cpu not in available]:
+            listing = ", ".join(map(str, available))
+            yield Mistake(path, f"this process may use the CPUs {listing}", shown(unusable))
+
+
+def _instance(settings: Settings) -> Iterator[Mistake]:
+    folder = Path(settings.instance.folder)
+    if not folder.is_absolute() or not folder.is_dir():
+        yield Mistake("instance.folder", "expected the absolute path of an existing folder", shown(str(folder)))
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        yield Mistake("instance.folder", "is not writable for this user", shown(str(folder)))
+    if not _can_be_made(settings.data):
+        value = settings.instance.data or str(settings.data)
+        yield Mistake("instance.data", "is no folder, and none that this user can make", shown(value))
+    if settings.instance.group:
+        try:
+            grp.getgrnam(settings.instance.group)
+        except KeyError:
+            groups = [group.gr_name for group in grp.getgrall()]
+            yield unknown("instance.group", f"group {settings.instance.group!r}", settings.instance.group, groups)
+
+
+def _can_be_made(folder: Path) -> bool:
+    for place in (folder, *folder.absolute().parents):
+        if place.exists():
+            return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
+    return False
+
+
+def _ports(settings: Settings) -> Iterator[Mistake]:
+    """Every port that something of ours will listen on: in range, and each used once."""
+    seen: dict[int, str] = {}
+    for kind in ("front", "clickhouse", "simulator"):
+        if not settings.runs(kind):
+            continue
+        for name, port in settings.settled(kind).items():
+            if name != "port" and not name.endswith("_port"):
+                continue
+            path = join(kind, name)
+            if not 0 <= port <= 65_535:
+                yield Mistake(path, "expected an integer from 0 to 65535", str(port))
+            elif port == 0 and kind != "front":
+                yield Mistake(
+                    path, "expected a port that the other processes can be told; only front.port may be 0", "0"
+                )
+            elif port and port in seen:
+                yield Mistake(path, f"is the port of {seen[port]} too", str(port))
+            seen[port] = path
+
+
+def _clickhouse(settings: Settings) -> Iterator[Mistake]:
+    name = settings.clickhouse.password_file
+    if not name:
+        return
+    path = Path(name).expanduser()
+    if settings.embedded:
+        yield Mistake(
+            "clickhouse.password_file", "needs clickhouse.url: the embedded engine has a file of its own", shown(name)
+        )
+    elif not path.is_file():
+        yield Mistake("clickhouse.password_file", "is no file", shown(name))
+    elif path.stat().st_mode & PASSWORD_MODE_FORBIDDEN:
+        yield Mistake("clickhouse.password_file", f"others may read it; run: chmod 600 {path}", shown(name))
+
+
+def _supervisor(settings: Settings) -> Iterator[Mistake]:
+    config = settings.supervisor
+    if config.restart_delay_s > config.restart_delay_max_s:
+        yield Mistake(
+            "supervisor.restart_delay_s",
+            f"is above supervisor.restart_delay_max_s ({config.restart_delay_max_s})",
+            str(config.restart_delay_s),
+        )
+    if config.heartbeat_timeout_s < 1:
+        yield Mistake(
+            "supervisor.heartbeat_timeout_s",
+            "expected at least 1: actors beat once a second",
+            str(config.heartbeat_timeout_s),
+        )

@@ -1,0 +1,270 @@
+"""From a checked configuration to the processes and streams of an instance."""
+
+from __future__ import annotations
+
+import functools
+import os
+import zlib
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ..ringbuf.layout import StreamSpec
+from ..storage.client import Server
+from ..storage.engine import create_password, lock_store
+from .checking import build
+from .config import Log, Settings, Spot, SupervisorConfig, Usdm
+from .cpus import assign
+from .errors import ConfigError, Mistake
+from .kinds import KINDS, Kind
+
+DOORBELLS_MIN = (
+    64  # made before the first spawn and inherited by all; those beyond the actors are lent to outside readers
+)
+DOORBELLS_SPARE_MIN = 16
+
+STORE_PASSWORD = "password"  # in the embedded engine's folder; it makes the file at its first start
+
+ActorMain = Callable[[Any], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an actor listens; actors of one group share the port, each with a socket of its own."""
+
+    group: str
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActorPlan:
+    """One process to run."""
+
+    name: str
+    kind: str
+    load: Callable[
+        [], ActorMain
+    ]  # called in the supervisor before the fork, so that all actors share the modules' memory
+    config: Any = None
+    prepare: Callable[[], None] | None = None  # called once, before anything is started
+    doorbell: int = 0  # index of its eventfd
+    cpus: tuple[int, ...] = ()  # () = wherever the supervisor may run
+    drain_rank: int = 0
+    address: Address | None = None
+    after: tuple[str, ...] = ()  # actors that should run before this one is first started
+    streams: tuple[StreamSpec, ...] = ()
+    keys: int = 0  # keys it will number, for the sum of memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the supervisor needs to run an instance."""
+
+    name: str
+    folder: Path
+    data: Path
+    actors: tuple[ActorPlan, ...]
+    supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
+    log: Log = field(default_factory=Log)
+    group: str = ""
+
+    @property
+    def streams(self) -> list[StreamSpec]:
+        return [spec for actor in self.actors for spec in actor.streams]
+
+    @property
+    def doorbells(self) -> int:
+        return max(DOORBELLS_MIN, len(self.actors) + DOORBELLS_SPARE_MIN)
+
+    @property
+    def memory_bytes(self) -> int:
+        """What all streams together take in shared memory once every configured key has been added."""
+        return sum(spec.bytes_needed(min(actor.keys, spec.keys_max)) for actor in self.actors for spec in actor.streams)
+
+
+@dataclass
+class _Draft:
+    """An actor before doorbells and CPUs are handed out."""
+
+    name: str
+    kind: Kind
+    fields: dict[str, Any] = field(default_factory=dict)  # set by the plan; the file's own fields come before
+    after: tuple[str, ...] = ()
+
+
+def feed_shards(settings: Settings) -> list[tuple[str, dict[str, Any]]]:
+    """Name and planned fields of each feed: one for each (product, tier, shard) that has channels to carry."""
+    shards: list[tuple[str, dict[str, Any]]] = []
+    binance = settings.exchanges.binance
+    if binance and (spot := binance.spot):
+        shards += _tier("spot", "spot", spot, spot.ws_url, set(spot.channels))
+    if binance and (usdm := binance.usdm):
+        # aggregated trades come from another routed tier than everything else that we listen to
+        market = {"agg_trade"} & set(usdm.channels)
+        shards += _tier("usdm", "public", usdm, usdm.ws_public_url, set(usdm.channels) - market)
+        shards += _tier("usdm", "market", usdm, usdm.ws_market_url, market)
+    if settings.simulate:
+        urls = simulator_urls(settings)
+        for _, fields in shards:
+            fields |= {"ws_url": urls[fields["tier"]], "rest_url": urls["rest"]}
+    return shards
+
+
+def _tier(
+    product: str, tier: str, market: Spot | Usdm, ws_url: str, channels: Collection[str]
+) -> list[tuple[str, dict[str, Any]]]:
+    if not channels:
+        return []
+    prefix = f"feed-binance-{product}" if tier == product else f"feed-binance-{product}-{tier}"
+    carried = [channel for channel in market.channels if channel in channels]
+    common = {"exchange": "binance", "product": product, "tier": tier, "channels": carried}
+    return [
+        (f"{prefix}-{shard}", {**common, "symbols": symbols, "ws_url": ws_url, "rest_url": market.rest_url})
+        for shard, symbols in enumerate(spread(market.symbols, market.shards))
+        if symbols
+    ]
+
+
+def spread(symbols: Sequence[str], shards: int) -> list[list[str]]:
+    """Symbols by shard. A symbol's shard follows from its name alone, so it stays when others come or go."""
+    spread_out: list[list[str]] = [[] for _ in range(shards)]
+    for symbol in symbols:
+        spread_out[zlib.crc32(symbol.encode()) % shards].append(symbol)
+    return spread_out
+
+
+def _drafts(settings: Settings) -> list[_Draft]:
+    drafts = []
+    history = {"clickhouse": clickhouse_server(settings)}
+    if settings.simulate:
+        drafts.append(_Draft("simulator", KINDS["simulator"]))
+    if settings.embedded:
+        drafts.append(_Draft("clickhouse", KINDS["clickhouse"]))
+    # The simulator binds its own ports, so a feed that starts before it would be refused and come back later. Of the
+    # engine the supervisor holds port and password, so whoever comes early only waits a moment for its answer.
+    after = ("simulator",) if settings.simulate else ()
+    drafts += [_Draft(name, KINDS["feed"], fields, after) for name, fields in feed_shards(settings)]
+    drafts.append(_Draft("writer", KINDS["writer"], history))
+    drafts += [_Draft(f"front-{index}", KINDS["front"], history) for index in range(settings.front.workers)]
+    return drafts
+
+
+def clickhouse_server(settings: Settings) -> Server:
+    """Where history is kept: the configured server, or the embedded engine on loopback with the password it makes."""
+    config = settings.clickhouse
+    password_file = config.password_file
+    url = config.url
+    if settings.embedded:
+        engine = settings.settled("clickhouse")
+        url = f"http://{engine['host']}:{engine['port']}"
+        password_file = str(settings.data / engine["folder"] / STORE_PASSWORD)
+    password_file = str(Path(password_file).expanduser()) if password_file else ""
+    return Server(**{**msgspec.structs.asdict(config), "url": url, "password_file": password_file})
+
+
+def simulator_urls(settings: Settings) -> dict[str, str]:
+    """Addresses of the simulated exchange, by tier and "rest", in place of the real ones."""
+    simulator = settings.settled("simulator")
+    host = simulator["host"]
+    usdm = f"ws://{host}:{simulator['usdm_ws_port']}"
+    return {
+        "spot": f"ws://{host}:{simulator['spot_ws_port']}",
+        "public": f"{usdm}/public",
+        "market": f"{usdm}/market",
+        "rest": f"http://{host}:{simulator['rest_port']}",
+    }
+
+
+def actor_names(settings: Settings) -> list[str]:
+    return [draft.name for draft in _drafts(settings)]
+
+
+def refused_configs(settings: Settings) -> list[Mistake]:
+    """What the actors' own structs refuse although each field is right by itself."""
+    mistakes: list[Mistake] = []
+    for draft in _drafts(settings):
+        _config(draft, settings, mistakes)
+    return list(dict.fromkeys(mistakes))  # all actors of a kind refuse the same
+
+
+def _config(draft: _Draft, settings: Settings, mistakes: list[Mistake]) -> msgspec.Struct | None:
+    """The actor's struct: the file's fields and the planned ones."""
+    fields = {**settings.actors.get(draft.kind.name, {}), **draft.fields}
+    return build(draft.kind.config_type, fields, draft.kind.name, mistakes)
+
+
+def make_plan(settings: Settings, source: str = "configuration") -> Plan:
+    """The processes and streams of a configuration.
+
+    Raises:
+        ConfigError: an actor's own struct refuses the fields that it gets.
+    """
+    drafts = _drafts(settings)
+    cpus = assign(
+        [(draft.name, draft.kind.name) for draft in drafts],
+        sorted(os.sched_getaffinity(0)),
+        settings.cpus,
+        auto=settings.cpus_auto,
+    )
+    mistakes: list[Mistake] = []
+    actors = []
+    for doorbell, draft in enumerate(drafts):
+        module = draft.kind.load()
+        config = _config(draft, settings, mistakes)
+        if config is None:
+            continue
+        streams = module.streams(draft.name, config) if hasattr(module, "streams") else []
+        actors.append(
+            ActorPlan(
+                name=draft.name,
+                kind=draft.kind.name,
+                load=lambda kind=draft.kind: kind.main,
+                config=config,
+                prepare=_preparation(draft.kind, config, settings),
+                doorbell=doorbell,
+                cpus=cpus[draft.name],
+                drain_rank=draft.kind.drain_rank,
+                address=_address(draft.kind, config),
+                after=draft.after,
+                streams=tuple(streams),
+                keys=len(draft.fields["symbols"]) if draft.kind.name == "feed" else 0,
+            )
+        )
+    if mistakes:
+        raise ConfigError(source, mistakes)
+    return Plan(
+        name=settings.instance.name,
+        folder=settings.folder,
+        data=settings.data,
+        actors=tuple(actors),
+        supervisor=settings.supervisor,
+        log=settings.log,
+        group=settings.instance.group,
+    )
+
+
+def _preparation(kind: Kind, config: Any, settings: Settings) -> Callable[[], None] | None:
+    return functools.partial(prepare_store, settings.data / config.folder) if kind.name == "clickhouse" else None
+
+
+def prepare_store(folder: Path) -> None:
+    """See that nobody else has the embedded engine's store, and make its password, which others read at their start.
+
+    Raises:
+        StoreLocked, StoreUnusable
+    """
+    lock = lock_store(folder)
+    try:
+        create_password(folder)
+    finally:
+        os.close(lock)
+
+
+def _address(kind: Kind, config: msgspec.Struct) -> Address | None:
+    if not kind.listens:
+        return None
+    return Address(kind.name, getattr(config, "host", "127.0.0.1"), getattr(config, "port", 0))

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from tickring.daemon.config import Instance, data_folder
+from tickring.daemon.errors import ConfigError, InputMissing
+from tickring.daemon.loading import load, parse
+from tickring.daemon.plan import feed_shards, make_plan, spread
+
+GOOD = """
+[exchanges.binance.spot]
+symbols = ["BTC-USDT", "ETH-USDT"]
+[exchanges.binance.usdm]
+symbols = ["BTC-USDT-PERP"]
+"""
+
+
+def mistakes(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "file.toml")
+    assert caught.value.exit_code == 78
+    return [str(mistake) for mistake in caught.value.mistakes]
+
+
+def test_config_with_many_mistakes_names_all_of_them_at_once():
+    found = mistakes(
+        """
+        [instnce]
+        [instance]
+        name = "Main!"
+        folder = "/no/such/folder"
+        [log]
+        level = "INF"
+        [exchanges.binance.spot]
+        symbols = ["BTC-USDT", "btcusdt", "BTC-USDT"]
+        channels = ["trads", "quote"]
+        shards = 0
+        [exchanges.binance.usdm]
+        symbls = ["BTC-USDT-PERP"]
+        [front]
+        port = 99999
+        workrs = 2
+        [feed]
+        trade_capacity = 100000
+        product = "spot"
+        [clickhouse]
+        url = "tcp://db:9000"
+        [cpus]
+        writer = [9999]
+        frnt = [0]
+        [supervisor]
+        restart_delay_s = 20
+        """
+    )
+    expected = [
+        "instnce: unknown table; did you mean 'instance'?",
+        'instance.name = "Main!": expected up to 32 of a-z',
+        'instance.folder = "/no/such/folder": expected the absolute path of an existing folder',
+        'log.level = "INF": expected one of "DEBUG", "ERROR", "INFO", "WARNING"; did you mean \'INFO\'?',
+        'exchanges.binance.spot.symbols[1] = "btcusdt": expected a pair such as "BTC-USDT"',
+        'exchanges.binance.spot.symbols = ["BTC-USDT","BTC-USDT"]: \'BTC-USDT\' stands there 2 times',
+        'exchanges.binance.spot.channels[0] = "trads": expected one of',
+        "exchanges.binance.spot.shards = 0: expected an integer from 1 to 32",
+        "exchanges.binance.usdm.symbls: unknown key; did you mean 'symbols'?",
+        "exchanges.binance.usdm.symbols: is missing",
+        "front.port = 99999: expected an integer from 0 to 65535",
+        "front.workrs: unknown key; did you mean 'workers'?",
+        "feed.trade_capacity = 100000: expected a power of two, such as 65536 or 131072",
+        'feed.product = "spot": follows from [exchanges]: set it there',
+        'clickhouse.url = "tcp://db:9000": expected a URL such as',
+        "cpus.writer = [9999]: this process may use the CPUs",
+        "cpus.frnt: unknown actor or kind; did you mean 'front'?",
+        "supervisor.restart_delay_s = 20.0: is above supervisor.restart_delay_max_s (10.0)",
+    ]
+    missing = [start for start in expected if not any(line.startswith(start) for line in found)]
+    assert not missing, "\n".join(found)
+    assert len(found) == len(expected), "\n".join(found)
+
+
+def test_config_that_is_no_toml_says_where():
+    [line] = mistakes("[front]\nport = = 1\n")
+    assert line.startswith("document: is not TOML") and "line 2" in line
+
+
+def test_config_without_a_market_says_what_to_add():
+    [line] = mistakes("[front]\nport = 8000\n")
+    assert line == "exchanges: names no market; add [exchanges.binance.spot] or [exchanges.binance.usdm] with symbols"
+
+
+def test_config_file_that_is_not_there_is_another_error_than_a_wrong_one(tmp_path):
+    with pytest.raises(InputMissing) as caught:
+        load(tmp_path / "none.toml")
+    assert caught.value.exit_code == 66
+
+
+@pytest.mark.parametrize(
+    ("extra", "path"),
+    [
+        ("[front]\nport = 8123\n", "clickhouse.port = 8123: is the port of front.port too"),
+        ("[simulator]\nrest_port = 0\n", "simulator.rest_port = 0"),
+        ('[clickhouse]\npassword_file = "/nope"\n', "clickhouse.password_file"),
+        (
+            '[clickhouse]\nurl = "http://db:8123"\npassword_file = "/nope"\n',
+            'clickhouse.password_file = "/nope": is no file',
+        ),
+        ('[instance]\ngroup = "no-such-group"\n', "instance.group: unknown group 'no-such-group'"),
+        ('[instance]\ndata = "/proc/1/data"\n', "instance.data"),
+        ("[supervisor]\nheartbeat_timeout_s = 0.5\n", "supervisor.heartbeat_timeout_s = 0.5"),
+        ("[writer]\nstore = { trde = 'all' }\n", "writer"),
+        ("[cpus]\nwriter = []\n", "cpus.writer = []: is empty"),
+        ("front = 3\n", "front = 3: expected a table"),
+    ],
+)
+def test_config_with_one_mistake_names_its_key(extra, path):
+    found = mistakes((extra + GOOD) if extra.startswith("front") else (GOOD + extra))
+    assert any(line.startswith(path) for line in found), found
+
+
+def test_password_file_that_others_may_read_is_refused(tmp_path):
+    file = tmp_path / "password"
+    file.write_text("secret")
+    file.chmod(0o644)
+    [line] = mistakes(GOOD + f'[clickhouse]\nurl = "http://db:8123"\npassword_file = "{file}"\n')
+    assert f"chmod 600 {file}" in line
+
+
+def test_plan_has_one_feed_for_each_routed_tier_that_carries_a_channel():
+    plan = make_plan(parse(GOOD, "good"))
+    assert [actor.name for actor in plan.actors] == [
+        "clickhouse",
+        "feed-binance-spot-0",
+        "feed-binance-usdm-public-0",
+        "feed-binance-usdm-market-0",
+        "writer",
+        "front-0",
+        "front-1",
+    ]
+    feeds = {actor.name: actor.config for actor in plan.actors if actor.kind == "feed"}
+    assert feeds["feed-binance-spot-0"].channels == ["trade", "quote", "book"]
+    assert feeds["feed-binance-usdm-public-0"].channels == ["quote", "book"]
+    assert feeds["feed-binance-usdm-market-0"].channels == ["agg_trade"]
+    assert feeds["feed-binance-usdm-public-0"].ws_url == "wss://fstream.binance.com/public"
+    assert [actor.doorbell for actor in plan.actors] == list(range(7))
+
+
+def test_plan_with_raw_futures_trades_needs_no_market_tier():
+    text = '[exchanges.binance.usdm]\nsymbols = ["BTC-USDT-PERP"]\nchannels = ["trade", "book"]\n'
+    names = [name for name, _ in feed_shards(parse(text, "text"))]
+    assert names == ["feed-binance-usdm-public-0"]
+
+
+def test_plan_with_a_simulator_points_the_feeds_at_it_and_starts_them_after_it():
+    plan = make_plan(parse(GOOD + "[simulator]\nspot_ws_port = 1111\nusdm_ws_port = 2222\nrest_port = 3333\n", "good"))
+    feeds = {actor.name: actor for actor in plan.actors if actor.kind == "feed"}
+    assert feeds["feed-binance-spot-0"].config.ws_url == "ws://127.0.0.1:1111"
+    assert feeds["feed-binance-usdm-market-0"].config.ws_url == "ws://127.0.0.1:2222/market"
+    assert feeds["feed-binance-usdm-public-0"].config.rest_url == "http://127.0.0.1:3333"
+    assert feeds["feed-binance-spot-0"].after == ("simulator",)
+
+
+def test_plan_with_a_server_runs_no_engine_and_tells_the_others_where_it_is():
+    plan = make_plan(parse(GOOD + '[clickhouse]\nurl = "http://db:8123"\nuser = "desk"\n', "good"))
+    kinds = {actor.kind: actor.config for actor in plan.actors}
+    assert "clickhouse" not in kinds
+    for kind in ("front", "writer"):
+        assert (kinds[kind].clickhouse.url, kinds[kind].clickhouse.user) == ("http://db:8123", "desk")
+
+
+def test_shards_keep_their_symbols_when_others_come_and_go():
+    symbols = [f"C{number}-USDT" for number in range(100)]
+    before, after = spread(symbols, 4), spread([*symbols[10:], "NEW-USDT"], 4)
+    for old, new in zip(before, after, strict=True):
+        assert set(old) - set(symbols[:10]) == set(new) - {"NEW-USDT"}
+    assert sum(map(len, before)) == 100 and all(before)
+
+
+def test_data_folder_follows_systemd_then_the_home_folder(monkeypatch):
+    monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/tickring:/var/lib/other")
+    assert data_folder(Instance(name="a")) == Path("/var/lib/tickring/a")
+    monkeypatch.delenv("STATE_DIRECTORY")
+    assert data_folder(Instance(name="a")) == Path("~/.local/share/tickring/a").expanduser()
+    assert data_folder(Instance(name="a", data="/srv/ticks")) == Path("/srv/ticks")
+
+
+def test_plan_without_automatic_pinning_lets_every_actor_run_everywhere():
+    plan = make_plan(parse(GOOD + "[cpus]\nauto = false\n", "good"))
+    assert all(set(actor.cpus) == os.sched_getaffinity(0) for actor in plan.actors)
+    assert re.fullmatch(r"/dev/shm/tickring-default", str(plan.folder))

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tickring.daemon import instance
+from tickring.daemon.errors import FolderUnusable, SpaceShort
+from tickring.daemon.plan import ActorPlan, Plan
+from tickring.ringbuf.keys import KeyWriter
+from tickring.ringbuf.layout import StreamSpec
+
+
+def stream(producer: str, record: str = "trade", capacity: int = 1024) -> StreamSpec:
+    return StreamSpec(producer, record, 64, capacity, 4, 64, 1)
+
+
+def plan_of(shm: Path, **streams: list[StreamSpec]) -> Plan:
+    actors = tuple(
+        ActorPlan(name=name, kind="fake", load=lambda: None, streams=tuple(specs), keys=4)
+        for name, specs in streams.items()
+    )
+    return Plan(name="test", folder=shm / "tickring-test", data=shm / "data", actors=actors)
+
+
+def opened(plan: Plan) -> instance.InstanceLock:
+    return instance.open_folder(plan)
+
+
+def test_start_makes_streams_and_keys_and_a_second_start_keeps_them(shm):
+    plan = plan_of(shm, a=[stream("a"), stream("a", "quote")])
+    lock = opened(plan)
+    assert instance.prepare_streams(plan) == 2
+    inodes = {path.name: path.stat().st_ino for path in plan.folder.iterdir()}
+    assert set(inodes) >= {"a.trade.ring", "a.trade.readers", "a.quote.ring", "a.keys"}
+    assert instance.prepare_streams(plan) == 0
+    assert {path.name: path.stat().st_ino for path in plan.folder.iterdir()} == inodes
+    lock.release()
+
+
+def test_start_removes_files_that_nothing_configured_uses_and_no_others(shm):
+    old = plan_of(shm, a=[stream("a")], gone=[stream("gone")])
+    lock = opened(old)
+    instance.prepare_streams(old)
+    (old.folder / "gone.events.bytes").touch()
+    (old.folder / "a.events.bytes").touch()
+    (old.folder / ".a.trade.ring.123").touch()
+    (old.folder / "binance.ledger").touch()
+    new = plan_of(shm, a=[stream("a")])
+    instance.prepare_streams(new)
+    left = sorted(path.name for path in new.folder.iterdir())
+    assert left == ["a.events.bytes", "a.keys", "a.trade.readers", "a.trade.ring", "binance.ledger", "lock"]
+    lock.release()
+
+
+def test_stream_of_another_size_is_made_anew(shm):
+    plan = plan_of(shm, a=[stream("a")])
+    lock = opened(plan)
+    instance.prepare_streams(plan)
+    assert instance.prepare_streams(plan_of(shm, a=[stream("a", capacity=2048)])) == 1
+    lock.release()
+
+
+def test_lost_key_directory_takes_its_streams_with_it(shm):
+    plan = plan_of(shm, a=[stream("a")])
+    lock = opened(plan)
+    instance.prepare_streams(plan)
+    KeyWriter(plan.folder / "a.keys").add("binance.BTC-USDT", {})
+    assert instance.prepare_streams(plan) == 0
+    (plan.folder / "a.keys").unlink()
+    assert instance.prepare_streams(plan) == 1
+    lock.release()
+
+
+def test_folder_without_room_for_the_sum_is_refused_with_both_numbers(shm, monkeypatch):
+    plan = plan_of(shm, a=[stream("a", capacity=1 << 16)])
+    lock = opened(plan)
+    monkeypatch.setattr(instance, "free_bytes", lambda folder: 1_000_000)
+    with pytest.raises(SpaceShort) as caught:
+        instance.prepare_streams(plan)
+    assert caught.value.exit_code == 73
+    assert "1,000,000 free" in str(caught.value)
+    needed = int(str(caught.value).split(" bytes")[0].split()[-1].replace(",", ""))
+    assert needed > plan.memory_bytes > (1 << 16) * 64
+    assert not list(plan.folder.glob("*.ring"))
+    lock.release()
+
+
+def test_rings_that_are_kept_count_as_room(shm, monkeypatch):
+    plan = plan_of(shm, a=[stream("a", capacity=1 << 16)])
+    lock = opened(plan)
+    instance.prepare_streams(plan)
+    monkeypatch.setattr(instance, "free_bytes", lambda folder: 1_000_000)
+    assert instance.prepare_streams(plan) == 0
+    lock.release()
+
+
+def test_folder_that_cannot_be_made_says_which_setting_to_change(shm):
+    (shm / "file").touch()
+    plan = dataclasses.replace(plan_of(shm), folder=shm / "file" / "tickring-test")
+    with pytest.raises(FolderUnusable, match=r"instance\.folder"):
+        instance.open_folder(plan)
+
+
+def test_killed_temporary_instance_is_removed_with_its_data_by_the_next(shm):
+    dead, alive, kept = (shm / f"tickring-{name}" for name in ("demo-1", "demo-2", "main"))
+    data = shm / "demo-data"
+    data.mkdir()
+    for folder in (dead, alive, kept):
+        folder.mkdir()
+        (folder / "lock").write_text(
+            json.dumps({"pid": 1, "temporary": True, "data": str(data) if folder == dead else ""})
+        )
+        (folder / "a.trade.ring").touch()
+    fd = os.open(alive / "lock", os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    instance.remove_dead(shm, "demo-")
+    os.close(fd)
+    assert (dead.exists(), data.exists(), alive.exists(), kept.exists()) == (False, False, True, True)

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+
+from tickring.daemon.control import Refused, ask, connect, exchange
+from tickring.ringbuf.page import read_page
+
+from .conftest import alive, wait_for
+
+
+def test_tree_with_all_actors_running_is_ready_and_shows_each_of_them(tree):
+    tree.start([{"name": "a", "main": "work"}, {"name": "b", "main": "work"}]).ready()
+    status = tree.status()
+    assert [(actor["name"], actor["state"], actor["restarts"]) for actor in status["actors"]] == [
+        ("a", "running", 0),
+        ("b", "running", 0),
+    ]
+    page = read_page(tree.folder / "supervisor.page")
+    assert page.detail["actors"]["a"]["state"] == "running"
+    assert tree.stop() == 0
+
+
+def test_actor_killed_comes_back_with_a_new_pid(tree):
+    tree.start([{"name": "a", "main": "work"}]).ready()
+    first = tree.actor("a")["pid"]
+    os.kill(first, signal.SIGKILL)
+    again = tree.wait_actor("a", state="running", restarts=1)
+    assert again["pid"] != first
+    assert again["reason"] == "signal SIGKILL"
+
+
+def test_actor_that_dies_at_once_every_time_is_given_up_at_the_ceiling_and_the_rest_goes_on(tree):
+    tree.start(
+        [{"name": "a", "main": "work"}, {"name": "b", "main": "crash", "after_s": 0.2}],
+        supervisor={"restarts_max": 2, "restart_delay_s": 0.05},
+    ).ready()
+    fatal = tree.wait_actor("b", state="fatal")
+    assert fatal["restarts"] == 2
+    assert "more than 2 restarts in 60 s" in fatal["reason"] and "RuntimeError: boom" in fatal["reason"]
+    assert [note for note in tree.notes() if note[0] == "b"] == [["b", "start"]] * 3
+    assert tree.actor("a")["state"] == "running"
+    assert tree.logged("actor=b given up")
+
+
+def test_actor_given_up_is_started_again_on_an_operators_word(tree):
+    tree.start([{"name": "b", "main": "crash", "after_s": 0.2}], supervisor={"restarts_max": 0}).ready()
+    tree.wait_actor("b", state="fatal")
+    ask(tree.folder / "control.sock", "restart", actor="b")
+    wait_for("a second start", lambda: len(tree.notes()) == 2)
+
+
+def test_daemon_told_to_exit_on_a_fatal_actor_drains_the_rest_and_fails(tree):
+    tree.start(
+        [{"name": "a", "main": "work", "rank": 1}, {"name": "b", "main": "crash", "after_s": 0.3}],
+        supervisor={"restarts_max": 0, "on_fatal": "exit"},
+    )
+    assert tree.process.wait(15) == 70
+    assert tree.notes()[-1] == ["a", "stop"]
+    assert tree.logged("an actor was given up")
+
+
+def test_actor_that_cannot_boot_is_started_once_and_ends_the_daemon_with_its_reason(tree):
+    tree.start([{"name": "a", "main": "work"}, {"name": "b", "main": "cannot_boot"}])
+    assert tree.process.wait(15) == 70
+    assert [note for note in tree.notes() if note[0] == "b"] == [["b", "start"]]
+    assert tree.logged("b: exit code 3: TickringError: store /tmp/store is locked by process 1: stop that one")
+
+
+def test_actor_whose_loop_hangs_is_killed_and_started_again(tree):
+    tree.start([{"name": "h", "main": "hang"}], supervisor={"heartbeat_timeout_s": 1})
+    back = tree_after_start(tree).wait_actor("h", state="running", restarts=1)
+    assert "no heartbeat" in back["reason"]
+
+
+def test_actor_stopped_by_a_signal_is_killed_and_started_again(tree):
+    tree.start([{"name": "a", "main": "work"}], supervisor={"heartbeat_timeout_s": 1}).ready()
+    os.kill(tree.actor("a")["pid"], signal.SIGSTOP)
+    assert "no heartbeat" in tree.wait_actor("a", state="running", restarts=1)["reason"]
+
+
+def test_silence_while_the_supervisor_itself_was_stopped_kills_nobody(tree):
+    tree.start([{"name": "a", "main": "work"}], supervisor={"heartbeat_timeout_s": 1}).ready()
+    pid = tree.actor("a")["pid"]
+    for process in (tree.process.pid, pid):
+        os.kill(process, signal.SIGSTOP)
+    signal.sigtimedwait([], 2.5)
+    os.kill(tree.process.pid, signal.SIGCONT)
+    wait_for("a turn of the supervisor", lambda: tree.status()["ready"])
+    os.kill(pid, signal.SIGCONT)
+    tree.wait_actor("a", state="running")
+    assert tree.actor("a")["pid"] == pid
+
+
+def tree_after_start(tree):
+    wait_for("the control socket", (tree.folder / "control.sock").exists)
+    return tree
+
+
+def test_sigterm_drains_ranks_in_order(tree):
+    tree.start(
+        [
+            {"name": "engine", "main": "work", "rank": 3},
+            {"name": "front", "main": "work", "rank": 2},
+            {"name": "writer", "main": "work", "rank": 1, "drain_s": 0.2},
+            {"name": "feed-0", "main": "work", "rank": 0, "drain_s": 0.2},
+            {"name": "feed-1", "main": "work", "rank": 0},
+        ]
+    ).ready()
+    pids = tree.pids()
+    assert tree.stop() == 0
+    stops = [name for name, what, *_ in tree.notes() if what == "stop"]
+    assert stops == ["feed-1", "feed-0", "writer", "front", "engine"]
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_actor_that_ignores_sigterm_is_killed_after_its_deadline(tree):
+    tree.start([{"name": "deaf", "main": "ignore_stop"}], supervisor={"drain_timeout_s": 0.3}).ready()
+    [pid] = tree.pids()
+    assert tree.stop() == 0
+    assert not alive(pid)
+    assert tree.logged("killed: did not stop in time")
+
+
+def test_second_sigint_ends_the_drain_at_once(tree):
+    tree.start([{"name": "deaf", "main": "ignore_stop"}], supervisor={"drain_timeout_s": 600}).ready()
+    tree.process.send_signal(signal.SIGINT)
+    tree.wait_actor("deaf", state="stopping")
+    assert tree.stop(signal.SIGINT) == 0
+
+
+def test_supervisor_killed_leaves_no_orphan(tree):
+    tree.start([{"name": f"a{index}", "main": "ignore_stop"} for index in range(4)]).ready()
+    pids = tree.pids()
+    assert len(pids) == 4
+    tree.stop(signal.SIGKILL)
+    wait_for("the actors to be gone", lambda: not any(alive(pid) for pid in pids))
+
+
+def test_actors_sit_on_the_cpus_they_were_given(tree):
+    cpus = sorted(os.sched_getaffinity(0))
+    tree.start(
+        [{"name": "first", "main": "work", "cpus": cpus[:1]}, {"name": "last", "main": "work", "cpus": cpus[-1:]}]
+    ).ready()
+    assert os.sched_getaffinity(tree.actor("first")["pid"]) == {cpus[0]}
+    assert os.sched_getaffinity(tree.actor("last")["pid"]) == {cpus[-1]}
+    os.kill(tree.actor("last")["pid"], signal.SIGKILL)
+    again = tree.wait_actor("last", state="running", restarts=1)
+    assert os.sched_getaffinity(again["pid"]) == {cpus[-1]}
+
+
+def test_actor_inherits_its_doorbells_and_listener_and_nothing_else_of_the_supervisor(tree):
+    tree.start([{"name": "front-0", "main": "descriptors", "group": "front"}, {"name": "b", "main": "work"}]).ready()
+    seen = json.loads((tree.data / "descriptors").read_text())
+    own = {fd: target for fd, target in seen["kept"].items() if int(fd) > 2 and int(fd) not in seen["bells"]}
+    assert all("eventfd" in seen["kept"][str(bell)] for bell in seen["bells"])
+    listening = Path(f"/proc/{tree.process.pid}/fd")
+    of_supervisor = {os.readlink(link) for link in listening.iterdir() if link.exists()}
+    shared_sockets = {target for target in own.values() if target.startswith("socket:")} & of_supervisor
+    assert len(shared_sockets) == 1, own
+    assert not any("lock" in target or "pidfd" in target for target in own.values())
+
+
+def test_front_port_survives_restarts_of_its_workers(tree):
+    tree.start([{"name": f"front-{index}", "main": "serve", "group": "front"} for index in range(2)]).ready()
+    host, _, port = tree.actor("front-0")["listen"].partition(":")
+    assert tree.actor("front-1")["listen"] == f"{host}:{port}"
+    answers = set()
+    for _ in range(50):
+        with socket.create_connection((host, int(port))) as client:
+            answers.add(client.recv(100).split()[0])
+    assert answers == {b"front-0", b"front-1"}
+    for name in ("front-0", "front-1"):
+        os.kill(tree.actor(name)["pid"], signal.SIGKILL)
+    with socket.create_connection((host, int(port)), timeout=10) as client:  # waits in the backlog
+        assert client.recv(100).startswith(b"front-")
+
+
+def test_taken_port_is_noticed_even_if_its_owner_allows_sharing(make_tree):
+    first = make_tree().start([{"name": "front-0", "main": "serve", "group": "front"}]).ready()
+    port = int(first.actor("front-0")["listen"].partition(":")[2])
+    second = make_tree().start([{"name": "front-0", "main": "serve", "group": "front"}], port=port)
+    assert second.process.wait(15) == 75
+    message = second.log.read_text()
+    assert f"front cannot listen on 127.0.0.1:{port}: process {first.process.pid}" in message
+    assert "choose another port" in message
+
+
+def test_second_supervisor_of_one_instance_is_refused_with_the_pid_of_the_first(make_tree):
+    first, second = make_tree(), make_tree()
+    first.start([{"name": "a", "main": "work"}]).ready()
+    second.folder = first.folder
+    second.start([{"name": "a", "main": "work"}])
+    assert second.process.wait(15) == 75
+    assert f"process {first.process.pid} holds" in second.log.read_text()
+    assert first.status()["ready"]
+
+
+def test_actor_waits_for_the_one_it_is_started_after(tree):
+    tree.start([{"name": "late", "main": "work", "after": ["early"]}, {"name": "early", "main": "work"}]).ready()
+    assert [note[0] for note in tree.notes()] == ["early", "late"]
+
+
+def test_systemd_hears_ready_status_watchdog_and_stopping(tree, tmp_path):
+    address = str(tree.data / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(address)
+        notify.settimeout(15)
+        tree.start([{"name": "a", "main": "work"}], {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}).ready()
+        heard: list[str] = []
+        while not any("READY=1" in text for text in heard) or heard.count("WATCHDOG=1") < 3:
+            heard.append(notify.recv(4096).decode())
+        assert any(text == "READY=1\nSTATUS=1 of 1 actors running" for text in heard)
+        tree.process.send_signal(signal.SIGTERM)
+        while not heard[-1].startswith("STOPPING=1"):
+            heard.append(notify.recv(4096).decode())
+        assert heard[-1] == "STOPPING=1\nSTATUS=stopping: SIGTERM"
+        tree.process.wait(15)
+        environment = (tree.data / "notes").read_text()
+        assert environment  # the actor ran, and it is the supervisor alone that was heard
+
+
+def test_control_socket_lends_a_doorbell_for_the_life_of_a_connection(tree):
+    tree.start([{"name": "a", "main": "work"}]).ready()
+    with connect(tree.folder / "control.sock") as client:
+        answer, [fd] = exchange(client, "doorbell")
+        assert answer["doorbell"] == 1
+        os.eventfd_write(fd, 1)
+        assert os.eventfd_read(fd) == 1
+        os.close(fd)
+        second, fds = exchange(client, "doorbell")
+        assert second["doorbell"] == 2
+        os.close(fds[0])
+
+    def returned() -> bool:
+        with connect(tree.folder / "control.sock") as client:
+            answer, fds = exchange(client, "doorbell")
+            os.close(fds[0])
+            return answer["doorbell"] == 1
+
+    wait_for("the doorbells to be free again", returned)
+
+
+def test_control_socket_is_private_and_refuses_what_it_does_not_know(tree):
+    tree.start([{"name": "a", "main": "work"}]).ready()
+    path = tree.folder / "control.sock"
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(Refused, match="known: status, stop, restart, doorbell"):
+        ask(path, "dance")
+    with pytest.raises(Refused, match="unknown actor 'z'; known: a"):
+        ask(path, "restart", actor="z")
+    ask(path, "stop")
+    assert tree.process.wait(15) == 0
+
+
+def test_actor_restarted_by_an_operator_is_drained_first(tree):
+    tree.start([{"name": "a", "main": "work"}]).ready()
+    ask(tree.folder / "control.sock", "restart", actor="a")
+    tree.wait_actor("a", state="running", restarts=1)
+    assert [note[1] for note in tree.notes()] == ["start", "stop", "start"]
+
+
+def test_reload_touches_only_the_actors_that_it_concerns(tree):
+    tree.start(
+        [{"name": "stays", "main": "work"}, {"name": "goes", "main": "work"}, {"name": "changes", "main": "work"}]
+    )
+    tree.ready()
+    before = {name: tree.actor(name)["pid"] for name in ("stays", "goes", "changes")}
+    tree.reload(
+        [
+            {"name": "stays", "main": "work"},
+            {"name": "changes", "main": "work", "drain_s": 0.1},
+            {"name": "new", "main": "work"},
+        ]
+    )
+    wait_for(
+        "the new tree", lambda: [actor["name"] for actor in tree.status()["actors"]] == ["stays", "changes", "new"]
+    )
+    tree.wait_actor("new", state="running")
+    assert tree.wait_actor("changes", state="running", restarts=1)["pid"] != before["changes"]
+    assert tree.actor("stays")["pid"] == before["stays"]
+    assert not alive(before["goes"])
+
+
+def test_reload_that_changes_rings_in_use_is_refused_and_changes_nothing(tree):
+    tree.start([{"name": "a", "main": "work", "streams": True}]).ready()
+    pid = tree.actor("a")["pid"]
+    tree.reload([{"name": "a", "main": "work", "streams": True, "capacity": 4096}, {"name": "b", "main": "work"}])
+    wait_for("the refusal", lambda: tree.logged("its rings or its port cannot change while others use them"))
+    assert [(actor["name"], actor["pid"]) for actor in tree.status()["actors"]] == [("a", pid)]
+
+
+def test_stop_leaves_the_rings_for_a_warm_start_and_purge_leaves_nothing(make_tree):
+    tree = make_tree().start([{"name": "a", "main": "work", "streams": True}]).ready()
+    assert tree.stop() == 0
+    left = sorted(path.name for path in tree.folder.iterdir())
+    assert left == ["a.keys", "a.quote.readers", "a.quote.ring", "a.trade.readers", "a.trade.ring", "lock"]
+    inode = (tree.folder / "a.trade.ring").stat().st_ino
+    tree.start([{"name": "a", "main": "work", "streams": True}], leave_nothing=True).ready()
+    assert (tree.folder / "a.trade.ring").stat().st_ino == inode
+    assert tree.stop() == 0
+    assert not tree.folder.exists()
