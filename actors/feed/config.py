@@ -1,0 +1,72 @@
+"""Configuration of one feed: a fixed set of symbols of one exchange tier on one connection."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Channel = Literal["trade", "agg_trade", "quote", "book"]
+Seconds = Annotated[float, Meta(gt=0)]
+Slots = Annotated[int, Meta(ge=1024, le=1 << 28)]
+
+
+class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """One feed process. What to carry comes from the plan; the rest may be set in `[feed]`."""
+
+    exchange: Literal["binance"] = "binance"
+    product: Literal["spot", "usdm"]
+    tier: Literal["spot", "public", "market"]  # the routed address; on USD-M it decides which channels arrive
+    symbols: list[str]  # canonical: BTC-USDT, BTC-USDT-PERP
+    channels: list[Channel]
+    ws_url: str  # without path of the streams: wss://fstream.binance.com/public
+    rest_url: str
+
+    # books
+    snapshot_limit: Annotated[int, Meta(ge=5, le=5000)] = 1000  # levels on each side asked for at a sync
+    snapshots_at_once: Annotated[int, Meta(ge=1, le=32)] = 4  # depth requests in flight
+    depth_interval_ms: Literal[0, 100, 250, 500, 1000] = 100  # how often depth events are sent; 0 = unthrottled (USD-M)
+    depth_publish_ms: Annotated[int, Meta(ge=1)] = 100  # book_depth of a symbol at most so often
+
+    # connection
+    watchdog_s: Seconds = 30.0  # no market data for so long: the connection is dead, whatever its pings say
+    watchdog_max_s: Seconds = 600.0  # where reconnecting brought no data either, wait longer each time, up to this
+    connect_timeout_s: Seconds = 10.0
+    backoff_min_s: Seconds = 0.25  # reconnect after a random delay of up to this, doubled at each failure ...
+    backoff_max_s: Seconds = 30.0  # ... up to this
+    life_s: Seconds = 23 * 3600.0  # replaced at this age; the exchange cuts at 24 h
+    overlap_s: Seconds = 2.0  # how long old and new connection run side by side once both deliver
+    overlap_max_s: Seconds = 30.0  # ... and where the new one delivers nothing, how long the old one is kept
+    frame_bytes_max: Annotated[int, Meta(ge=1024)] = 8 << 20
+    connection_attempts_max: Annotated[int, Meta(ge=1)] = 300  # per address in five minutes, all processes together
+
+    # REST
+    rest_timeout_s: Seconds = 10.0
+    weight_limit: Annotated[int, Meta(ge=1)] | None = None  # per minute; None = as documented, then as published
+
+    # rings
+    trade_capacity: Slots = 1 << 17
+    quote_capacity: Slots = 1 << 17
+    level_capacity: Slots = 1 << 18
+    keys_max: Annotated[int, Meta(ge=1, le=1 << 20)] = 4096
+
+    # diagnosis
+    gap_file_bytes_max: Annotated[int, Meta(ge=4096)] = 4 << 20  # then it is rotated once
+    rejected_samples_per_minute: Annotated[int, Meta(ge=0)] = 6  # rejected frames shown in the log
+
+    @property
+    def aggregated(self) -> bool:
+        return "agg_trade" in self.channels
+
+    @property
+    def trades(self) -> bool:
+        return "trade" in self.channels or self.aggregated
+
+    @property
+    def quotes(self) -> bool:
+        return "quote" in self.channels
+
+    @property
+    def books(self) -> bool:
+        return "book" in self.channels

@@ -1,0 +1,175 @@
+"""One WebSocket connection: frames go from the socket through the decoder into the rings inside one callback.
+
+Pings of the server are answered by picows before the listener hears of them. They say nothing about the data: whether
+the connection is alive is decided by `Feed` from what the decoder accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+log = logging.getLogger(__name__)
+# picows tells of each connection and its end at INFO and WARNING; the feed does that itself, with the reason.
+_picows_log = logging.getLogger(__name__ + ".picows")
+_picows_log.setLevel(logging.ERROR)
+
+BRACE = ord("{")
+READ_BUFFER_BYTES = 256 * 1024  # a burst is read in one piece; picows grows it for larger frames
+
+
+class Connection(WSListener):
+    """The listener of one connection.
+
+    Args:
+        number: counts the connections of this feed.
+        feed: the decoder: ``feed(payload, ts_recv_ns)``. It must not raise.
+        flush: called when the bytes of one read are used up: publishes what they brought.
+        message_bytes_max: of a message in fragments, all of them together.
+        closed: called once, when the connection is gone.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        feed: Callable[[bytes, int], object],
+        flush: Callable[[], object],
+        message_bytes_max: int,
+        closed: Callable[[Connection], None],
+    ) -> None:
+        self.number = number
+        self.transport: WSTransport | None = None
+        self.opened_s = 0.0  # monotonic
+        self.counts: Callable[[], tuple[int, int]]  # messages and bytes so far
+        self.reason = ""  # why it is gone
+        self.error: Exception | None = None  # that our own code raised
+        self.is_closed = False
+        self._feed = feed
+        self._flush = flush
+        self._closed = closed
+        self._message_bytes_max = message_bytes_max
+        self._fragments: list[bytes] | None = None  # of the message that is not complete yet
+        self.on_ws_frame = self._make_on_ws_frame()  # pyright: ignore[reportAttributeAccessIssue]
+
+    # -- hot path
+
+    def _make_on_ws_frame(self) -> Callable[[WSTransport, WSFrame], None]:
+        """Build the callback. Its state lives in local variables, a frame would pay 150 ns more for attributes.
+
+        The kind of a frame costs 80 ns to ask for, so what begins as a JSON object outside of a message in fragments
+        is taken for a text message: no ping or pong of ours and no valid close code begins so.
+        """
+        feed, flush, now = self._feed, self._flush, time.time_ns
+        frames = size = 0
+        ts = 0  # of the bytes being taken apart; 0 = the next frame begins a new read
+
+        def on_ws_frame(transport: WSTransport, frame: WSFrame) -> None:
+            nonlocal frames, size, ts
+            # All frames of one read arrived together: the clock is read once for them.
+            ts_recv_ns = ts or now()
+            last = frame.last_in_buffer
+            ts = 0 if last else ts_recv_ns
+            try:
+                payload = frame.get_payload_as_bytes()
+                size += len(payload)
+                if payload and payload[0] == BRACE and frame.fin and self._fragments is None:
+                    frames += 1
+                    feed(payload, ts_recv_ns)
+                else:
+                    frames += self._rare(transport, frame, payload, ts_recv_ns)
+                if last:
+                    flush()
+            except Exception as error:  # noqa: BLE001 - no frame raises: this is our own bug, and it ends the actor
+                self.error = self.error or error
+                self.fail(f"error: {error!r}")
+
+        self.counts = lambda: (frames, size)
+        return on_ws_frame
+
+    @property
+    def frames(self) -> int:
+        """Messages handed to the decoder."""
+        return self.counts()[0]
+
+    @property
+    def bytes(self) -> int:
+        return self.counts()[1]
+
+    # -- everything else
+
+    def _rare(self, transport: WSTransport, frame: WSFrame, payload: bytes, ts_recv_ns: int) -> int:
+        """Take a frame that is not simply one message; returns how many messages it completed."""
+        kind = frame.msg_type
+        if kind == WSMsgType.CLOSE:
+            code, text = frame.get_close_code(), frame.get_close_message() or b""
+            said = f"{getattr(code, 'value', code)} {text.decode('utf-8', 'replace')}".rstrip()
+            self.reason = self.reason or f"closed by the exchange: {said}"
+            transport.send_close(WSCloseCode.OK)
+            transport.disconnect()
+            return 0
+        if kind in (WSMsgType.PING, WSMsgType.PONG):
+            return 0
+        # A text that is no JSON object, a binary message, a fragment: the decoder judges what they make.
+        if kind != WSMsgType.CONTINUATION or self._fragments is None:
+            self._fragments = []
+        self._fragments.append(payload)
+        if sum(map(len, self._fragments)) > self._message_bytes_max:
+            self.fail(f"oversized: a message in fragments exceeds {self._message_bytes_max} bytes")
+        elif frame.fin:
+            message = b"".join(self._fragments)
+            self._fragments = None
+            self._feed(message, ts_recv_ns)
+            return 1
+        return 0
+
+    # -- life
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        self.transport = transport
+        self.opened_s = time.monotonic()
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        self.is_closed = True
+        self.reason = self.reason or "connection lost"
+        self._closed(self)
+
+    def send_text(self, message: bytes) -> None:
+        assert self.transport is not None
+        self.transport.send(WSMsgType.TEXT, message)
+
+    def close(self, reason: str) -> None:
+        """Close politely: a close frame, then the end of the socket."""
+        self._end(reason, graceful=True)
+
+    def fail(self, reason: str) -> None:
+        """Drop the socket at once: its peer no longer answers, or cannot be trusted."""
+        self._end(reason, graceful=False)
+
+    def _end(self, reason: str, *, graceful: bool) -> None:
+        if self.transport is None or self.is_closed:
+            return
+        self.reason = self.reason or reason
+        if graceful:
+            self.transport.send_close(WSCloseCode.OK)
+        self.transport.disconnect(graceful=graceful)
+
+
+async def connect(url: str, connection: Connection, timeout_s: float, frame_bytes_max: int) -> None:
+    """Open the connection of a listener.
+
+    Raises:
+        OSError, TimeoutError, picows.WSError: it could not be opened.
+    """
+    async with asyncio.timeout(timeout_s):
+        await ws_connect(
+            lambda: connection, url,
+            websocket_handshake_timeout=timeout_s,
+            logger_name=_picows_log,
+            enable_auto_pong=True,
+            max_frame_size=frame_bytes_max,
+            read_buffer_init_size=READ_BUFFER_BYTES,
+        )  # fmt: skip

@@ -1,0 +1,328 @@
+"""One feed: a fixed set of symbols of one exchange tier, from its socket into its rings.
+
+Start: attach the rings, fetch the list of instruments, number the symbols, connect. From then on everything happens in
+frame callbacks (`connection`), in REST tasks for books without a snapshot (`snapshots`), and in a slow loop that beats,
+watches for silence and fills the page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from ...codecs.binance.decoder import BinanceDecoder
+from ...codecs.binance.rest import (
+    EXCHANGE_INFO_WEIGHT,
+    depth_path,
+    depth_weight,
+    exchange_info_path,
+    parse_exchange_info,
+)
+from ...codecs.errors import CodecError
+from ...codecs.record import Flag
+from ...codecs.records import BY_NAME
+from ...codecs.symbols import Instrument
+from ...ringbuf import KeyWriter, StreamReader, StreamSpec, StreamWriter, keys_filename, read_spec
+from ..ledger import Ledger
+from ..runtime import BEAT_INTERVAL_S, ActorContext
+from .config import Config
+from .errors import NoInstruments, RestFailed
+from .gaps import GapLedger, gaps_path
+from .hooks import FeedHooks
+from .keys import add_keys, cache_path, choose, load_instruments, save_instruments
+from .links import Links
+from .metrics import FeedMetrics
+from .protocol import connect_budget, published_weight_limit, streams_of, weight_budget
+from .publish import MS, RingSink
+from .rest import RestClient
+from .snapshots import Snapshots
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RESUME_IDS = 64  # newest trades of a symbol that a new process looks at to know which gap is still undecided
+FLUSH_INTERVAL_S = 0.025  # how late a book_depth may be written after its interval is over
+
+
+def streams(name: str, config: Config) -> list[StreamSpec]:
+    """The streams of a feed: those of the records that its channels bring."""
+    capacities: dict[str, int] = {}
+    if config.trades:
+        capacities["trade"] = config.trade_capacity
+    if config.quotes:
+        capacities["quote"] = config.quote_capacity
+    if config.books:
+        capacities |= {"book_level": config.level_capacity, "book_top": 0, "book_depth": 0}
+    return [
+        BY_NAME[record].spec(name, capacity=capacity, keys_max=config.keys_max)
+        for record, capacity in capacities.items()
+    ]
+
+
+class Feed:
+    """State of a running feed. `run` starts, works and stops it."""
+
+    links: Links
+    decoder: BinanceDecoder
+    snapshots: Snapshots
+    hooks: FeedHooks
+
+    def __init__(self, ctx: ActorContext, clock: Callable[[], int] = time.time_ns) -> None:
+        self.ctx = ctx
+        self.config: Config = ctx.config
+        self.clock = clock
+        self.instruments: dict[int, Instrument] = {}  # by key id
+        self.unknown: list[str] = []  # symbols of the plan that the exchange does not list
+        self.metrics = FeedMetrics(ctx.page)
+        self.gaps = GapLedger(gaps_path(ctx.data, ctx.name), self.config.gap_file_bytes_max)
+        self.writers: dict[str, StreamWriter] = {}
+        self.readers: dict[str, StreamReader] = {}  # of our own streams
+        self.first: dict[str, int] = {}  # sequence at our start
+        self._connections_lost = 0  # a snapshot asked for before is worth nothing afterwards
+        self._ledger = Ledger(ctx.folder, self.config.exchange, clock=clock)
+        self.weight = weight_budget(self._ledger, self.config)
+        self.rest = RestClient(self.config.rest_url, self.weight, self.config.rest_timeout_s, self.metrics.count_rest)
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Work until the context says stop.
+
+        Raises:
+            FeedConfigError, NoInstruments, RingError: the feed cannot start as configured.
+        """
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            self._attach()
+            beating = asyncio.create_task(self._beat(), name="beat")
+            tasks.append(beating)
+            found = await self._until_stopped(self._find_instruments())
+            if found is None:
+                return
+            self._begin(found)
+            tasks.append(asyncio.create_task(self.links.run(), name="links"))
+            if self.config.books:
+                tasks.append(asyncio.create_task(self._flush_depth(), name="flush"))
+            tasks.append(asyncio.create_task(self._watch(), name="watch"))
+            self.ctx.running()
+            await self._until_stopped(_first_error(tasks))
+        finally:
+            await self._close(tasks)
+
+    async def _until_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """The result of `work`, or None when the stop came first."""
+        working = asyncio.ensure_future(work)
+        stopping = asyncio.ensure_future(self.ctx.stopping.wait())
+        try:
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else None
+        finally:
+            for future in (working, stopping):
+                future.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
+
+    def _attach(self) -> None:
+        ctx = self.ctx
+        for spec in streams(ctx.name, self.config):
+            made, _ = read_spec(ctx.folder / spec.filename)
+            # Sizes are the supervisor's choice; what a record is, is ours.
+            expected = dataclasses.replace(spec, capacity=made.capacity, keys_max=made.keys_max)
+            writer = StreamWriter(ctx.folder, expected, ctx.doorbells, self.clock())
+            self.writers[spec.record] = writer
+            self.first[spec.record] = writer.sequence
+            dtype = BY_NAME[spec.record].dtype
+            self.readers[spec.record] = StreamReader(ctx.folder, ctx.name, spec.record, dtype)
+        self._keys = KeyWriter(ctx.folder / keys_filename(ctx.name))
+
+    def _begin(self, instruments: list[Instrument]) -> None:
+        config, ctx = self.config, self.ctx
+        self.instruments |= add_keys(self._keys, self.writers, instruments)
+        self.hooks = FeedHooks(
+            ctx.name, self.instruments, self.gaps, self.readers, config.rejected_samples_per_minute,
+            want_snapshot=lambda key_id: self.snapshots.want(key_id),
+            shutdown=lambda reason: self.links.replace_now(reason),
+            refused=lambda reason: self.links.refused(reason),
+        )  # fmt: skip
+        self.sink = RingSink(self.writers, config.depth_publish_ms * MS)
+        self.decoder = BinanceDecoder(config.product, self.sink, self.hooks)
+        for key_id, instrument in self.instruments.items():
+            self.decoder.add(instrument, key_id)
+        self._resume_chains()
+        self.snapshots = Snapshots(
+            self._fetch_snapshot,
+            lambda key_id: self.decoder.sync(key_id).wanting,
+            lambda key_id: self.instruments[key_id].instrument,
+            config.snapshots_at_once,
+        )
+        names = streams_of(config, [one.native for one in instruments])
+        attempts = connect_budget(self._ledger, config)
+        self.links = Links(ctx.name, self, config, names, attempts, self.decoder.on_frame, self.sink.flush)
+        # What lives from here on lives as long as the process: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        log.info("feed=%s symbols=%d streams=%d url=%s", ctx.name, len(instruments), len(names), config.ws_url)
+
+    def _resume_chains(self) -> None:
+        """Go on counting trades where the process before us ended: what came between is a gap with known ends.
+
+        The chain takes in the newest ids again instead of standing behind the last one: a gap before that one may still
+        have waited for the id that would have proved it.
+        """
+        if "trade" not in self.readers:
+            return
+        for route in self.decoder.routes():
+            rows = self.readers["trade"].last(route.key_id, self.readers["trade"].spec.tail)
+            aggregated = (rows["flags"] & Flag.AGGREGATED) != 0
+            ours = (rows["flags"] & Flag.BACKFILL) == 0
+            for chain, chosen in ((route.aggregates, aggregated & ours), (route.trades, ~aggregated & ours)):
+                for number in rows["trade_id"][chosen][-RESUME_IDS:].tolist():
+                    if number == chain.following:
+                        chain.following = number + 1
+                    else:
+                        chain.judge(number, False, _reported_already)
+
+    async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
+        if hasattr(self, "links"):
+            await self.links.stop()
+            await self.snapshots.close()
+            self.sink.flush()
+            self.sink.flush_depth(1 << 62)  # whatever waits
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self.rest.close()
+        if hasattr(self, "links"):
+            self.metrics.update(self)
+        self.ctx.beat()
+        self._ledger.close()
+        for part in (*self.readers.values(), *self.writers.values()):
+            part.close()
+        if hasattr(self, "_keys"):
+            self._keys.close()
+
+    # -- instruments ----------------------------------------------------------------------------------------------
+
+    async def _find_instruments(self) -> list[Instrument]:
+        """The instruments of our symbols, from REST, or from the list of an earlier start while REST is away.
+
+        Raises:
+            NoInstruments: the exchange lists none of them.
+        """
+        config = self.config
+        path = cache_path(self.ctx.data, config.exchange, config.product)
+        attempt = 0
+        while True:
+            try:
+                listed = await self._fetch_instruments()
+            except (RestFailed, CodecError) as error:
+                chosen, unknown = choose(load_instruments(path), config.exchange, config.product, config.symbols)
+                if chosen and not unknown:
+                    log.warning("feed=%s instruments from %s, for REST is away: %s", self.ctx.name, path, error)
+                    return chosen
+                attempt += 1
+                log.warning("feed=%s no instruments yet, attempt %d: %s", self.ctx.name, attempt, error)
+                self.ctx.page.detail = {
+                    "url": config.rest_url, "state": "waiting for REST", "last_error": str(error)[:200],
+                }  # fmt: skip
+                ceiling = min(config.backoff_max_s, config.backoff_min_s * 2 ** min(attempt, 16))
+                await asyncio.sleep(random.uniform(0.0, ceiling))
+                continue
+            save_instruments(path, listed)
+            chosen, self.unknown = choose(listed, config.exchange, config.product, config.symbols)
+            for symbol in self.unknown:
+                log.error(
+                    "feed=%s symbol=%s is not listed on %s %s: left out, correct or remove it in the configuration",
+                    self.ctx.name, symbol, config.exchange, config.product,
+                )  # fmt: skip
+            gauge = self.ctx.page.gauge("tickring_feed_unknown_symbols", "Symbols the exchange does not list.")
+            gauge.set(len(self.unknown))
+            if not chosen:
+                raise NoInstruments(
+                    f"feed {self.ctx.name}: {config.exchange} {config.product} lists none of "
+                    f"{', '.join(config.symbols)}: correct the symbols (they are written like BTC-USDT, BTC-USDT-PERP)"
+                )
+            return chosen
+
+    async def _fetch_instruments(self) -> list[Instrument]:
+        product = self.config.product
+        body = await self.rest.get(exchange_info_path(product), EXCHANGE_INFO_WEIGHT[product])
+        info = parse_exchange_info(body, product, self.config.exchange)
+        if info.skipped:
+            log.warning("feed=%s instruments skipped as unreadable: %d", self.ctx.name, info.skipped)
+        if not self.config.weight_limit:
+            self.weight.set_limit(published_weight_limit(info))
+        return info.instruments
+
+    # -- books ----------------------------------------------------------------------------------------------------
+
+    async def _fetch_snapshot(self, key_id: int) -> bool:
+        """Fetch one book and hand it over; False when it was too old, or its connection is gone."""
+        config = self.config
+        lost = self._connections_lost
+        path = depth_path(config.product, self.instruments[key_id].native, config.snapshot_limit)
+        body = await self.rest.get(path, depth_weight(config.product, config.snapshot_limit))
+        if lost != self._connections_lost:
+            return False
+        return self.decoder.on_snapshot(key_id, body, self.clock())
+
+    async def _flush_depth(self) -> None:
+        flush = self.sink.flush_depth
+        while True:
+            flush(self.clock())
+            await asyncio.sleep(FLUSH_INTERVAL_S)
+
+    # -- what links ask -------------------------------------------------------------------------------------------
+
+    def data_frames(self) -> int:
+        return self.links.frames - self.hooks.controls - sum(self.decoder.rejected.values())
+
+    def overlap(self, overlapping: bool) -> None:
+        self.decoder.overlapping = overlapping
+
+    def lost(self) -> None:
+        self._connections_lost += 1
+        self.decoder.on_disconnect(self.clock())
+
+    # -- slow loops -----------------------------------------------------------------------------------------------
+
+    def duplicates(self) -> dict[str, int]:
+        decoder = self.decoder
+        return {
+            "trade": sum(route.trades.older + route.aggregates.older for route in decoder.routes()),
+            "quote": decoder.duplicate_quotes,
+            "book": sum(route.sync.older for route in decoder.routes()),
+        }
+
+    async def _beat(self) -> None:
+        while True:
+            self.ctx.beat()
+            await asyncio.sleep(BEAT_INTERVAL_S)
+
+    async def _watch(self) -> None:
+        while True:
+            self.links.watch()
+            self.metrics.update(self)
+            await asyncio.sleep(BEAT_INTERVAL_S)
+
+
+def _reported_already(first: int, last: int) -> None:
+    """A gap between trades that the process before us had both: it has written it down."""
+
+
+async def _first_error(tasks: list[asyncio.Task[None]]) -> None:
+    """Wait until one of the feed's loops ends, which none of them does but by an error of ours."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()
+
+
+async def main(ctx: ActorContext) -> None:
+    """Run the feed of a context."""
+    await Feed(ctx).run()

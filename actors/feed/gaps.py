@@ -1,0 +1,78 @@
+"""The gap ledger of a feed: what the exchange sent and we did not get, exactly, until somebody fetches it.
+
+A file of JSON lines in the data folder, one line for each gap, appended and never rewritten; when it grows over its
+limit it is renamed to ``.1`` (which replaces an older one) and begun anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+import msgspec
+
+log = logging.getLogger(__name__)
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """A hole in the exchange's own numbering. Both ids belong to it: ``first_id <= missing <= last_id``."""
+
+    exchange: str
+    instrument: str
+    kind: str  # trade | agg_trade | book
+    first_id: int
+    last_id: int
+    from_ns: int  # our wall clock at the last record before it; 0 = unknown
+    to_ns: int  # ... at the first one after it
+
+
+def gaps_path(data: Path, producer: str) -> Path:
+    return data / "gaps" / f"{producer}.jsonl"
+
+
+class GapLedger:
+    """Appends gaps. A full or failing disk loses the line, never the feed: it is counted and logged."""
+
+    def __init__(self, path: Path, bytes_max: int) -> None:
+        self.path = path
+        self.bytes_max = bytes_max
+        self.written = 0
+        self.failed = 0
+        self._encode = msgspec.json.Encoder().encode
+
+    def add(self, gap: Gap) -> None:
+        line = self._encode(gap) + b"\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            try:
+                if os.fstat(fd).st_size + len(line) > self.bytes_max:
+                    os.replace(self.path, self.path.with_suffix(".jsonl.1"))
+                    os.close(fd)
+                    fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+                os.write(fd, line)  # one write: a kill leaves the line whole or absent
+            finally:
+                os.close(fd)
+        except OSError as error:
+            self.failed += 1
+            log.warning("gaps=%s lost=%s: %s", self.path, line.decode().rstrip(), error)
+            return
+        self.written += 1
+
+
+def read_gaps(path: Path) -> list[Gap]:
+    """All gaps of a feed, oldest first; lines that are no gaps (a torn last line) are skipped."""
+    decode = msgspec.json.Decoder(Gap).decode
+    found = []
+    for part in (path.with_suffix(".jsonl.1"), path):
+        try:
+            lines = part.read_bytes().splitlines()
+        except FileNotFoundError:
+            continue
+        for line in lines:
+            try:
+                found.append(decode(line))
+            except msgspec.DecodeError:
+                log.warning("gaps=%s skipped an unreadable line of %d bytes", part, len(line))
+    return found

@@ -1,0 +1,89 @@
+"""What a feed asks Binance for: names of streams, the URL of its connection, its budgets in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ...codecs.binance.rest import WEIGHT_PER_MINUTE, ExchangeInfo
+from ...codecs.binance.wire import PRODUCTS, combined_path, stream_name
+from ..ledger import Budget, Ledger
+from .config import Config
+from .errors import FeedConfigError
+
+URL_BYTES_MAX = 4096  # longer lists of streams are subscribed by messages
+SUBSCRIBE_BATCH = 50  # streams in one SUBSCRIBE message
+SUBSCRIBE_INTERVAL_S = 0.5  # two messages a second, and the limits are 5 and 10 with our pongs among them
+
+
+# Interval of a depth stream to the suffix of its name.
+DEPTH_INTERVALS_MS: dict[str, dict[int, str]] = {
+    "spot": {1000: "", 100: "@100ms"},
+    "usdm": {250: "", 0: "@0ms", 100: "@100ms", 500: "@500ms"},
+}
+# Names in the ledger. USD-M and COIN-M spend the same request weight (since 2026-06-30).
+WEIGHT_BUDGETS = {"spot": "spot.weight", "usdm": "futures.weight"}
+CONNECT_BUDGETS = {"spot": "spot.connects", "usdm": "futures.connects"}
+CONNECT_WINDOW_S = 300.0
+
+_CHANNELS = {"trade": "trade", "agg_trade": "aggTrade", "quote": "bookTicker", "book": "depth"}
+
+
+def weight_budget(ledger: Ledger, config: Config) -> Budget:
+    """Request weight of the address, per minute."""
+    limit = config.weight_limit or WEIGHT_PER_MINUTE[config.product]
+    return ledger.budget(WEIGHT_BUDGETS[config.product], limit, 60.0)
+
+
+def connect_budget(ledger: Ledger, config: Config) -> Budget:
+    """Connection attempts of the address.
+
+    The exchange counts any five minutes, the ledger aligned ones: two neighbouring windows get half of it each.
+    """
+    return ledger.budget(CONNECT_BUDGETS[config.product], config.connection_attempts_max // 2, CONNECT_WINDOW_S)
+
+
+def published_weight_limit(info: ExchangeInfo) -> int:
+    """Request weight per minute as the exchange publishes it; 0 where it does not."""
+    return next((one.limit for one in info.rate_limits if one.kind == "REQUEST_WEIGHT" and one.interval_s == 60), 0)
+
+
+def channels_of(config: Config) -> list[str]:
+    """Channels on the wire: ``aggTrade``, ``depth@100ms``.
+
+    Raises:
+        FeedConfigError: the product has no depth stream of that interval.
+    """
+    intervals = DEPTH_INTERVALS_MS[config.product]
+    if config.books and config.depth_interval_ms not in intervals:
+        raise FeedConfigError(
+            f"feed: depth_interval_ms is {config.depth_interval_ms}, {config.product} sends depth every "
+            f"{', '.join(map(str, sorted(intervals)))} ms: set one of these"
+        )
+    suffix = {"book": intervals.get(config.depth_interval_ms, "")}
+    return [_CHANNELS[channel] + suffix.get(channel, "") for channel in config.channels]
+
+
+def streams_of(config: Config, natives: Iterable[str]) -> list[str]:
+    """Names of all streams of the feed, symbol by symbol.
+
+    Raises:
+        FeedConfigError: more than one connection may carry.
+    """
+    channels = channels_of(config)
+    streams = [stream_name(native, channel) for native in natives for channel in channels]
+    most = PRODUCTS[config.product].limits.streams_max
+    if len(streams) > most:
+        raise FeedConfigError(
+            f"feed: {len(streams)} streams, one {config.product} connection carries {most}: "
+            f"raise [exchanges.binance.{config.product}] shards, or take fewer symbols"
+        )
+    return streams
+
+
+def connection_plan(base_url: str, streams: list[str]) -> tuple[str, list[list[str]]]:
+    """URL of a combined connection, and what remains to be subscribed by messages, a batch each."""
+    base = base_url.rstrip("/")
+    url = base + combined_path(streams)
+    if len(url) <= URL_BYTES_MAX:
+        return url, []
+    return base + combined_path([]), [streams[i : i + SUBSCRIBE_BATCH] for i in range(0, len(streams), SUBSCRIBE_BATCH)]

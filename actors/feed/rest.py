@@ -1,0 +1,83 @@
+"""REST requests of a feed. Each one first reserves its weight in the address's ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import aiohttp
+from yarl import URL
+
+from ...codecs.binance.rest import USED_WEIGHT_HEADER
+from ..ledger import Budget, Priority
+from .errors import RestFailed, RestRefused
+
+log = logging.getLogger(__name__)
+
+REFUSED = (429, 418)  # too many requests; banned for not stopping
+BODY_SHOWN_MAX = 200  # bytes of an error's body in messages
+
+
+class RestClient:
+    """GET under one base address.
+
+    Args:
+        base_url: without a trailing slash.
+        budget: request weight of the address.
+        timeout_s: of one request, all of it.
+        counted: called with the status of each answer, 0 where none came.
+    """
+
+    def __init__(self, base_url: str, budget: Budget, timeout_s: float, counted: Callable[[int], None]) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.budget = budget
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._counted = counted
+        self._session: aiohttp.ClientSession | None = None
+
+    async def get(self, path: str, weight: int, priority: Priority = Priority.SNAPSHOT) -> bytes:
+        """The body of a 200. Waits for the weight first, for as long as it takes.
+
+        Args:
+            path: and query, encoded.
+
+        Raises:
+            RestRefused: 429 or 418; the ledger now holds everybody back.
+            RestFailed: any other answer, or none.
+        """
+        await self.budget.reserve(weight, priority)
+        window = self.budget.window()
+        where = f"GET {self.base_url}{path}"
+        session = self._session = self._session or aiohttp.ClientSession(timeout=self._timeout)
+        try:
+            async with session.get(URL(self.base_url + path, encoded=True)) as response:
+                status, headers = response.status, response.headers
+                body = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._counted(0)
+            raise RestFailed(f"{where}: no answer: {error!r}", 0) from error
+        self._counted(status)
+        used = headers.get(USED_WEIGHT_HEADER, "")
+        if used.isdecimal():
+            self.budget.observe(int(used), window)
+        if status == 200:
+            return body
+        shown = body[:BODY_SHOWN_MAX].decode("utf-8", "replace")
+        if status in REFUSED:
+            seconds = self.budget.refused(_seconds(headers.get("Retry-After")))
+            raise RestRefused(
+                f"{where}: {status} {shown!r}: no request of this address for {seconds:.0f} s", status, seconds
+            )
+        raise RestFailed(f"{where}: {status} {shown!r}", status)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            await asyncio.sleep(0)  # lets the transports go
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Binance sends whole seconds; whatever else a proxy may send counts as not sent."""
+    text = (retry_after or "").strip()
+    return float(text) if text.isascii() and text.isdigit() else None

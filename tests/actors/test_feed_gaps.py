@@ -1,0 +1,47 @@
+"""The gap ledger: bounded, append-only, read back whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tickring.actors.feed.gaps import Gap, GapLedger, gaps_path, read_gaps
+
+
+def gap(first: int) -> Gap:
+    return Gap("binance", "BTC-USDT", "trade", first, first + 1, 10, 20)
+
+
+def test_gaps_are_read_back_in_order(tmp_path: Path) -> None:
+    path = gaps_path(tmp_path, "feed-x")
+    ledger = GapLedger(path, 1 << 20)
+    for i in range(5):
+        ledger.add(gap(i))
+    assert read_gaps(path) == [gap(i) for i in range(5)]
+    assert read_gaps(gaps_path(tmp_path, "no-such-feed")) == []
+
+
+def test_gap_ledger_over_its_limit_keeps_the_newest(tmp_path: Path) -> None:
+    path = gaps_path(tmp_path, "feed-x")
+    ledger = GapLedger(path, 4096)
+    for i in range(1000):
+        ledger.add(gap(i))
+    kept = read_gaps(path)
+    assert kept == [gap(i) for i in range(1000 - len(kept), 1000)]
+    assert 10 < len(kept) < 100
+    assert sum(part.stat().st_size for part in path.parent.iterdir()) <= 2 * 4096
+
+
+def test_gap_ledger_skips_a_torn_line(tmp_path: Path) -> None:
+    path = gaps_path(tmp_path, "feed-x")
+    GapLedger(path, 1 << 20).add(gap(1))
+    with path.open("ab") as file:
+        file.write(b'{"exchange":"bin\n')
+    GapLedger(path, 1 << 20).add(gap(2))
+    assert read_gaps(path) == [gap(1), gap(2)]
+
+
+def test_gap_ledger_on_a_failing_disk_counts_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "gaps").write_text("a file where the folder should be")
+    ledger = GapLedger(gaps_path(tmp_path, "feed-x"), 1 << 20)
+    ledger.add(gap(1))
+    assert (ledger.written, ledger.failed) == (0, 1)
