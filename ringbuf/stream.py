@@ -363,11 +363,7 @@ class StreamReader:
         self.dtype = dtype
         self.producer, self.record = producer, record
         self._words = memoryview(self._memory).cast("Q")
-        self._slots = np.frombuffer(self._memory, dtype, spec.capacity, spec.slots_at) if spec.capacity else None
-        self._tails: np.ndarray | None = None
-        if spec.tail:
-            flat = np.frombuffer(self._memory, dtype, spec.tail * spec.keys_max, spec.tails_at)
-            self._tails = flat.reshape(spec.keys_max, spec.tail)
+        self._none = np.empty(0, dtype)
         self._publish_word = layout.PUBLISH_AT // 8
         self._claim_word = layout.CLAIM_AT // 8
         self._counts_word = layout.COUNTS_AT // 8
@@ -414,22 +410,18 @@ class StreamReader:
         """Copy the next records from `cursor` on.
 
         Returns:
-            `(rows, next_cursor, lost)`: rows is `(n,)` of the stream's dtype, a copy, `n <= limit`; `lost` is how many
-            records between `cursor` and the first row were overwritten before they could be copied: exactly the
-            sequences ``[next_cursor - n - lost, next_cursor - n)``.
+            `(rows, next_cursor, lost)`: rows is `(n,)` of the stream's dtype, a read-only copy, `n <= limit`; `lost`
+            is how many records between `cursor` and the first row were overwritten before they could be copied:
+            exactly the sequences ``[next_cursor - n - lost, next_cursor - n)``.
         """
-        assert self._slots is not None, f"stream {self.path.name} has no ring, only tails"
+        assert self.spec.capacity, f"stream {self.path.name} has no ring, only tails"
         words, capacity = self._words, self.spec.capacity
         published = words[self._publish_word]  # pairs with the publish store in `publish.make_publisher`
         if cursor >= published:
-            return self._slots[:0].copy(), cursor, 0
+            return self._none, cursor, 0
         start = max(cursor, published - capacity)
         stop = min(published, start + limit)
-        first, last = start & (capacity - 1), (stop - 1) & (capacity - 1)
-        if first <= last:
-            rows = self._slots[first : last + 1].copy()
-        else:
-            rows = np.concatenate((self._slots[first:], self._slots[: last + 1]))
+        rows = self._copy(self.spec.slots_at, capacity, start, stop)
         # pairs with the claim store in `publish.make_publisher`: older slots may have been overwritten while copying
         good_from = words[self._claim_word] - capacity
         if good_from > start:
@@ -438,7 +430,7 @@ class StreamReader:
         return rows, stop, start - cursor
 
     def last(self, key_id: int, n: int) -> np.ndarray:
-        """Up to `n` newest records of a key, oldest first, a copy: `(m,)` of the stream's dtype, `m <= n`."""
+        """Up to `n` newest records of a key, oldest first, a read-only copy: `(m,)` of the stream's dtype, `m <= n`."""
         count = self.count(key_id)  # pairs with the count store in `publish.make_publisher`
         return self._copy_tail(key_id, max(0, count - n), count)
 
@@ -462,23 +454,34 @@ class StreamReader:
         return self._search_ring(key_id, nth, limit)
 
     def _copy_tail(self, key_id: int, start: int, stop: int) -> np.ndarray:
-        assert self._tails is not None, f"stream {self.path.name} keeps no tails"
+        assert self.spec.tail, f"stream {self.path.name} keeps no tails"
         size = self.spec.tail
         start = max(start, stop - size)
         if stop <= start:
-            return self._tails[0, :0].copy()
-        ring = self._tails[key_id]
-        first, last = start & (size - 1), (stop - 1) & (size - 1)
-        rows = ring[first : last + 1].copy() if first <= last else np.concatenate((ring[first:], ring[: last + 1]))
+            return self._none
+        rows = self._copy(self.spec.tails_at + key_id * self.spec.tail_bytes, size, start, stop)
         good_from = self.count(key_id) - self._tail_kept()
         return rows[good_from - start :] if good_from > start else rows
+
+    def _copy(self, at: int, size: int, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` of a ring of `size` slots that begins at byte `at`: `size` rows at most, at least one.
+
+        Bytes are copied and then looked at as rows: a tenth of what numpy takes to copy structured rows.
+        """
+        slot, memory = self.spec.slot_size, self._memory
+        first, behind = start & (size - 1), ((stop - 1) & (size - 1)) + 1
+        if first < behind:
+            data = memory[at + first * slot : at + behind * slot]
+        else:
+            data = memory[at + first * slot : at + size * slot] + memory[at : at + behind * slot]
+        return np.frombuffer(data, self.dtype)
 
     def _tail_kept(self) -> int:
         """Records of a full tail that are not in the making."""
         return self.spec.tail - max(1, self._words[layout.TAIL_BATCH_AT // 8])
 
     def _search_ring(self, key_id: int, nth: int, limit: int) -> np.ndarray | None:
-        if self._slots is None:
+        if not self.spec.capacity:
             return None
         cursor, found = self.oldest(), []
         while True:
@@ -499,10 +502,8 @@ class StreamReader:
 
     def close(self) -> None:
         """Unmap; rows handed out before are copies and stay valid."""
-        self._slots = self._tails = None
         self._words.release()
-        with contextlib.suppress(BufferError):
-            self._memory.close()
+        self._memory.close()
         os.close(self._fd)
         for part in (self._key_reader, self._reader_file):
             if part is not None:
