@@ -1,0 +1,123 @@
+"""Batches: closed ranges of a stream, encoded for ClickHouse, with what it takes to send them once and only once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ..codecs.record import RecordType
+from .client import Client, quote_name
+from .native import ROWS_MAX, Keys, column_names, encode_block, stored_rows
+
+DAY_NS = 86_400 * 10**9
+
+SAMPLE = "sample"
+RANGE = "range"
+
+
+class BatchHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What a batch is; travels with it into the spool."""
+
+    stream: str  # <producer>.<record>
+    record: str
+    table: str  # without its database
+    columns: list[str]  # of the block, in its order
+    kind: str = RANGE  # range: sequences [first, stop) of the ring; sample: sample number `first`
+    epoch: int
+    first: int
+    stop: int
+    rows: int
+    token: str  # deduplication token: the same rows have the same token, other rows another
+    exchange: str  # identity of the first row, by which a table tells whether it has the batch
+    instrument: str
+    nth: int
+    ts_first_ns: int  # receipt of the first and the last row
+    ts_last_ns: int
+
+
+@dataclass
+class Batch:
+    """A batch and its Native block."""
+
+    head: BatchHead
+    block: bytes
+    uncertain: bool = False  # it was sent before and no answer came
+
+    @property
+    def size(self) -> int:
+        return len(self.block)
+
+
+def rows_of_one_partition(rows: np.ndarray) -> int:
+    """How many rows from the start on lie in one partition of the table (a UTC day of receipt); at most `ROWS_MAX`."""
+    rows = rows[:ROWS_MAX]
+    if not len(rows):
+        return 0
+    days = rows["ts_recv_ns"] // DAY_NS
+    other = np.flatnonzero(days != days[0])
+    return int(other[0]) if len(other) else len(rows)
+
+
+def make_batch(
+    record: RecordType,
+    stream: str,
+    table: str,
+    rows: np.ndarray,
+    keys: Keys,
+    *,
+    epoch: int,
+    first: int,
+    stop: int,
+    kind: str = RANGE,
+) -> Batch | None:
+    """Encode the rows of a range; None when none of them is to be stored.
+
+    Withdrawn rows are left out; the range, and with it the token, stays the same.
+    """
+    rows = stored_rows(rows)
+    if not len(rows):
+        return None
+    attributes = keys[int(rows["key_id"][0])].attributes
+    middle = "sample/" if kind == SAMPLE else ""
+    head = BatchHead(
+        stream=stream, record=record.name, table=table, columns=column_names(record), kind=kind,
+        epoch=epoch, first=first, stop=stop, rows=len(rows), token=f"{stream}/{epoch}/{middle}{first}-{stop}",
+        exchange=str(attributes.get("exchange", "")), instrument=str(attributes.get("instrument", "")),
+        nth=int(rows["nth"][0]), ts_first_ns=int(rows["ts_recv_ns"][0]), ts_last_ns=int(rows["ts_recv_ns"][-1]),
+    )  # fmt: skip
+    return Batch(head, encode_block(record, rows, keys, epoch))
+
+
+async def is_stored(
+    client: Client, database: str, table: str, *, exchange: str, instrument: str, epoch: int, nth: int
+) -> bool:
+    """Whether a table holds the row of that identity, and so the whole batch whose first row it is."""
+    parameters: dict[str, Any] = {"exchange": exchange, "instrument": instrument, "epoch": epoch, "nth": nth}
+    answer = await client.fetch(
+        f"SELECT count() FROM {quote_name(database)}.{quote_name(table)} WHERE exchange = {{exchange:String}} "
+        "AND instrument = {instrument:String} AND epoch = {epoch:UInt64} AND nth = {nth:UInt64}",
+        parameters, fmt="TabSeparated",
+    )  # fmt: skip
+    return int(answer) > 0
+
+
+async def insert_batch(client: Client, database: str, batch: Batch, timeout_s: float | None = None) -> bool:
+    """Insert a batch once; False when an earlier attempt whose answer was lost had stored it.
+
+    The server drops a repeated token as long as it remembers it; a batch that may have been sent long ago is looked for
+    in the table first.
+
+    Raises:
+        Unavailable, Refused
+    """
+    head = batch.head
+    if batch.uncertain and await is_stored(
+        client, database, head.table, exchange=head.exchange, instrument=head.instrument, epoch=head.epoch, nth=head.nth
+    ):
+        return False
+    table = f"{quote_name(database)}.{quote_name(head.table)}"
+    await client.insert(table, head.columns, batch.block, head.token, timeout_s)
+    return True

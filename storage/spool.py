@@ -1,0 +1,392 @@
+"""Batches on disk while ClickHouse is away.
+
+A queue of batches in files ``<number>.spool`` of one folder. `append` returns when the batch is safe (fsync); batches
+leave in the order in which they came. A record:
+
+| offset | size | field | meaning |
+|---|---|---|---|
+| 0 | 4 | magic | |
+| 4 | 4 | flags | bit 0: the batch had been sent before and no answer came |
+| 8 | 4 | head_size | |
+| 12 | 4 | body_size | |
+| 16 | 4 | body_crc | CRC-32 of the body |
+| 20 | 4 | head_crc | CRC-32 of the 20 bytes before it and of the head |
+| 24 | head_size | head | JSON of `BatchHead` |
+| | body_size | body | the Native block, exactly as it will be sent |
+
+The file ``head`` says which record is the next to be sent. It is not fsynced: if it is lost, records are sent again,
+and their tokens and the table itself keep them from being stored twice.
+
+The size is bounded. At the bound the oldest file yields, and its batches are handed back to be entered into the gap
+ledger: of market data the newest is worth most. A record that a crash cut short is cut off at the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import struct
+import threading
+import zlib
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from .batch import Batch, BatchHead
+from .errors import DiskUnusable, StorageError
+
+log = logging.getLogger("tickring.storage.spool")
+
+RECORD = struct.Struct("<IIIII")
+CRC = struct.Struct("<I")
+POSITION = struct.Struct("<QQ")
+_MAGIC_BYTES = b"TRSP"
+MAGIC = int.from_bytes(_MAGIC_BYTES, "little")
+UNCERTAIN = 1
+HEAD_SIZE_MAX = 1 << 20
+SEGMENT_BYTES = 64 << 20
+SEGMENT_BYTES_MIN = 1 << 20
+SEGMENTS_MIN = 8  # the bound holds at least so many files, so that little yields at a time
+
+_encode_head = msgspec.json.Encoder().encode
+_decode_head = msgspec.json.Decoder(BatchHead).decode
+
+
+class SpoolRecordBroken(StorageError):
+    """A record on disk is not what was written; it has been skipped. `head` says which batch it was."""
+
+    def __init__(self, message: str, head: BatchHead) -> None:
+        super().__init__(message)
+        self.head = head
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a batch lies."""
+
+    segment: int
+    offset: int
+    size: int  # of the whole record
+    head: BatchHead
+    uncertain: bool
+
+
+@dataclass
+class _Segment:
+    number: int
+    path: Path
+    size: int
+    waiting: int = 0  # entries not yet sent
+
+
+@dataclass
+class SpoolCounters:
+    """What went wrong since the start."""
+
+    torn: int = 0  # records cut short by a crash, cut off
+    broken: int = 0  # records that do not match their CRC, skipped
+    disk_errors: int = 0  # appends that the disk refused
+
+
+class Spool:
+    """The queue. Methods block on the disk and may be called from any thread.
+
+    Args:
+        folder: made if need be; one process uses it.
+        bytes_max: bound of all files together; may be exceeded by one file while its first batch is being sent.
+
+    Raises:
+        DiskUnusable: the folder cannot be made or read.
+    """
+
+    def __init__(self, folder: Path, bytes_max: int) -> None:
+        self.folder, self.bytes_max = folder, bytes_max
+        self.segment_bytes = max(SEGMENT_BYTES_MIN, min(SEGMENT_BYTES, bytes_max // SEGMENTS_MIN))
+        self.counters = SpoolCounters()
+        self._lock = threading.Lock()
+        self._segments: deque[_Segment] = deque()
+        self._entries: deque[Entry] = deque()
+        self._sending: Entry | None = None
+        self._fd = -1  # of the last segment, for appending
+        self.size = 0  # bytes on disk
+        self._unsure = 0  # so many of the first entries may have been sent by an earlier life
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._position_fd = os.open(folder / "head", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._open()
+        except OSError as error:
+            raise DiskUnusable(f"spool {folder}: {error.strerror}: make room or mend its rights") from error
+
+    # -- at start -----------------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        paths = sorted(self.folder.glob("*.spool"), key=lambda path: int(path.stem))
+        position = self._load_position()
+        if position is None and not paths:
+            self._store_position(0, 0)
+        head_segment, head_offset = position or (0, 0)
+        for path in paths:
+            number = int(path.stem)
+            if number < head_segment:
+                path.unlink()
+                continue
+            start = head_offset if number == head_segment else 0
+            segment = _Segment(number, path, path.stat().st_size)
+            self._scan(segment, start, last=path is paths[-1])
+            self._segments.append(segment)
+            self.size += segment.size
+        if self._entries:
+            self._unsure = 1 if position is not None else len(self._entries)
+        self._drop_finished()
+
+    def _load_position(self) -> tuple[int, int] | None:
+        data = os.pread(self._position_fd, POSITION.size + CRC.size, 0)
+        if (
+            len(data) < POSITION.size + CRC.size
+            or zlib.crc32(data[: POSITION.size]) != CRC.unpack_from(data, POSITION.size)[0]
+        ):
+            return None
+        return POSITION.unpack_from(data)
+
+    def _scan(self, segment: _Segment, start: int, *, last: bool) -> None:
+        """Find the records of a file.
+
+        Only the last one of the last file can be torn by a crash: each was fsynced before the next. Damage before that
+        is the disk's; what follows it is looked for and kept.
+        """
+        fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            offset = 0
+            while offset < segment.size:
+                found = self._read_head(fd, segment, offset)
+                if found is None or (last and self._is_torn(fd, segment, found)):
+                    if following := self._next_head(fd, segment, offset + 1):
+                        self.counters.broken += 1
+                        log.error("spool=%s damaged=%d bytes at=%d", segment.path, following - offset, offset)
+                        offset = following
+                        continue
+                    self.counters.torn += 1
+                    log.warning("spool=%s torn=%d bytes at=%d: cut off", segment.path, segment.size - offset, offset)
+                    os.ftruncate(fd, offset)
+                    segment.size = offset
+                    break
+                if offset >= start:
+                    self._entries.append(found)
+                    segment.waiting += 1
+                offset += found.size
+        finally:
+            os.close(fd)
+
+    def _is_torn(self, fd: int, segment: _Segment, entry: Entry) -> bool:
+        end = entry.offset + entry.size
+        return end > segment.size or (end == segment.size and self._read_body(fd, entry) is None)
+
+    def _next_head(self, fd: int, segment: _Segment, start: int) -> int | None:
+        """Offset of the next whole head from `start` on."""
+        data = os.pread(fd, segment.size - start, start)
+        at = data.find(_MAGIC_BYTES)
+        while at >= 0:
+            if self._read_head(fd, segment, start + at) is not None:
+                return start + at
+            at = data.find(_MAGIC_BYTES, at + 1)
+        return None
+
+    def _read_head(self, fd: int, segment: _Segment, offset: int) -> Entry | None:
+        fixed = os.pread(fd, RECORD.size + CRC.size, offset)
+        if len(fixed) < RECORD.size + CRC.size:
+            return None
+        magic, flags, head_size, body_size, _ = RECORD.unpack_from(fixed)
+        if magic != MAGIC or head_size > HEAD_SIZE_MAX:
+            return None
+        text = os.pread(fd, head_size, offset + len(fixed))
+        if zlib.crc32(text, zlib.crc32(fixed[: RECORD.size])) != CRC.unpack_from(fixed, RECORD.size)[0]:
+            return None
+        size = len(fixed) + head_size + body_size
+        return Entry(segment.number, offset, size, _decode_head(text), bool(flags & UNCERTAIN))
+
+    @staticmethod
+    def _read_body(fd: int, entry: Entry) -> bytes | None:
+        _, _, head_size, body_size, crc = RECORD.unpack(os.pread(fd, RECORD.size, entry.offset))
+        body = os.pread(fd, body_size, entry.offset + RECORD.size + CRC.size + head_size)
+        return body if len(body) == body_size and zlib.crc32(body) == crc else None
+
+    # -- in life ------------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def heads(self) -> list[BatchHead]:
+        """The batches that wait, oldest first."""
+        with self._lock:
+            return [entry.head for entry in self._entries]
+
+    def append(self, batch: Batch) -> list[BatchHead]:
+        """Store a batch at the end; returns those that had to yield, oldest first.
+
+        Raises:
+            DiskUnusable: it is not stored, and nothing else has changed.
+        """
+        record = _encode_record(batch)
+        size = sum(map(len, record))
+        with self._lock:
+            if size > self.bytes_max:
+                return [batch.head]
+            dropped = self._make_room(size)
+            try:
+                segment = self._tail(size)
+                offset = segment.size
+                self._write(segment, record)
+            except OSError as error:
+                self.counters.disk_errors += 1
+                self._drop_finished()
+                raise DiskUnusable(f"spool {self.folder}: {error.strerror}: make room on that disk") from error
+            segment.size += size
+            self.size += size
+            segment.waiting += 1
+            self._entries.append(Entry(segment.number, offset, size, batch.head, batch.uncertain))
+        return dropped
+
+    def _make_room(self, size: int) -> list[BatchHead]:
+        dropped: list[BatchHead] = []
+        kept = self._sending.segment if self._sending is not None else -1
+        for segment in [s for s in self._segments if s.number != kept]:
+            if self.size + size <= self.bytes_max:
+                break
+            if segment is self._segments[-1]:
+                self._close_tail()
+            dropped += [entry.head for entry in self._entries if entry.segment == segment.number]
+            self._entries = deque(entry for entry in self._entries if entry.segment != segment.number)
+            self._segments.remove(segment)
+            self.size -= segment.size
+            segment.path.unlink(missing_ok=True)
+        return dropped
+
+    def _tail(self, size: int) -> _Segment:
+        """The file to append to, a new one when the last is full."""
+        if self._segments and self._segments[-1].size + size <= self.segment_bytes:
+            if self._fd < 0:
+                self._fd = os.open(self._segments[-1].path, os.O_WRONLY | os.O_CLOEXEC)
+            return self._segments[-1]
+        self._close_tail()
+        number = self._next_number()
+        path = self.folder / f"{number:010d}.spool"
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
+        self._segments.append(_Segment(number, path, 0))
+        self._sync_folder()
+        return self._segments[-1]
+
+    def _next_number(self) -> int:
+        """Numbers never come again, even when every file is gone: the position file refers to them."""
+        position = self._load_position()
+        return max(self._segments[-1].number if self._segments else 0, position[0] if position else 0) + 1
+
+    def _sync_folder(self) -> None:
+        fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _write(self, segment: _Segment, record: tuple[bytes, ...]) -> None:
+        try:
+            at = segment.size
+            for part in record:
+                view = memoryview(part)
+                while view:
+                    written = os.pwrite(self._fd, view, at)
+                    at, view = at + written, view[written:]
+            os.fdatasync(self._fd)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._fd, segment.size)
+            raise
+
+    def _close_tail(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def first(self) -> tuple[Entry, Batch] | None:
+        """The batch to be sent next; it stays where it is until `sent` or `yield_back`. None when the spool is empty.
+
+        Raises:
+            SpoolRecordBroken: its bytes are not what was written; it has been taken out.
+        """
+        with self._lock:
+            if not self._entries:
+                return None
+            entry = self._entries[0]
+            path = next(segment.path for segment in self._segments if segment.number == entry.segment)
+            try:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    body = self._read_body(fd, entry)
+                finally:
+                    os.close(fd)
+            except OSError as error:
+                log.error("spool=%s at=%d: %s", path, entry.offset, error)
+                body = None
+            if body is None:
+                self.counters.broken += 1
+                self._forget_first()
+                raise SpoolRecordBroken(
+                    f"spool {path}: the record at {entry.offset} does not match its CRC: skipped", entry.head
+                )
+            self._sending = entry
+            return entry, Batch(entry.head, body, uncertain=entry.uncertain or self._unsure > 0)
+
+    def sent(self, entry: Entry) -> None:
+        """The batch is in ClickHouse: forget it."""
+        with self._lock:
+            assert self._entries and self._entries[0] is entry, f"spool {self.folder}: sent out of order"
+            self._sending = None
+            self._forget_first()
+
+    def yield_back(self, entry: Entry) -> None:
+        """It was tried and may or may not be in ClickHouse: keep it, and look before the next attempt."""
+        with self._lock:
+            self._sending = None
+            self._unsure = max(self._unsure, 1)
+
+    def _forget_first(self) -> None:
+        entry = self._entries.popleft()
+        self._unsure = max(0, self._unsure - 1)
+        segment = next(segment for segment in self._segments if segment.number == entry.segment)
+        segment.waiting -= 1
+        following = self._entries[0] if self._entries else None
+        if following is not None:
+            self._store_position(following.segment, following.offset)
+        else:
+            self._store_position(entry.segment, entry.offset + entry.size)
+        self._drop_finished()
+
+    def _store_position(self, segment: int, offset: int) -> None:
+        data = POSITION.pack(segment, offset)
+        with contextlib.suppress(OSError):  # then records are sent again, and found to be there
+            os.pwrite(self._position_fd, data + CRC.pack(zlib.crc32(data)), 0)
+
+    def _drop_finished(self) -> None:
+        while self._segments and not self._segments[0].waiting:
+            segment = self._segments.popleft()
+            self.size -= segment.size
+            if not self._segments:
+                self._close_tail()
+                self._store_position(segment.number + 1, 0)
+            segment.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close the files; everything stays on disk."""
+        with self._lock:
+            self._close_tail()
+            os.close(self._position_fd)
+
+
+def _encode_record(batch: Batch) -> tuple[bytes, ...]:
+    text = _encode_head(batch.head)
+    fixed = RECORD.pack(
+        MAGIC, UNCERTAIN if batch.uncertain else 0, len(text), len(batch.block), zlib.crc32(batch.block)
+    )
+    return fixed, CRC.pack(zlib.crc32(text, zlib.crc32(fixed))), text, batch.block
