@@ -1,0 +1,21 @@
+"""The writer: every ring to ClickHouse in columnar batches, by rows or age, each row once.
+
+What is safe and when:
+
+- A batch is a closed range of a ring. The range is in the journal before the batch is sent, and its deduplication token
+  is made of it. A writer that was killed finds the open range and repeats it: the same rows, the same token.
+- While ClickHouse is away the same batches go to the spool, and follow in order when it is back; a batch whose
+  acknowledgement was lost is looked for in the table before it is sent again.
+- What is lost all the same (the ring went over rows that were not read yet, the spool was full) is in the gap ledger
+  with its extent, and counted.
+
+In the instance's data folder, ``writer/`` holds ``<stream>.journal``, ``<stream>.sample``, ``gaps.jsonl`` and
+``spool/``.
+"""
+
+from __future__ import annotations
+
+from .config import Config
+from .writer import main
+
+__all__ = ["Config", "main"]

@@ -1,0 +1,49 @@
+"""Settings of the writer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ...codecs.record import RecordType, Store
+from ...codecs.records import BY_NAME
+from ...storage.client import Server
+
+Milliseconds = Annotated[int, Meta(ge=10, le=60_000)]
+Seconds = Annotated[float, Meta(gt=0, le=3600)]
+StoreName = Literal["all", "sampled", "off"]
+Days = Annotated[int, Meta(ge=0, le=36_500)]
+
+
+class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """When rows are sent, what is kept, and how much of the disk may stand in while ClickHouse is away."""
+
+    flush_interval_ms: Milliseconds = 500  # rows wait at most so long before they are sent
+    batch_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 200_000  # and at most so many are sent in one insert
+    sample_interval_ms: Milliseconds = 1000  # of sampled records: the latest value of each changed key
+    store: dict[str, StoreName] = {}  # record type -> what is stored, over the record's own default
+    retention_days: dict[str, Days] = {}  # record type -> days, over the default; 0 = for ever
+    insert_timeout_s: Seconds = 5.0  # without an answer for so long, ClickHouse counts as away
+    retry_delay_s: Seconds = 0.1  # first pause between attempts to reach it; doubles up to the next
+    retry_delay_max_s: Seconds = 2.0
+    spool_max_bytes: Annotated[int, Meta(ge=1 << 20)] = 4 << 30  # at this bound the oldest market data yields
+    refused_max_bytes: Annotated[int, Meta(ge=0)] = (
+        64 << 20
+    )  # of blocks that ClickHouse does not take, kept for a person
+    drain_timeout_s: Seconds = 8.0  # at a stop: what is not sent by then stays in the rings and the spool
+    engine: str = "MergeTree"  # of new tables; on a cluster for instance ReplicatedMergeTree
+    clickhouse: Server = Server()
+
+    def __post_init__(self) -> None:
+        for key in (*self.store, *self.retention_days):
+            if key not in BY_NAME:
+                raise ValueError(f"no record type {key!r}; there are {', '.join(BY_NAME)}")
+        for name, choice in self.store.items():
+            if choice == "all" and not BY_NAME[name].ring:
+                raise ValueError(f"store.{name}: only its latest values are kept in memory: expected sampled or off")
+
+    def store_of(self, record: RecordType) -> Store:
+        """What of a record type goes to ClickHouse."""
+        return Store(self.store.get(record.name, record.store))

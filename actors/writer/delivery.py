@@ -1,0 +1,227 @@
+"""Where batches go: to ClickHouse, or, while it is away, to the spool, from which they follow in order.
+
+States: AWAY at the start and after an insert that got no acknowledgement: every batch goes to the spool, and a task
+knocks, brings the tables up to date and replays. UP once the spool is empty and nobody is writing to it: so the batches
+of a stream reach ClickHouse in the order of its sequences.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ...codecs.record import RecordType
+from ...storage.batch import Batch, BatchHead, insert_batch
+from ...storage.client import SCHEMA_CODES, Client
+from ...storage.errors import Refused, SchemaConflict, StorageError, Unavailable
+from ...storage.gaps import REFUSED, SPOOL_BROKEN, SPOOL_FULL, Gap, GapLedger
+from ...storage.schema import SchemaOptions, ensure_schema
+from ...storage.spool import Entry, Spool, SpoolRecordBroken
+from .config import Config
+from .metrics import Metrics
+
+log = logging.getLogger("tickring.writer.delivery")
+
+ACKNOWLEDGED = Callable[[BatchHead], None]
+
+
+class Delivery:
+    """Takes batches and answers where they are safe.
+
+    Args:
+        acknowledged: called for each batch that ClickHouse has, in the order of each stream.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        client: Client,
+        spool: Spool,
+        ledger: GapLedger,
+        records: Sequence[RecordType],
+        metrics: Metrics,
+        acknowledged: ACKNOWLEDGED,
+    ) -> None:
+        self.config, self.client, self.spool, self.ledger, self.metrics = config, client, spool, ledger, metrics
+        self._records = records
+        self._acknowledged = acknowledged
+        self._options = SchemaOptions(
+            database=config.clickhouse.database, engine=config.engine, retention_days=config.retention_days
+        )
+        self.up = False
+        self.tried = asyncio.Event()  # the first attempt to reach ClickHouse is over
+        self._away = asyncio.Event()
+        self._away.set()
+        self._spooling = 0  # batches on their way into the spool
+        self._reason = "starting"
+        self._refusals: dict[str, int] = {}  # token -> refusals after the tables were brought up to date
+        metrics.spool_torn.inc(spool.counters.torn)
+        metrics.spool_broken.inc(spool.counters.broken)
+
+    # -- from the followers -------------------------------------------------------------------------------------
+
+    async def deliver(self, batch: Batch) -> None:
+        """Return once a batch is safe: acknowledged by ClickHouse, or on disk.
+
+        Raises:
+            DiskUnusable: it is neither; it may be delivered again, as it now is.
+        """
+        if self.up and await self._insert_now(batch):
+            self._acknowledged(batch.head)
+            return
+        self._spooling += 1
+        try:
+            dropped = await asyncio.to_thread(self.spool.append, batch)
+        except StorageError:
+            self.metrics.disk_errors.inc()
+            raise
+        finally:
+            self._spooling -= 1
+        for head in dropped:
+            self._lose(head, SPOOL_FULL)
+        self.metrics.spooled_rows.inc(batch.head.rows)
+        self.show()
+
+    async def _insert_now(self, batch: Batch) -> bool:
+        try:
+            await self._insert(batch, self.config.insert_timeout_s)
+            return True
+        except Unavailable as error:
+            batch.uncertain = True
+            self._go_away(str(error))
+        except Refused as error:
+            self._go_away(str(error))  # the tables are looked at on the way back, and the batch is tried from the spool
+        return False
+
+    async def _insert(self, batch: Batch, timeout_s: float) -> None:
+        started = time.monotonic()
+        try:
+            if not await insert_batch(self.client, self.config.clickhouse.database, batch, timeout_s):
+                self.metrics.repeated.inc()
+        except StorageError:
+            self.metrics.outcome(False)
+            raise
+        self.metrics.outcome(True)
+        self.metrics.insert_seconds.observe(time.monotonic() - started)
+        self.metrics.insert_bytes.inc(batch.size)
+
+    def _go_away(self, reason: str) -> None:
+        if self.up:
+            log.warning("clickhouse=away: batches go to the spool: %s", reason)
+        self.up, self._reason = False, reason
+        self.metrics.up.set(0)
+        self._away.set()
+
+    def _lose(self, head: BatchHead, reason: str, *, certain: bool = True) -> None:
+        self.metrics.lost(head.stream, reason).inc(head.rows)
+        self.ledger.add(Gap.of_batch(head, reason, time.time_ns(), certain=certain))
+
+    # -- the way back -------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Bring ClickHouse back whenever it is away. Runs until cancelled."""
+        delay = self.config.retry_delay_s
+        while True:
+            await self._away.wait()
+            try:
+                await ensure_schema(self.client, self._records, self._options)
+                if await self._replay():
+                    delay = self.config.retry_delay_s
+                    self.tried.set()
+                    continue
+            except (Unavailable, Refused, SchemaConflict) as error:
+                if str(error) != self._reason:
+                    level = logging.ERROR if isinstance(error, SchemaConflict) else logging.WARNING
+                    log.log(level, "clickhouse=away: %s", error)
+                self._reason = str(error)
+            self.tried.set()
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(2 * delay, self.config.retry_delay_max_s)
+
+    async def _replay(self) -> bool:
+        """Send what the spool holds, oldest first; True when ClickHouse is up and the spool empty."""
+        replayed = 0
+        while True:
+            try:
+                first = await asyncio.to_thread(self.spool.first)
+            except SpoolRecordBroken as error:
+                log.error("%s", error)
+                self.metrics.spool_broken.inc()
+                self._lose(error.head, SPOOL_BROKEN)
+                continue
+            if first is None:
+                if self._spooling:
+                    await asyncio.sleep(0.01)  # a batch is being written to the spool
+                    continue
+                self._come_back(replayed)
+                return True
+            entry, batch = first
+            try:
+                await self._insert(batch, 2 * self.config.insert_timeout_s)
+            except BaseException as error:
+                self.spool.yield_back(entry)
+                if isinstance(error, Refused) and await self._put_aside(entry, batch, error):
+                    continue
+                raise
+            await asyncio.to_thread(self.spool.sent, entry)
+            replayed += batch.head.rows
+            self.metrics.replayed_rows.inc(batch.head.rows)
+            self._acknowledged(batch.head)
+            self.show()
+
+    def _come_back(self, replayed: int) -> None:
+        log.info("clickhouse=up replayed=%d rows", replayed)
+        self.up, self._reason = True, ""
+        self._refusals.clear()
+        self.metrics.up.set(1)
+        self._away.clear()
+        self.show()
+
+    async def _put_aside(self, entry: Entry, batch: Batch, error: Refused) -> bool:
+        """Take a batch that ClickHouse will never take out of everybody's way; True when that was done.
+
+        The first refusal may come from a table that somebody changed, which the next round mends.
+        """
+        head = batch.head
+        refusals = self._refusals[head.token] = self._refusals.get(head.token, 0) + 1
+        if refusals == 1 or (error.code in SCHEMA_CODES and refusals < 3):
+            return False
+        kept = await asyncio.to_thread(self._keep_refused, batch)
+        log.error("batch=%s rows=%d refused: %s; block kept=%s", head.token, head.rows, error, kept or "no room")
+        await asyncio.to_thread(self.spool.sent, entry)
+        self.metrics.refused.inc()
+        self._lose(head, REFUSED)
+        self._acknowledged(head)
+        return True
+
+    def _keep_refused(self, batch: Batch) -> Path | None:
+        folder = self.spool.folder / "refused"
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            used = sum(path.stat().st_size for path in folder.iterdir())
+            if used + batch.size <= self.config.refused_max_bytes:
+                path = folder / (batch.head.token.replace("/", "_") + ".native")
+                path.write_bytes(batch.block)
+                return path
+        return None
+
+    # -- for the page -------------------------------------------------------------------------------------------
+
+    def show(self) -> None:
+        """Bring the gauges up to date."""
+        metrics = self.metrics
+        metrics.spool_bytes.set(self.spool.size)
+        metrics.spool_batches.set(len(self.spool))
+        metrics.gaps_pending.set(len(self.ledger.pending))
+
+    def detail(self) -> dict[str, object]:
+        """For the actor's page."""
+        return {
+            "clickhouse": {"url": self.client.url, "up": self.up, "reason": self._reason[:300]},
+            "spool": {"bytes": self.spool.size, "batches": len(self.spool), "bytes_max": self.config.spool_max_bytes},
+        }

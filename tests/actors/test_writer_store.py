@@ -1,0 +1,169 @@
+"""The writer at its daily work: real rings, the real engine, the writer as a process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from tickring.codecs.record import Flag
+from tickring.codecs.records import BOOK_LEVEL, BOOK_TOP, QUOTE, TRADE
+from tickring.ringbuf import read_page
+from tickring.storage.batch import DAY_NS
+
+from ..storage.conftest import engine, server  # noqa: F401
+from ..storage.processes import random_rows, wait_for
+from .writer_instance import Instance, nursery  # noqa: F401
+
+
+@pytest.fixture
+def instance(nursery, shm, tmp_path, server) -> Iterator[Instance]:  # noqa: F811
+    made = Instance(nursery, shm, tmp_path / "data", server)
+    yield made
+    made.close()
+
+
+def test_writer_stores_every_row_of_a_ring_value_for_value(instance):
+    producer = instance.producer()
+    rows = [producer.publish(1000)]
+    instance.writer.start(instance.config())
+    rows += [producer.publish(n, seed=n) for n in (1, 7, 5000, 20_000)]
+    instance.wait_stored()
+    instance.check_content((producer, np.concatenate(rows)))
+    assert instance.cursors(producer) == {"writer": producer.sequence, "writer.stored": producer.sequence}
+    assert instance.gaps() == []
+
+
+def test_writer_batches_are_bounded_by_rows_and_end_with_the_day(instance):
+    producer = instance.producer()
+    rows = random_rows(TRADE, 3000, producer.count)
+    rows["ts_recv_ns"] = np.sort(rows["ts_recv_ns"])
+    rows["ts_recv_ns"][1500:] += DAY_NS
+    producer.writer.publish_rows(rows)
+    instance.writer.start(instance.config(batch_rows=1000))
+    instance.wait_stored()
+    instance.check_content((producer, rows))
+    wait_for("four batches", lambda: instance.writer.metric("tickring_storage_batch_inserts_total") >= 4)
+
+
+def test_writer_follows_several_producers_and_those_that_come_later(instance):
+    first = instance.producer(name="feed-binance-spot-0")
+    instance.writer.start(instance.config())
+    mine = first.publish(500)
+    later = instance.producer(name="feed-binance-usdm-market-0", keys=3)
+    theirs = later.publish(800)
+    instance.wait_stored()
+    instance.check_content((first, mine), (later, theirs))
+
+
+def test_writer_goes_over_to_a_ring_made_anew_and_takes_the_rest_of_the_old_one(instance):
+    old = instance.producer()
+    instance.writer.start(instance.config(flush_interval_ms=60_000))
+    wait_for("attached", lambda: "writer" in instance.cursors(old))
+    before = old.publish(300)
+    for path in instance.shm.glob("feed*"):
+        path.unlink()
+    new = instance.producer(keys=4)
+    assert new.writer.epoch != old.writer.epoch
+    after = new.publish(200)
+    wait_for("the new ring attached", lambda: "writer" in instance.cursors(new))
+    instance.writer.stop()
+    instance.check_content((old, before), (new, after))
+    assert instance.gaps() == []
+
+
+def test_writer_leaves_withdrawn_rows_out(instance):
+    producer = instance.producer()
+    rows = random_rows(TRADE, 100, producer.count)
+    rows["flags"][::3] |= np.uint32(Flag.VOID)
+    producer.writer.publish_rows(rows)
+    instance.writer.start(instance.config())
+    instance.wait_stored()
+    only_void = random_rows(TRADE, 10, producer.count)
+    only_void["flags"] = int(Flag.VOID)
+    producer.writer.publish_rows(only_void)
+    instance.wait_stored()
+    instance.check_content((producer, rows))
+
+
+def test_writer_told_to_stop_empties_the_rings_first(instance):
+    producer = instance.producer()
+    instance.writer.start(instance.config(flush_interval_ms=60_000, batch_rows=100_000))
+    wait_for("attached", lambda: "writer" in instance.cursors(producer))
+    rows = producer.publish(4000)
+    instance.writer.stop()
+    instance.check_content((producer, rows))
+    assert instance.cursors(producer)["writer.stored"] == 4000
+
+
+def test_writer_restarted_goes_on_where_it_was(instance):
+    producer = instance.producer()
+    rows = []
+    for life in range(3):
+        instance.writer.start(instance.config())
+        rows.append(producer.publish(1000, seed=life))
+        instance.wait_stored()
+        instance.writer.stop()
+    instance.check_content((producer, np.concatenate(rows)))
+
+
+def test_writer_samples_the_latest_value_of_each_changed_key_once(instance):
+    producer = instance.producer(QUOTE, keys=3)
+    instance.writer.start(instance.config())
+    published = []
+    for n in range(5):
+        published.append(producer.publish(50, seed=n))
+        wait_for("a sample", lambda n=n: len(instance.table(QUOTE)) >= (n + 1) if n else instance.writer.metric(
+            "tickring_storage_batch_inserts_total") > 0)  # fmt: skip
+    instance.writer.stop()
+    rows = np.concatenate(published)
+    found = instance.table(QUOTE)
+    assert len(found) == len(set(found))
+    by_key = {f"S{key}-USDT": rows[rows["key_id"] == key] for key in range(3)}
+    members = [name for name in QUOTE.dtype.names if name not in ("nth", "key_id", "_reserved")]
+    for instrument, epoch, nth, *values in found:
+        row = by_key[instrument][nth]
+        assert (epoch, values) == (producer.writer.epoch, [row[name].item() for name in members])
+    newest = {instrument: int(of_key["nth"][-1]) for instrument, of_key in by_key.items()}
+    assert {instrument: max(row[2] for row in found if row[0] == instrument) for instrument in newest} == newest
+
+
+def test_writer_samples_tails_without_a_ring(instance):
+    producer = instance.producer(BOOK_TOP, keys=2)
+    rows = producer.publish(6)
+    instance.writer.start(instance.config())
+    wait_for("a sample", lambda: instance.writer.metric("tickring_storage_batch_inserts_total") > 0)
+    newest = np.concatenate([rows[rows["key_id"] == key][-1:] for key in range(2)])
+    instance.check_content((producer, newest), record=BOOK_TOP)
+
+
+def test_writer_stores_what_the_configuration_says(instance):
+    quotes = instance.producer(QUOTE, name="feed-a")
+    levels = instance.producer(BOOK_LEVEL, name="feed-b")
+    trades = instance.producer(TRADE, name="feed-c")
+    rows, more = quotes.publish(300), levels.publish(200)
+    trades.publish(100)
+    instance.writer.start(instance.config(store={"quote": "all", "book_level": "all", "trade": "off"}))
+    instance.wait_stored(quotes, levels)
+    instance.check_content((quotes, rows), record=QUOTE)
+    instance.check_content((levels, more), record=BOOK_LEVEL)
+    assert instance.cursors(trades) == {}
+
+
+def test_writer_says_what_it_does_on_its_page(instance):
+    producer = instance.producer()
+    instance.writer.start(instance.config())
+    producer.publish(1234)
+    instance.wait_stored()
+    metric = instance.writer.metric
+    wait_for("the counts", lambda: metric("tickring_storage_messages_processed_total") == 1234)
+    assert (
+        metric("tickring_storage_messages_processed_total", exchange="binance", market_type="spot", data_type="trade")
+        == 1234
+    )
+    assert metric("tickring_storage_clickhouse_up") == 1
+    assert metric("tickring_storage_insert_seconds") > 0
+    path = instance.shm / "writer.page"
+    wait_for("the stream on the page", lambda: read_page(path).detail.get("streams") == 1)
+    assert read_page(path).detail["clickhouse"]["up"] is True

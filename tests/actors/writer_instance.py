@@ -1,0 +1,112 @@
+"""An instance with a writer and nothing else, for tests that look at what reaches ClickHouse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import clickhouse_connect
+import numpy as np
+import pytest
+
+from tickring.codecs.record import Flag, RecordType
+from tickring.codecs.records import TRADE
+from tickring.ringbuf.readers import ReaderFile
+from tickring.storage.client import Server
+from tickring.storage.gaps import Gap, read_gaps
+
+from ..storage.processes import Life, Nursery, Producer, stored_columns, wait_for
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    made = Nursery("writer")
+    yield made
+    made.close()
+
+
+class Instance:
+    """Rings in shared memory, a writer over them, and the table on the other side."""
+
+    def __init__(self, nursery: Nursery, shm: Path, data: Path, server: Server) -> None:
+        self.shm, self.data, self.server = shm, data, server
+        self.producers: list[Producer] = []
+        self.writer = Life(nursery, shm, data)
+
+    def config(self, **more: Any) -> dict[str, Any]:
+        clickhouse = {
+            "url": self.server.url,
+            "password_file": self.server.password_file,
+            "database": self.server.database,
+        }
+        return {
+            "flush_interval_ms": 20, "sample_interval_ms": 100, "retry_delay_s": 0.05, "retry_delay_max_s": 0.2,
+            "clickhouse": {**clickhouse, **more.pop("clickhouse", {})}, **more,
+        }  # fmt: skip
+
+    def away(self, **more: Any) -> dict[str, Any]:
+        """A configuration in which nobody answers."""
+        return self.config(clickhouse={"url": "http://127.0.0.1:9"}, **more)
+
+    def producer(self, *args: Any, **kwargs: Any) -> Producer:
+        producer = Producer(self.shm, *args, **kwargs)
+        self.producers.append(producer)
+        return producer
+
+    def cursors(self, producer: Producer) -> dict[str, int]:
+        """Of the writer's two lines; empty before it has them."""
+        file = ReaderFile(self.shm / f"{producer.name}.{producer.record.name}.readers")
+        try:
+            return {str(line["name"]): int(str(line["cursor"])) for line in file.lines()}
+        finally:
+            file.close()
+
+    def wait_stored(self, *producers: Producer) -> None:
+        """Until ClickHouse has acknowledged everything."""
+        for producer in producers or self.producers:
+            wait_for(
+                f"all of {producer.name} stored: {self.cursors(producer)} of {producer.sequence}; "
+                f"log: {self.writer.log.read_text()[-2000:]}",
+                lambda producer=producer: self.cursors(producer).get("writer.stored") == producer.sequence,
+            )
+
+    def table(self, record: RecordType = TRADE) -> list[tuple[Any, ...]]:
+        """All rows of a record type's table: instrument, epoch, nth, times in ns, flags, own fields."""
+        names = [
+            "instrument",
+            "epoch",
+            "nth",
+            "toUnixTimestamp64Nano(ts_recv_ns)",
+            "toUnixTimestamp64Nano(ts_event_ns)",
+            "flags",
+        ]
+        names += [field.name for field in record.fields]
+        password = Path(self.server.password_file).read_text().strip()
+        host, port = self.server.url.removeprefix("http://").split(":")
+        client = clickhouse_connect.get_client(host=host, port=int(port), username="default", password=password)
+        try:
+            result = client.query(f"SELECT {', '.join(names)} FROM {self.server.database}.{record.name}s")
+            return [tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in result.result_rows]
+        finally:
+            client.close()
+
+    def check_content(self, *published: tuple[Producer, np.ndarray], record: RecordType = TRADE) -> None:
+        """The table holds these rows and no others, each once, value for value."""
+        expected: set[tuple[Any, ...]] = set()
+        for producer, rows in published:
+            kept = rows[(rows["flags"] & np.uint32(Flag.VOID)) == 0]
+            expected |= stored_columns(record, kept, producer.writer.epoch)
+        found = self.table(record)
+        missing, extra = expected - set(found), set(found) - expected
+        assert not missing, f"{len(missing)} rows are missing, for instance {next(iter(missing))}"
+        assert not extra, f"{len(extra)} rows are not ours, for instance {next(iter(extra))}"
+        assert len(found) == len(expected), f"{len(found) - len(expected)} rows are doubled"
+
+    def gaps(self) -> list[Gap]:
+        return read_gaps(self.data / "writer")
+
+    def close(self) -> None:
+        self.writer.kill()
+        for producer in self.producers:
+            producer.close()
