@@ -1,0 +1,79 @@
+"""The envelope around every JSON answer under /api/v1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from .errors import FrontError
+
+encode = msgspec.json.encode
+
+SCHEMA: dict[str, Any] = {
+    "success": {"type": "boolean"},
+    "status": {"enum": ["success", "error"]},
+    "message": {"type": "string"},
+    "timestamp": {"type": "string", "format": "date-time"},
+    "request_id": {"type": "string", "format": "uuid"},
+    "execution_time_ms": {"type": "number", "minimum": 0},
+}
+ERROR_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        **SCHEMA,
+        "data": {"type": "null"},
+        "error": {
+            "type": "object",
+            "properties": {"code": {"type": "string"}, "message": {"type": "string"}, "details": {"type": "object"}},
+            "required": ["code", "message", "details"],
+        },
+        "error_code": {"type": "string"},
+        "error_message": {"type": "string"},
+        "details": {"type": "object"},
+        "detail": {"type": "string"},
+    },
+    "required": [*SCHEMA, "data", "error", "error_code", "error_message", "details", "detail"],
+}
+
+
+def members(data: bytes | None, **more: Any) -> bytes:
+    """`"data":...` and further members, as JSON text without the outer braces.
+
+    Args:
+        data: JSON text.
+        more: metadata, count, pagination, ...; any JSON-able values.
+    """
+    rest = encode(more)[1:-1] if more else b""
+    return b'"data":' + (data if data is not None else b"null") + (b"," + rest if rest else b"")
+
+
+def success_head(timestamp: str, request_id: str, execution_ms: float) -> bytes:
+    """The members that every successful answer has, with the opening brace and a comma behind."""
+    return (
+        f'{{"success":true,"status":"success","message":"OK","timestamp":"{timestamp}",'
+        f'"request_id":"{request_id}","execution_time_ms":{execution_ms:.3f},'
+    ).encode()
+
+
+def error_body(error: FrontError, timestamp: str, request_id: str, execution_ms: float) -> bytes:
+    """The whole body of an error: nested for one kind of client, flat for another."""
+    return encode({
+        "success": False, "status": "error", "message": error.message, "data": None, "timestamp": timestamp,
+        "request_id": request_id, "execution_time_ms": round(execution_ms, 3),
+        "error": {"code": error.code, "message": error.message, "details": error.details},
+        "error_code": error.code, "error_message": error.message, "details": error.details, "detail": error.message,
+    })  # fmt: skip
+
+
+def joined_rows(constant: bytes, texts: Sequence[bytes]) -> bytes:
+    """A JSON array of objects that all begin with the same members.
+
+    Args:
+        constant: these members as text, with a comma behind.
+        texts: the rest of each object, without braces.
+    """
+    if not texts:
+        return b"[]"
+    return b"[{" + constant + (b"},{" + constant).join(texts) + b"}]"

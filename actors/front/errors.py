@@ -1,0 +1,96 @@
+"""Errors of the front: each becomes a response.
+
+TickringError
+└── FrontError              code, HTTP status, message, details
+    ├── InvalidParameter    400, names the parameter
+    ├── InvalidTimeRange    400
+    ├── NotAuthenticated    401
+    ├── Forbidden           403
+    ├── NotFound            404
+    ├── MethodNotAllowed    405
+    ├── PayloadTooLarge     413
+    ├── RateLimitExceeded   429, with Retry-After
+    └── ServiceUnavailable  503 (retriable)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...ringbuf import TickringError
+
+
+class FrontError(TickringError):
+    """A request that cannot be answered as asked."""
+
+    status = 500
+    code = "INTERNAL_ERROR"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code or self.code
+        self.details = dict(details or {})
+        self.headers = dict(headers or {})
+
+
+class InvalidParameter(FrontError):
+    status = 400
+    code = "INVALID_PARAMETER"
+
+    def __init__(self, field: str, value: object, expected: str) -> None:
+        shown = "nothing" if value is None else f"{str(value)[:100]!r}"
+        super().__init__(
+            f"parameter {field!r}: expected {expected}, got {shown}",
+            details={"field": field, "value": None if value is None else str(value)[:100], "expected": expected},
+        )
+        self.field = field
+
+
+class InvalidTimeRange(FrontError):
+    status = 400
+    code = "INVALID_TIME_RANGE"
+
+
+class NotAuthenticated(FrontError):
+    status = 401
+    code = "MISSING_AUTH_TOKEN"
+
+
+class Forbidden(FrontError):
+    status = 403
+    code = "FORBIDDEN"
+
+
+class NotFound(FrontError):
+    status = 404
+    code = "NOT_FOUND"
+
+
+class MethodNotAllowed(FrontError):
+    status = 405
+    code = "METHOD_NOT_ALLOWED"
+
+
+class PayloadTooLarge(FrontError):
+    status = 413
+    code = "PAYLOAD_TOO_LARGE"
+
+
+class RateLimitExceeded(FrontError):
+    status = 429
+    code = "RATE_LIMIT_EXCEEDED"
+
+
+class ServiceUnavailable(FrontError):
+    status = 503
+    code = "SERVICE_UNAVAILABLE"
+    retriable = True

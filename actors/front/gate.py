@@ -1,0 +1,218 @@
+"""Every request passes here: found, checked, answered, counted.
+
+The usual request has been seen before in the same words: its text leads to a prepared function that returns bytes, and
+one write sends them. What is not REST (WebSocket) goes on to the aiohttp application.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from aiohttp import HttpVersion11, web
+
+from . import envelope
+from .auth import Authenticator, NoAuthentication, authenticate
+from .endpoints import JSON, Answerer, Bare, Endpoint, Enveloped, Router
+from .errors import FrontError, MethodNotAllowed, PayloadTooLarge, RateLimitExceeded
+from .limiter import RateLimiter
+from .reply import FlowControlledReply, HeadBuilder, Reply, accepts_gzip, gzipped
+from .stamps import NS, RequestIds, rfc3339
+from .state import FrontState
+
+log = logging.getLogger(__name__)
+
+WEBSOCKET_PREFIX = "/ws"
+PAGE_PATH = "/index.html"
+LARGE = 128 << 10  # responses from here on are written under flow control
+SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+READ_METHODS = frozenset(("GET", "HEAD"))
+
+_NO_HEADERS: Mapping[str, str] = {}
+Parts = tuple[bytes, ...]  # of a body: a large one is copied once, into the response
+Fallback = Callable[[Any], Awaitable[web.StreamResponse]]
+
+
+def prefers_html(accept: str) -> bool:
+    """Whether ``/`` shows the page: to everybody but those who ask for JSON and not for HTML."""
+    return "application/json" not in accept or "text/html" in accept
+
+
+class Gate:
+    """The handler of a `web.Server`.
+
+    Args:
+        fallback: handles the paths of the WebSocket side.
+        authenticator: asked for every path that is not public.
+    """
+
+    def __init__(
+        self,
+        state: FrontState,
+        endpoints: Iterable[Endpoint],
+        version: str,
+        fallback: Fallback,
+        authenticator: Authenticator | None = None,
+    ) -> None:
+        config = state.config
+        self.state = state
+        self.router = Router(endpoints)
+        self._fallback = fallback
+        self._authenticator = authenticator or NoAuthentication()
+        self._locked = self._authenticator.required
+        self._limiter = RateLimiter(config.rate_limit_calls, config.rate_limit_period_s, config.rate_limit_clients_max)
+        self._heads = HeadBuilder(version, config.rate_limit_calls)
+        self._gzip_min = config.gzip_bytes_min
+        self._request_id = RequestIds()
+        self._prepared: dict[str, tuple[Endpoint, Answerer]] = {}
+        self._generation = state.catalog.generation
+        page = state.ctx.page
+        self._requests = page.counter("tickring_front_requests_total", "Requests answered")
+        self._errors = {
+            kind: page.counter("tickring_front_errors_total", "Requests refused or failed", status=kind)
+            for kind in ("4xx", "5xx")
+        }
+        self._seconds = page.histogram("tickring_front_request_seconds", "Time spent on an answer", SECONDS)
+        self._bytes = page.counter("tickring_front_sent_bytes_total", "Bytes of responses")
+
+    async def __call__(self, request: web.BaseRequest) -> Any:
+        """Answer one request."""
+        started = time.perf_counter()
+        target = request.raw_path
+        if target.startswith(WEBSOCKET_PREFIX):
+            return await self._fallback(request)
+        if target == "/" and prefers_html(request.headers.get("Accept", "")):
+            target = PAGE_PATH
+        now_ns = time.time_ns()
+        request_id = self._request_id()
+        remaining, reset_s = self._limiter.take(request.remote or "", now_ns / NS)
+        try:
+            if remaining < 0:
+                raise self._too_many()
+            if self.state.catalog.generation != self._generation:
+                self._forget()
+            prepared = self._prepared.get(target)
+            if prepared is None or request.method != "GET" or self._locked:
+                prepared = await self._prepare(request, target)
+            endpoint, answerer = prepared
+            answer = answerer()
+            if not isinstance(answer, (bytes, Bare, Enveloped)):
+                answer = await answer
+            status, content_type, headers = 200, endpoint.content_type, _NO_HEADERS
+            if isinstance(answer, Bare):
+                parts: Parts = (answer.body,)
+                status, content_type, headers = answer.status, answer.content_type, answer.headers
+            else:
+                if isinstance(answer, Enveloped):
+                    answer, status = answer.members, answer.status
+                elapsed_ms = (time.perf_counter() - started) * 1000
+                parts = (envelope.success_head(rfc3339(now_ns), request_id, elapsed_ms), answer, b"}")
+        except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer in our form
+            failure = self._failure(error, target)
+            elapsed_ms = (time.perf_counter() - started) * 1000
+            parts = (envelope.error_body(failure, rfc3339(now_ns), request_id, elapsed_ms),)
+            status, content_type, headers = failure.status, JSON, failure.headers
+        return self._reply(
+            request, parts, status, content_type, headers, now_ns, request_id, started, remaining, reset_s
+        )
+
+    # -- finding the answer ---------------------------------------------------------------------------------------
+
+    async def _prepare(self, request: web.BaseRequest, target: str) -> tuple[Endpoint, Answerer]:
+        """Find and check: the slow way, once for each text of a request."""
+        length = request.content_length
+        if length is not None and length > self.state.config.body_bytes_max:
+            raise PayloadTooLarge(
+                f"a body of {length:,} bytes: at most {self.state.config.body_bytes_max:,} are taken",
+                details={"length": length, "max": self.state.config.body_bytes_max},
+            )
+        path, _, query = target.partition("#")[0].partition("?")
+        if "://" in path[:10]:  # a proxy's absolute form
+            path = "/" + path.split("://", 1)[1].partition("/")[2]
+        endpoint, path_values = self.router.find(path)
+        if self._locked and not endpoint.public:
+            await authenticate(request, self._authenticator)
+        if request.method not in READ_METHODS:
+            raise MethodNotAllowed(
+                f"{request.method} {path[:200]}: only GET is possible here",
+                details={"method": request.method, "allowed": sorted(READ_METHODS)}, headers={"Allow": "GET, HEAD"},
+            )  # fmt: skip
+        known = self._prepared.get(target)
+        if known is not None:
+            return known
+        prepared = endpoint, endpoint.prepare(endpoint.arguments(path_values, query))
+        if len(self._prepared) >= self.state.config.prepared_calls_max:
+            self._prepared.clear()
+            self.state.kept_bytes = 0
+        if self.state.catalog.generation == self._generation:
+            self._prepared[target] = prepared
+        return prepared
+
+    def _forget(self) -> None:
+        self._prepared.clear()
+        self.state.forget()
+        self._generation = self.state.catalog.generation
+
+    # -- failing --------------------------------------------------------------------------------------------------
+
+    def _too_many(self) -> RateLimitExceeded:
+        config = self.state.config
+        return RateLimitExceeded(
+            f"more than {config.rate_limit_calls:,} calls in {config.rate_limit_period_s:g} s: wait for Retry-After",
+            details={"limit": config.rate_limit_calls, "period_s": config.rate_limit_period_s},
+            headers={"Retry-After": str(self._limiter.retry_after_s())},
+        )
+
+    def _failure(self, error: Exception, target: str) -> FrontError:
+        if isinstance(error, FrontError):
+            return error
+        log.error("request=%s failed", target[:200], exc_info=error)
+        return FrontError("something went wrong here; the log has it under this request's path", details={})
+
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    def _reply(
+        self, request: web.BaseRequest, parts: Parts, status: int, content_type: str, headers: Mapping[str, str],
+        now_ns: int, request_id: str, started: float, remaining: int, reset_s: int,
+    ) -> Reply:  # fmt: skip
+        length = sum(map(len, parts))
+        if length >= self._gzip_min and accepts_gzip(request.headers.get("Accept-Encoding", "")):
+            parts = (gzipped(b"".join(parts)),)
+            length = len(parts[0])
+            headers = {**headers, "Content-Encoding": "gzip"}
+        process_s = time.perf_counter() - started
+        self._requests.value += 1
+        self._seconds.observe(process_s)
+        now_s, remaining, get = now_ns // NS, max(0, remaining), request.method == "GET"
+        # a body that nobody reads ends the connection, instead of being waited for
+        keep_alive = request.keep_alive and not (request.body_exists and not request.content.is_eof())
+        usual = status == 200 and get and keep_alive and not headers and content_type == JSON
+        if usual and request.version == HttpVersion11:
+            head = self._heads.usual(now_s, length, request_id.encode(), process_s, remaining, reset_s)
+        else:
+            if status >= 400:
+                self._errors["5xx" if status >= 500 else "4xx"].value += 1
+            connection = "" if request.version == HttpVersion11 else "keep-alive"
+            head = self._heads.any(
+                now_s=now_s, status=status, content_type=content_type, length=length, request_id=request_id,
+                process_s=process_s, remaining=remaining, reset_s=reset_s, headers=headers,
+                connection=connection if keep_alive else "close",
+            )  # fmt: skip
+        data = (head, *parts) if request.method != "HEAD" else (head,)
+        self._bytes.value += len(head) + length
+        return (FlowControlledReply if length >= LARGE else Reply)(data, status, keep_alive)
+
+    def malformed(self, status: int, message: str) -> Reply:
+        """The answer to bytes that are no HTTP request, or one beyond the limits; the connection ends with it."""
+        now_ns = time.time_ns()
+        request_id = self._request_id()
+        error = FrontError(message, code="INVALID_PARAMETER" if status < 500 else None)
+        body = envelope.error_body(error, rfc3339(now_ns), request_id, 0.0)
+        self._errors["5xx" if status >= 500 else "4xx"].value += 1
+        head = self._heads.any(
+            now_s=now_ns // NS, status=status, content_type=JSON, length=len(body), request_id=request_id,
+            process_s=0.0, remaining=self._limiter.calls, reset_s=now_ns // NS + 1, connection="close",
+        )  # fmt: skip
+        return Reply((head, body), status, False)

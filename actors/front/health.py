@@ -1,0 +1,130 @@
+"""Health: what runs, what is fresh, and the one word for it all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...codecs.records import BOOK_TOP, QUOTE, TRADE, RecordType
+from ...ringbuf import StreamReader
+from .stamps import NS, rfc3339
+from .state import FrontState
+
+ACTIVE_S = 60.0
+STALE_ADVICE = "no fresh data"
+
+
+@dataclass(frozen=True)
+class Health:
+    """The tree at one moment."""
+
+    status: str  # healthy, degraded, unhealthy
+    issues: list[str]
+    body: dict[str, Any]
+    http_status: int
+
+
+def coverage_of(reader: StreamReader, now_ns: int, fresh_s: float) -> dict[str, dict[str, Any]]:
+    """Freshness of one stream by exchange: active symbols, time of the newest record, its age."""
+    by_exchange: dict[str, list[int]] = {}
+    for key in reader.keys:
+        row = reader.latest(key.key_id)
+        recv_ns = int(row["ts_recv_ns"]) if row is not None else 0
+        by_exchange.setdefault(key.attributes.get("exchange", ""), []).append(recv_ns)
+    covered = {}
+    for exchange, received in by_exchange.items():
+        times = np.array(received)
+        newest = int(times.max())
+        age = (now_ns - newest) / NS if newest else None
+        covered[exchange] = {
+            "symbols": len(times), "active_symbols": int((times >= now_ns - int(ACTIVE_S * NS)).sum()),
+            "last_success_ts": newest // 1_000_000 if newest else None,
+            "age_seconds": None if age is None else round(max(0.0, age), 3),
+            "status": "healthy" if age is not None and age <= fresh_s else "stale",
+        }  # fmt: skip
+    return covered
+
+
+def coverage(state: FrontState, now_ns: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """type -> exchange -> freshness, over all streams of the type."""
+    config = state.config
+    watched: tuple[tuple[str, RecordType, float], ...] = (
+        ("trade", TRADE, config.fresh_trade_s), ("quote", QUOTE, config.fresh_trade_s),
+        ("orderbook", BOOK_TOP, config.fresh_book_s),
+    )  # fmt: skip
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, record, fresh_s in watched:
+        merged: dict[str, dict[str, Any]] = {}
+        for reader in state.catalog.streams(record.name):
+            for exchange, one in coverage_of(reader, now_ns, fresh_s).items():
+                merged[exchange] = _merged(merged[exchange], one) if exchange in merged else one
+        if merged:
+            found[name] = merged
+    return found
+
+
+def _merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    newer = max((a, b), key=lambda one: one["last_success_ts"] or 0)
+    return {
+        **newer, "symbols": a["symbols"] + b["symbols"], "active_symbols": a["active_symbols"] + b["active_symbols"],
+    }  # fmt: skip
+
+
+def examine(state: FrontState, version: str) -> Health:
+    """Look at everything."""
+    now_ns = time.time_ns()
+    actors = state.tree.actors()
+    covered = coverage(state, now_ns)
+    issues = [f"actor {actor.name} is {actor.state}" for actor in actors if not actor.healthy]
+    all_covered = [(name, exchange, one) for name, by in covered.items() for exchange, one in by.items()]
+    stale = [(name, exchange) for name, exchange, one in all_covered if one["status"] != "healthy"]
+    issues += [f"{name} of {exchange}: {STALE_ADVICE}" for name, exchange in stale]
+    pairs = len(all_covered)
+    if not pairs:
+        issues.append("no market data is produced")
+    history = state.history.status
+    if history == "unhealthy":
+        issues.append("ClickHouse does not answer: ranges beyond memory are incomplete")
+    status = "unhealthy" if not pairs or len(stale) == pairs else "degraded" if issues else "healthy"
+    started_ns = state.tree.started_ns() or state.started_ns
+    uptime = max(0.0, (now_ns - started_ns) / NS)
+    grace = uptime < state.config.health_grace_s
+    checks = {
+        "database": history, "cache": "healthy", "application": "healthy",
+        "data_collection": "healthy" if pairs and not stale else "unhealthy" if len(stale) == pairs else "degraded",
+        **{f"actor_{actor.name}": actor.state for actor in actors},
+    }  # fmt: skip
+    checked = rfc3339(now_ns)
+    components = {
+        actor.name: {
+            "name": actor.name, "status": "healthy" if actor.healthy else "unhealthy", "last_check": checked,
+            "details": {"state": actor.state, "pid": actor.pid, "beat_age_ms": round(actor.beat_age_s * 1000)},
+        }
+        for actor in actors
+    }  # fmt: skip
+    components["database"] = {
+        "name": "database", "status": history if history != "disabled" else "unknown", "last_check": checked,
+        "response_time": round(state.history.response_s, 6) or None,
+        "details": {"configured": state.history.configured},
+    }  # fmt: skip
+    body = {
+        "status": status, "overall_status": status, "timestamp": checked, "uptime_seconds": round(uptime, 3),
+        "version": version, "dependencies": {"clickhouse": history}, "checks": checks, "components": components,
+        "issues": issues, "coverage": covered, "grace": grace,
+        "database": history, "data_collection": checks["data_collection"],
+    }  # fmt: skip
+    return Health(status, issues, body, 503 if status == "unhealthy" and not grace else 200)
+
+
+def readiness(state: FrontState) -> list[str]:
+    """Why this worker cannot serve yet; empty when it can."""
+    reasons = []
+    if not state.catalog.all_streams():
+        reasons.append(f"no stream in {state.catalog.folder}: the producers have not started")
+    if state.ctx.stopping.is_set():
+        reasons.append("stopping")
+    return reasons

@@ -1,0 +1,174 @@
+"""The front worker: REST, WebSocket and the first page on one socket, from shared memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestHandler
+
+from ..runtime import ActorContext
+from . import openapi
+from .auth import Authenticator
+from .books import book_endpoints
+from .catalog import Catalog
+from .config import Config
+from .endpoints import Answerer, Arguments, Bare, Endpoint
+from .envelope import encode
+from .gate import Gate
+from .history import History
+from .instruments import instrument_endpoints
+from .page import page_endpoints
+from .reply import Reply
+from .state import FrontState
+from .status import package_version, status_endpoints
+from .trades import trade_endpoints
+from .tree import Tree
+from .ws import close_ws, setup_ws
+
+log = logging.getLogger(__name__)
+
+REFRESH_S = 1.0
+BACKLOG = 1024
+DRAIN_S = 3.0  # for requests under way when the worker stops
+
+
+class FrontProtocol(RequestHandler):
+    """A connection. Differs from aiohttp's in how bytes that are no request are answered, counted and logged."""
+
+    __slots__ = ("_gate",)
+
+    def __init__(self, manager: web.Server, gate: Gate, **options: object) -> None:
+        super().__init__(manager, **options)  # type: ignore[arg-type]
+        self._gate = gate
+
+    def handle_error(  # type: ignore[override] - a Reply has what is asked of a response
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> Reply:
+        if isinstance(exc, HttpProcessingError):
+            text = (exc.message or message or "not an HTTP request").partition("\n")[0]
+            log.debug("client=%s sent no request: %s", request.remote, text)
+            return self._gate.malformed(status, f"not an HTTP request: {text[:200]}")
+        log.error("client=%s request failed", request.remote, exc_info=exc)
+        return self._gate.malformed(status, "something went wrong here")
+
+
+class FrontServer(web.Server):
+    """Makes the protocol of each connection."""
+
+    def __init__(self, gate: Gate, **options: object) -> None:
+        self._gate = gate
+        super().__init__(gate, **options)  # type: ignore[arg-type]
+
+    def __call__(self) -> RequestHandler:
+        return FrontProtocol(self, self._gate, loop=self._loop, **self._kwargs)
+
+
+def all_endpoints(state: FrontState) -> list[Endpoint]:
+    """Everything that is answered, and its description."""
+    endpoints = [
+        *trade_endpoints(state), *book_endpoints(state), *instrument_endpoints(state), *status_endpoints(state),
+        *page_endpoints(state),
+    ]  # fmt: skip
+    described = encode(openapi.document(endpoints, package_version()))
+
+    def describe(_: Arguments) -> Answerer:
+        return lambda: Bare(described)
+
+    description = Endpoint("/openapi.json", describe, "This description", enveloped=False, public=True, tag="operation")
+    return [*endpoints, description]
+
+
+def listening_socket(ctx: ActorContext) -> socket.socket:
+    """The supervisor's socket for this worker, or one of our own where there is none."""
+    if ctx.listen is not None:
+        return ctx.listen
+    config: Config = ctx.config
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.bind((config.host, config.port))
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return sock
+
+
+class Front:
+    """One worker, from its first socket to its last."""
+
+    def __init__(self, ctx: ActorContext, authenticator: Authenticator | None = None) -> None:
+        config: Config = ctx.config
+        self.ctx = ctx
+        self.catalog = Catalog(ctx.folder)
+        tree = Tree(ctx.folder, config.beat_stale_s)
+        self.history = History(ctx)
+        self.state = FrontState(ctx, config, self.catalog, tree, self.history)
+        self._authenticator = authenticator
+        self._app = web.Application(client_max_size=config.body_bytes_max)
+        self._app_runner: web.AppRunner | None = None
+        self._server: FrontServer | None = None
+        self._listener: asyncio.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.port = 0
+
+    async def start(self) -> None:
+        """Listen."""
+        config = self.state.config
+        setup_ws(self._app, self.ctx, self.catalog, config.ws, self._authenticator)
+        self._app_runner = web.AppRunner(self._app, access_log=None)
+        await self._app_runner.setup()
+        inner = self._app_runner.server
+        assert inner is not None
+        gate = Gate(
+            self.state, all_endpoints(self.state), package_version(), inner.request_handler, self._authenticator
+        )
+        self._server = FrontServer(
+            gate, request_factory=inner.request_factory, access_log=None, keepalive_timeout=config.keepalive_s,
+            max_line_size=config.request_line_bytes_max, max_field_size=config.header_bytes_max,
+            max_headers=config.headers_max,
+        )  # fmt: skip
+        sock = listening_socket(self.ctx)
+        self.port = sock.getsockname()[1] if sock.family != socket.AF_UNIX else 0
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(self._server, sock=sock, backlog=BACKLOG)
+        self._tasks = [
+            loop.create_task(self._refresh(), name="catalog"),
+            loop.create_task(self.history.probe_until(self.ctx.stopping), name="history probe"),
+        ]
+        log.info("front=%s port=%d streams=%d", self.ctx.name, self.port, len(self.catalog.all_streams()))
+
+    async def _refresh(self) -> None:
+        while not await self.ctx.stopped_within(REFRESH_S):
+            self.catalog.refresh()
+
+    async def stop(self) -> None:
+        """Take no more connections, say goodbye to those there are, and let go."""
+        if self._listener is not None:
+            self._listener.close()
+        if self._app_runner is not None:
+            await close_ws(self._app)
+        if self._server is not None:
+            self._server.pre_shutdown()  # idle connections end here; those with a request under way after its answer
+            await asyncio.sleep(0)
+            await self._server.shutdown(DRAIN_S)
+        if self._app_runner is not None:
+            await self._app_runner.cleanup()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.history.close()
+        self.catalog.close()
+
+
+async def main(ctx: ActorContext) -> None:
+    """Serve until asked to stop."""
+    front = Front(ctx)
+    await front.start()
+    try:
+        ctx.running()
+        await ctx.beat_until_stopped()
+    finally:
+        await front.stop()

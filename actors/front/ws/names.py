@@ -1,0 +1,199 @@
+"""What a client says about channels: names, objects, wildcards, options.
+
+A channel's name is ``{kind}.{exchange}.{market_type}.{symbol}``: the pair where the market type makes it unique (spot
+and perpetual), the canonical instrument where a pair has several (dated futures, options).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from ....codecs.errors import CodecError
+from ....codecs.symbols import MARKET_TYPES, parse_exchange, parse_symbol
+from ..catalog import ANY, Source
+from .errors import INVALID_PARAMETER, LIMIT_EXCEEDED, NOT_SUPPORTED, FrameError
+
+KINDS = ("trades", "quote", "book")
+DEPTHS = (5, 20, 50, 200, 400)
+DEPTH_DEFAULT = 20
+CONFLATE_DEFAULT_MS = 100
+CONFLATE_MAX_MS = 60_000
+FILTER_KEYS_MAX = 16
+FILTER_VALUES_MAX = 64
+SHOWN_MAX = 80  # characters of a client's text that go into a message
+
+Filters = dict[str, frozenset[str]]
+
+
+class ChannelItem(msgspec.Struct, kw_only=True):
+    """A channel as an object; a plain name is one with `channel` alone."""
+
+    channel: str
+    exchange: str | None = None
+    market_type: str | None = None
+    symbol: str | None = None
+    depth: int | None = None
+    filters: dict[str, Any] | None = None
+    snapshot: bool = True
+    from_seq: Annotated[int, Meta(ge=0)] | None = None
+    epoch: str | None = None
+    conflate: bool | int | None = None
+
+
+class ChannelRequest(msgspec.Struct, kw_only=True):
+    """A channel, or all that a pattern with ``*`` fits, and how it is wanted."""
+
+    kind: str
+    exchange: str
+    market_type: str
+    symbol: str  # pair or ``*``
+    instrument: str = ""  # canonical, where a symbol was given and a market type is known
+    depth: int = DEPTH_DEFAULT
+    filters: Filters | None = None
+    snapshot: bool = True
+    from_seq: int | None = None
+    epoch: str | None = None
+    conflate_ms: int = 0  # least time between two frames; 0 = each change
+
+    @property
+    def name(self) -> str:
+        symbol = self.symbol
+        if self.market_type in ("future", "option") and self.instrument:
+            symbol = self.instrument
+        return f"{self.kind}.{self.exchange}.{self.market_type}.{symbol}"
+
+    @property
+    def is_pattern(self) -> bool:
+        return ANY in (self.exchange, self.market_type, self.symbol)
+
+    def fits(self, kind: str, source: Source) -> bool:
+        """Whether an instrument is one of those meant."""
+        return (
+            kind == self.kind
+            and self.exchange in (ANY, source.exchange)
+            and self.market_type in (ANY, source.market_type)
+            and self.symbol in (ANY, source.symbol)
+            and (not self.instrument or self.market_type == ANY or self.instrument == source.instrument)
+        )
+
+
+def channel_name(kind: str, source: Source) -> str:
+    """The canonical name of an instrument's channel."""
+    symbol = source.instrument if source.market_type in ("future", "option") else source.symbol
+    return f"{kind}.{source.exchange}.{source.market_type}.{symbol}"
+
+
+def read_channel(item: Any) -> ChannelRequest:
+    """Understand one entry of `channels`: a name or an object.
+
+    Raises:
+        FrameError: it names no channel, or an option is not possible.
+    """
+    if isinstance(item, str):
+        item = {"channel": item}
+    shown = str(item.get("channel"))[:SHOWN_MAX] if isinstance(item, dict) else None
+    try:
+        wanted = msgspec.convert(item, ChannelItem)
+    except msgspec.ValidationError as error:
+        raise FrameError(INVALID_PARAMETER, f"channel is not understood: {error}", shown) from None
+    kind, *rest = wanted.channel.strip().split(".", 3)
+    kind = kind.lower()
+    if kind not in KINDS:
+        message = f"channel {kind[:SHOWN_MAX]!r} is not served here: use {', '.join(KINDS)}"
+        raise FrameError(NOT_SUPPORTED, message, shown)
+    place = dict(zip(("exchange", "market_type", "symbol"), rest, strict=False))
+    given = {
+        part: getattr(wanted, part) if getattr(wanted, part) is not None else place.get(part)
+        for part in ("exchange", "market_type", "symbol")
+    }
+    try:
+        exchange, market_type, symbol, instrument = _read_place(**given)
+    except CodecError as error:
+        raise FrameError(INVALID_PARAMETER, str(error), shown) from None
+    return ChannelRequest(
+        kind=kind, exchange=exchange, market_type=market_type, symbol=symbol, instrument=instrument,
+        depth=_read_depth(wanted.depth, shown), filters=read_filters(wanted.filters, shown, kind),
+        snapshot=wanted.snapshot, from_seq=wanted.from_seq, epoch=wanted.epoch,
+        conflate_ms=_read_conflate(wanted.conflate, kind, shown),
+    )  # fmt: skip
+
+
+def _read_place(exchange: str | None, market_type: str | None, symbol: str | None) -> tuple[str, str, str, str]:
+    """`(exchange, market_type, pair, instrument)`; what is not given is ``*``, a market type what the symbol says."""
+    venue_market = None
+    if exchange and exchange != ANY:
+        exchange, venue_market = parse_exchange(exchange)
+    market = market_type.strip().lower() if market_type else venue_market
+    if market not in (None, ANY, *MARKET_TYPES):
+        raise FrameError(
+            INVALID_PARAMETER, f"market_type {market[:SHOWN_MAX]!r} is unknown: use {', '.join(MARKET_TYPES)} or *"
+        )
+    if not symbol or symbol == ANY:
+        return exchange or ANY, market or ANY, ANY, ""
+    found = parse_symbol(symbol, None if market == ANY else market)
+    # BTC-USDT says nothing of its market, so ``*`` stays open; BTC-USDT-PERP does
+    open_market = market == ANY and found.market_type == "spot"
+    if open_market:
+        return exchange or ANY, ANY, found.pair, ""
+    return exchange or ANY, found.market_type, found.pair, found.instrument
+
+
+def _read_depth(depth: int | None, shown: str | None) -> int:
+    if depth is None:
+        return DEPTH_DEFAULT
+    if depth not in DEPTHS:
+        allowed = ", ".join(map(str, DEPTHS))
+        raise FrameError(INVALID_PARAMETER, f"depth is {depth}, allowed are {allowed}", shown)
+    return depth
+
+
+def _read_conflate(conflate: bool | int | None, kind: str, shown: str | None) -> int:
+    if not conflate:
+        return 0
+    if kind == "trades":
+        raise FrameError(INVALID_PARAMETER, "trades cannot be conflated: each one counts", shown)
+    milliseconds = CONFLATE_DEFAULT_MS if conflate is True else conflate
+    if not 0 < milliseconds <= CONFLATE_MAX_MS:
+        raise FrameError(
+            INVALID_PARAMETER, f"conflate is {conflate}, expected true or milliseconds up to {CONFLATE_MAX_MS}", shown
+        )
+    return milliseconds
+
+
+def read_filters(filters: dict[str, Any] | None, shown: str | None = None, kind: str = "") -> Filters | None:
+    """`{member: the texts it may have}`; None where everything passes.
+
+    Raises:
+        FrameError: values are neither scalars nor arrays of them, or there are too many.
+    """
+    if not filters:
+        return None
+    if kind == "book":
+        raise FrameError(INVALID_PARAMETER, "book cannot be filtered: choose its depth instead", shown)
+    if len(filters) > FILTER_KEYS_MAX:
+        message = f"filters has {len(filters)} keys, at most {FILTER_KEYS_MAX} are possible"
+        raise FrameError(LIMIT_EXCEEDED, message, shown)
+    read: Filters = {}
+    for member, wanted in filters.items():
+        values = wanted if isinstance(wanted, list) else [wanted]
+        if len(values) > FILTER_VALUES_MAX or not all(isinstance(value, str | int | float) for value in values):
+            raise FrameError(
+                INVALID_PARAMETER,
+                f"filters.{member[:SHOWN_MAX]} must be a text or number, or an array of at most {FILTER_VALUES_MAX}",
+                shown,
+            )
+        read[member] = frozenset(map(filter_text, values))
+    return read
+
+
+def filter_text(value: Any) -> str:
+    """How a member's value is compared: without case, true and false as in JSON."""
+    return str(value).lower()
+
+
+def passes(filters: Filters, members: dict[str, Any]) -> bool:
+    """Whether a record has one of the wanted values in each filtered member."""
+    return all(member in members and filter_text(members[member]) in wanted for member, wanted in filters.items())

@@ -1,0 +1,280 @@
+"""The WebSocket routes: handshake, limits, dialect, liveness, shutdown."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from ....ringbuf import read_pages
+from ...runtime import ActorContext
+from ..catalog import Catalog
+from ..stamps import rfc3339
+from .auth import ANONYMOUS, Authenticator, NoAuthentication, handshake_token
+from .config import WsConfig
+from .connection import (
+    CLOSE_ENCODING,
+    CLOSE_GOING_AWAY,
+    CLOSE_IDLE,
+    CLOSE_INTERNAL,
+    CLOSE_PATH,
+    CLOSE_POLICY,
+    CLOSE_SLOW,
+    Connection,
+)
+from .engine import Engine
+from .errors import MISSING_AUTH_TOKEN, NOT_SUPPORTED
+from .stats import connections_body, stats_body
+from .v1 import V1
+from .wire import Encoding, Frame, Heartbeat, Status
+
+log = logging.getLogger(__name__)
+
+SUBPROTOCOLS = {"tickring.v1.json": Encoding.JSON, "tickring.v1.msgpack": Encoding.MSGPACK}
+ENCODINGS = {"json": Encoding.JSON, "msgpack": Encoding.MSGPACK}
+PROTOCOL = "tickring.v1"
+DIALECTS = ("v1",)
+DIALECTS_PLANNED = ("dashboard", "api")
+SWEEP_S = 1.0
+OTHERS_FRESH_S = 1.0  # how long the other workers' number of connections is believed
+DEFLATE_WINDOW_BITS = 15  # shared compressed frames are made for this window
+
+_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
+
+
+class WsServer:
+    """The WebSocket side of one worker."""
+
+    def __init__(
+        self, ctx: ActorContext, catalog: Catalog, config: WsConfig, authenticator: Authenticator | None = None
+    ) -> None:
+        self.ctx = ctx
+        self.config = config
+        self.authenticator: Authenticator = authenticator or NoAuthentication()
+        self.engine = Engine(ctx, catalog, config)
+        self.engine.on_new_keys = self._match_patterns
+        self.started_ns = time.time_ns()
+        self.closing = False
+        self._dialects: dict[str, V1] = {}  # by connection id
+        self._others: tuple[float, int] = (0.0, 0)
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        self.engine.start()
+        self._sweep()
+
+    async def close(self) -> None:
+        """Tell every client that the worker goes, and close with 1001."""
+        self.closing = True
+        connections = list(self.engine.connections.values())
+        down = Frame(Status("*", "down", time.time_ns() // 1_000_000))
+        for connection in connections:
+            connection.send_control(down)
+            connection.close(CLOSE_GOING_AWAY, "server shutdown")
+        if connections:
+            await asyncio.wait([asyncio.ensure_future(connection.closed()) for connection in connections])
+
+    async def stop(self) -> None:
+        """Close what is open and give everything back."""
+        if not self.closing:
+            await self.close()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        self.engine.stop()
+
+    # -- one connection -----------------------------------------------------------------------------------------
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """A connection, from its handshake to its end."""
+        if self.closing:
+            return web.json_response({"error": "the server is shutting down"}, status=503, headers={"Retry-After": "5"})
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            body = {"error": f"{request.path} speaks WebSocket: connect with ws://"}
+            return web.json_response(body, status=426, headers={"Upgrade": "websocket"})
+        dialect = request.query.get("dialect", "v1").lower()
+        if dialect not in DIALECTS:
+            known = dialect in DIALECTS_PLANNED
+            text = "is not available" if known else "is unknown"
+            body = {"code": NOT_SUPPORTED, "error": f"dialect {dialect[:40]!r} {text}: use {', '.join(DIALECTS)}"}
+            return web.json_response(body, status=501 if known else 400)
+        encoding, named = self._encoding(request)
+        ws: web.WebSocketResponse[Any] = web.WebSocketResponse(
+            protocols=tuple(SUBPROTOCOLS),
+            autoping=False,
+            max_msg_size=self.config.inbound_bytes_max,
+            decode_text=False,
+            compress=bool(self.config.compress_from_bytes) and encoding is not Encoding.MSGPACK,
+            timeout=self.config.close_grace_s,
+        )
+        writer = await ws.prepare(request)
+        assert writer is not None
+        refusal = self._refusal(request, encoding, named)
+        if refusal is not None:
+            await ws.close(code=refusal[0], message=refusal[1].encode())
+            return ws
+        assert encoding is not None
+        if encoding is Encoding.JSON and ws.compress and int(ws.compress) == DEFLATE_WINDOW_BITS:
+            encoding = Encoding.JSON_DEFLATE
+        self._bound_kernel_buffer(request)
+        connection = Connection(ws, request, writer, encoding, self.config, self.engine.meters, self.engine.room)
+        await self._serve(connection, request)
+        return ws
+
+    def _encoding(self, request: web.Request) -> tuple[Encoding | None, str]:
+        """What the client wants: the subprotocol, else ``?encoding=``, else JSON; None = something unknown."""
+        offered = [name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+        for name in offered:
+            if name in SUBPROTOCOLS:
+                return SUBPROTOCOLS[name], name
+        name = request.query.get("encoding", "json").lower()
+        return ENCODINGS.get(name), name
+
+    def _refusal(self, request: web.Request, encoding: Encoding | None, named: str) -> tuple[int, str] | None:
+        if request.match_info.get("channel") is not None:
+            return CLOSE_PATH, f"channel {request.match_info['channel'][:40]!r} has no path of its own"
+        if encoding is None:
+            return CLOSE_ENCODING, f"encoding {named[:40]!r} is unknown: use json or msgpack"
+        if len(self.engine.connections) + self._connections_elsewhere() >= self.config.connections_max:
+            self.engine.meters.refused.inc()
+            return CLOSE_POLICY, "Too many connections"
+        return None
+
+    def _connections_elsewhere(self) -> int:
+        """Open connections of the other workers, as their pages say."""
+        now = time.monotonic()
+        looked_at, number = self._others
+        if now - looked_at > OTHERS_FRESH_S:
+            number = 0
+            for page in read_pages(self.ctx.folder):
+                if page.actor != self.ctx.name:
+                    number += sum(int(s.values[0]) for s in page.samples if s.name == "tickring_ws_connections")
+            self._others = (now, number)
+        return number
+
+    def _bound_kernel_buffer(self, request: web.Request) -> None:
+        """What the kernel took cannot be conflated any more: let it take little, so that slowness shows here."""
+        limit = self.config.unsent_bytes_max
+        sock = request.transport.get_extra_info("socket") if request.transport is not None else None
+        if limit and sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, limit)
+
+    async def _serve(self, connection: Connection, request: web.Request) -> None:
+        engine = self.engine
+        engine.connections[connection.id] = connection
+        engine.meters.accepted.inc()
+        engine.meters.connections.set(len(engine.connections))
+        dialect = self._dialects[connection.id] = V1(engine, connection, self.authenticator)
+        try:
+            self._welcome(connection)
+            if await self._admit(dialect, request):
+                names = [name for text in request.query.getall("channels", []) for name in text.split(",") if name]
+                if names:
+                    await dialect.subscribe_names(names)
+                await self._read(connection, dialect)
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            log.exception("connection=%s failed", connection.id)
+            engine.meters.failures.inc()
+            connection.close(CLOSE_INTERNAL, "internal error")
+        finally:
+            self._dialects.pop(connection.id, None)
+            engine.forget(connection)
+            try:
+                await connection.closed()
+            finally:
+                connection.ended()
+
+    def _welcome(self, connection: Connection) -> None:
+        now_ns = time.time_ns()
+        facts = {
+            "connection_id": connection.id, "server_time": rfc3339(now_ns),
+            "heartbeat_interval": self.config.heartbeat_s, "protocol": PROTOCOL, "encodings": list(ENCODINGS),
+            "auth_required": self.authenticator.required,
+        }  # fmt: skip
+        connection.send_control(
+            Frame({"type": "welcome", "ts": now_ns // 1_000_000, "timestamp": rfc3339(now_ns), **facts, "data": facts})
+        )
+
+    async def _admit(self, dialect: V1, request: web.Request) -> bool:
+        """Find out who it is, as far as the handshake says; False when it was refused."""
+        token = handshake_token(request)
+        if token is not None:
+            return await dialect.authenticate(token)
+        if not self.authenticator.required:
+            dialect.connection.identity = ANONYMOUS
+        return True
+
+    async def _read(self, connection: Connection, dialect: V1) -> None:
+        ws, received = connection.ws, self.engine.meters.received
+        while connection.open:
+            message = await ws.receive()
+            kind = message.type
+            if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
+                received.value += 1
+                connection.frames_received += 1
+                await dialect.receive(message.data, kind is WSMsgType.BINARY)
+            elif kind is WSMsgType.PING:
+                connection.heard_at = time.monotonic()
+                await ws.pong(message.data)
+            elif kind is WSMsgType.PONG:
+                connection.heard_at = time.monotonic()
+            else:  # CLOSE, CLOSING, CLOSED, ERROR: aiohttp has answered it
+                return
+
+    # -- now and then -------------------------------------------------------------------------------------------
+
+    def _sweep(self) -> None:
+        """Pings, heartbeats, and the ends of those that are idle or too slow."""
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+        now = time.monotonic()
+        try:
+            for connection in tuple(self.engine.connections.values()):
+                self._look_at(connection, now)
+        except Exception:
+            log.exception("sweep of connections failed")
+
+    def _look_at(self, connection: Connection, now: float) -> None:
+        config, outbox = self.config, connection.outbox
+        if outbox.full_since is not None and now - outbox.full_since >= config.slow_close_s:
+            connection.close(CLOSE_SLOW, "slow consumer")
+        elif now - connection.heard_at >= config.idle_timeout_s:
+            connection.close(CLOSE_IDLE, "idle timeout")
+        elif connection.identity is None and time.time_ns() - connection.connected_ns >= config.auth_timeout_s * 1e9:
+            self._dialects[connection.id].refuse(MISSING_AUTH_TOKEN, "no auth frame came in time")
+        if now >= connection.ping_at:
+            connection.ping_at = now + config.ping_s
+            connection.ping()
+        if now >= connection.heartbeat_at:
+            connection.heartbeat_at = now + config.heartbeat_s
+            if connection.clear:  # else it would overtake what waits, or wait itself and be old
+                seqs = {name: sub.topic.seq_of(sub) for name, sub in connection.subs.items()}
+                connection.send_control(Frame(Heartbeat(time.time_ns() // 1_000_000, seqs)))
+
+    def _match_patterns(self) -> None:
+        for connection in tuple(self.engine.connections.values()):
+            dialect = self._dialects.get(connection.id)
+            if connection.patterns and dialect is not None:
+                task = asyncio.get_running_loop().create_task(dialect.match_again(), name=f"ws-match-{connection.id}")
+                self._tasks.add(task)
+                task.add_done_callback(self._matched)
+
+    def _matched(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("matching patterns again failed", exc_info=task.exception())
+
+    # -- statistics ---------------------------------------------------------------------------------------------
+
+    async def stats(self, request: web.Request) -> web.Response:
+        return web.json_response(stats_body(self.engine, self.ctx, self.started_ns))
+
+    async def list_connections(self, request: web.Request) -> web.Response:
+        return web.json_response(connections_body(self.engine, self.ctx))

@@ -1,0 +1,368 @@
+"""Channels that carry records: trades and quotes. One topic for a channel, whatever the number of its readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ....codecs.record import RecordType
+from ....codecs.records import QUOTE, TRADE
+from ....ringbuf import StreamReader
+from ..catalog import Source
+from .epochs import epoch_text
+from .meters import Meters
+from .names import channel_name, passes
+from .outbox import Delivery
+from .render import NTH, TS_RECV_NS, Members, Renderer, Row, event_ms
+from .wire import Batch, Frame, Gap, Snapshot, Status, Update
+
+if TYPE_CHECKING:
+    from .subscription import Subscription
+
+SNAPSHOT_TRADES = 50
+BATCH_ROWS_MAX = 512  # a trade takes about 400 bytes, so a batch stays far below the outgoing limit
+REPLAY_ROWS_READ = 4096  # read ahead for one replaying connection; a search of the ring is too dear for less
+REPLAY_ROWS_SENT = 256
+_NS_PER_MS = 1_000_000
+
+
+class State(StrEnum):
+    """What a channel's data is worth just now."""
+
+    LIVE = "live"
+    STALE = "stale"  # nothing came since its producer started
+    RESYNCING = "resyncing"  # the book is being rebuilt
+    DOWN = "down"  # its producer does not run
+
+
+class GapReason(StrEnum):
+    SLOW_CONSUMER = "slow_consumer"
+    RESUME_EXPIRED = "resume_expired"
+    UPSTREAM_GAP = "upstream_gap"
+    EPOCH_CHANGED = "epoch_changed"
+
+
+class Topic:
+    """What all readers of one channel share.
+
+    Attributes:
+        name: canonical, echoed in every frame.
+        epoch: short text that changes only when numbering restarts.
+        plain: subscriptions that get each frame as it is; `special`: those with filters or a least interval.
+    """
+
+    kind: str
+    record: RecordType
+    delivery: Delivery
+
+    def __init__(self, source: Source, reader: StreamReader, meters: Meters, compress_from: int) -> None:
+        self.meters = meters
+        self.compress_from = compress_from
+        self.plain: list[Subscription] = []
+        self.special: list[Subscription] = []
+        self.members: dict[Subscription, None] = {}  # all, live or not
+        self.state = State.LIVE
+        self.since_ms = 0
+        self.bind(source, reader)
+
+    def bind(self, source: Source, reader: StreamReader) -> None:
+        """Take the channel from this stream from now on."""
+        self.source = source
+        self.reader = reader
+        self.key_id = source.key_id
+        self.name = channel_name(self.kind, source)
+        self.epoch = epoch_text(reader)
+
+    @property
+    def readers(self) -> tuple[StreamReader, ...]:
+        """Every stream it reads."""
+        return (self.reader,)
+
+    # -- subscriptions ------------------------------------------------------------------------------------------
+
+    def attach(self, sub: Subscription) -> None:
+        """From now on it gets what is published."""
+        sub.live = True
+        sub.replay = ()
+        (self.plain if sub.plain else self.special).append(sub)
+
+    def detach(self, sub: Subscription) -> None:
+        self.members.pop(sub, None)
+        if sub.live:
+            sub.live = False
+            (self.plain if sub in self.plain else self.special).remove(sub)
+
+    def refilter(self, sub: Subscription) -> None:
+        """Its filters changed."""
+        if sub.live:
+            for group in (self.plain, self.special):
+                if sub in group:
+                    group.remove(sub)
+            (self.plain if sub.plain else self.special).append(sub)
+
+    def prepare(self, sub: Subscription) -> bool:
+        """Decide where a new subscription begins; True when it resumes."""
+        raise NotImplementedError
+
+    def start(self, sub: Subscription) -> None:
+        """Send what stands before the live part: gap and snapshot, unless it replays."""
+        raise NotImplementedError
+
+    def replay_some(self, sub: Subscription) -> bool:
+        """Send the next part of a replay; True when it has caught up and is attached."""
+        raise NotImplementedError
+
+    def rebuild(self, sub: Subscription) -> None:
+        """Start over with a snapshot: the reader was too slow, or numbering restarted."""
+        raise NotImplementedError
+
+    def seq_of(self, sub: Subscription) -> int:
+        """The last seq that was meant for a subscription."""
+        raise NotImplementedError
+
+    def snapshot(self, sub: Subscription | None, depth: int, id: Any = None) -> Frame:
+        """The state that the next live frame follows."""
+        raise NotImplementedError
+
+    def send_gap(self, sub: Subscription, first: int, last: int, reason: GapReason) -> None:
+        """Say which records do not come."""
+        self.meters.gap(reason.value)
+        epoch = self.epoch if reason is GapReason.EPOCH_CHANGED else None
+        sub.connection.send_control(Frame(Gap(self.name, first, last, reason.value, epoch)))
+
+    # -- status -------------------------------------------------------------------------------------------------
+
+    def judge(self, producer_alive: bool) -> tuple[State, int]:
+        """State and since when, epoch ms."""
+        raise NotImplementedError
+
+    def set_state(self, state: State, since_ms: int) -> bool:
+        """Store it and tell the subscribers; True when it changed."""
+        if state is self.state:
+            return False
+        self.state, self.since_ms = state, since_ms
+        frame = self.status()
+        for sub in tuple(self.members):
+            sub.connection.send_control(frame)
+        return True
+
+    def status(self) -> Frame:
+        return Frame(Status(self.name, self.state.value, self.since_ms))
+
+
+class RecordTopic(Topic):
+    """Records one by one, each with its number.
+
+    Attributes:
+        next: number (`nth`) of the next record to publish; all before it have been.
+    """
+
+    def __init__(self, source: Source, reader: StreamReader, meters: Meters, compress_from: int) -> None:
+        super().__init__(source, reader, meters, compress_from)
+        self.next = reader.count(self.key_id)
+
+    def bind(self, source: Source, reader: StreamReader) -> None:
+        super().bind(source, reader)
+        self.render = Renderer(self.record, source.key)
+        self.next = reader.count(self.key_id)
+        newest = reader.latest(self.key_id)
+        self.last_recv_ns = int(newest["ts_recv_ns"]) if newest is not None else 0
+
+    def seq_of(self, sub: Subscription) -> int:
+        return self.next if sub.live else sub.position
+
+    # -- live ---------------------------------------------------------------------------------------------------
+
+    def publish(self, rows: list[Row], now: float, held: Callable[[Subscription], None]) -> None:
+        """Hand new rows of this key to the subscribers.
+
+        Args:
+            rows: as the ring gave them, in order; those already published are skipped.
+            now: monotonic, s.
+            held: called with a subscription that keeps its frame for later.
+        """
+        if rows[0][NTH] != self.next:
+            rows = self._joined(rows)
+            if not rows:
+                return
+        jumped = rows[0][NTH] > self.next
+        self.next = rows[-1][NTH] + 1
+        self.last_recv_ns = rows[-1][TS_RECV_NS]
+        if not self.members:
+            return
+        render = self.render
+        if jumped and self.delivery is Delivery.CONFLATING:
+            self._fan_out([render(rows[-1])], now, held, conflated=True)
+            return
+        members = [render(row) for row in rows]
+        for start in range(0, len(members), BATCH_ROWS_MAX):
+            self._fan_out(members[start : start + BATCH_ROWS_MAX], now, held)
+
+    def _fan_out(
+        self, members: list[Members], now: float, held: Callable[[Subscription], None], *, conflated: bool = False
+    ) -> None:
+        first, last = members[0]["seq"], members[-1]["seq"]
+        frame = self.frame(members)
+        if conflated:
+            frame = frame.conflated()
+        for sub in self.plain:
+            sub.connection.send(sub, frame, first, last)
+        for sub in self.special:
+            mine, mine_first, mine_last = frame, first, last
+            if sub.filters is not None:
+                wanted = [one for one in members if passes(sub.filters, one)]
+                if not wanted:
+                    continue
+                if len(wanted) < len(members):
+                    mine, mine_first, mine_last = self.frame(wanted), wanted[0]["seq"], wanted[-1]["seq"]
+            if not sub.request.conflate_ms:
+                sub.connection.send(sub, mine, mine_first, mine_last)
+            elif sub.held is None and now >= sub.due:
+                sub.due = now + sub.request.conflate_ms / 1000
+                several = mine_last > mine_first
+                sub.connection.send(sub, mine.conflated() if several else mine, mine_last, mine_last)
+            else:
+                several = sub.held is not None or mine_last > mine_first
+                sub.held = (mine.conflated() if several else mine, mine_last)
+                held(sub)
+
+    def frame(self, members: list[Members]) -> Frame:
+        """One record is an `update`, several are a `batch`."""
+        body: Update | Batch
+        if len(members) == 1:
+            body = Update(self.name, members[0]["seq"], members[0]["ts"], members[0])
+        else:
+            body = Batch(self.name, members[0]["seq"], members[-1]["seq"], members)
+        return Frame(body, self.render.ids, self.compress_from)
+
+    def _joined(self, rows: list[Row]) -> list[Row]:
+        """Rows without those already published, and with those that a lap skipped, as far as the tail holds them."""
+        rows = [row for row in rows if row[NTH] >= self.next]
+        if not rows or rows[0][NTH] == self.next:
+            return rows
+        return self._recovered(rows[0][NTH]) + rows
+
+    def catch_up(self) -> list[Row]:
+        """What was published and did not come through the ring, as far as the tail holds it."""
+        return self._recovered(self.reader.count(self.key_id))
+
+    def _recovered(self, stop: int) -> list[Row]:
+        """Records `next <= nth < stop` from the tail; what it no longer has is told to the subscribers."""
+        held = self.reader.last(self.key_id, self.record.tail)
+        held = held[(held["nth"] >= self.next) & (held["nth"] < stop)]
+        first = int(held["nth"][0]) if len(held) else stop
+        if first > self.next:
+            self.meters.lost.inc(first - self.next)
+            if self.delivery is Delivery.ORDERED:
+                for sub in (*self.plain, *self.special):
+                    self.send_gap(sub, self.next + 1, first, GapReason.UPSTREAM_GAP)
+        self.meters.recovered.inc(len(held))
+        return held.tolist()
+
+    # -- beginning ----------------------------------------------------------------------------------------------
+
+    def prepare(self, sub: Subscription) -> bool:
+        request = sub.request
+        sub.position = self.next
+        if request.from_seq is None or request.epoch not in (None, self.epoch) or request.from_seq > self.next:
+            return False
+        rows = self.reader.since(self.key_id, request.from_seq, REPLAY_ROWS_READ)
+        if rows is None:
+            return False
+        sub.position, sub.replay = request.from_seq, rows
+        return True
+
+    def start(self, sub: Subscription) -> None:
+        request = sub.request
+        if request.from_seq is not None:
+            if request.epoch not in (None, self.epoch):
+                self.send_gap(sub, 1, self.next, GapReason.EPOCH_CHANGED)
+            else:
+                self.send_gap(sub, min(request.from_seq, self.next) + 1, self.next, GapReason.RESUME_EXPIRED)
+        self._send_snapshot(sub)
+        self.attach(sub)
+
+    def _send_snapshot(self, sub: Subscription) -> None:
+        self.meters.snapshots.inc()
+        sub.connection.send_control(self.snapshot(sub, 0))
+
+    def rebuild(self, sub: Subscription) -> None:
+        self._send_snapshot(sub)
+
+    def replay_some(self, sub: Subscription) -> bool:
+        if sub.position >= self.next:
+            self.attach(sub)
+            return True
+        if not len(sub.replay):
+            rows = self.reader.since(self.key_id, sub.position, REPLAY_ROWS_READ)
+            if rows is None or not len(rows):
+                self.send_gap(sub, sub.position + 1, self.next, GapReason.RESUME_EXPIRED)
+                self._send_snapshot(sub)
+                self.attach(sub)
+                return True
+            sub.replay = rows
+        rows = sub.replay[:REPLAY_ROWS_SENT]
+        sub.replay = sub.replay[REPLAY_ROWS_SENT:]
+        self._send_replayed(sub, [row for row in rows.tolist() if row[NTH] < self.next])
+        return False
+
+    def _send_replayed(self, sub: Subscription, rows: list[Row]) -> None:
+        """Rows beyond `next` are left out: they come through the ring once the subscription is live."""
+        if not rows:
+            sub.replay = ()
+            return
+        sub.position = rows[-1][NTH] + 1
+        members = [self.render(row) for row in rows]
+        if sub.filters is not None:
+            members = [one for one in members if passes(sub.filters, one)]
+        if members:
+            sub.connection.send(sub, self.frame(members), members[0]["seq"], members[-1]["seq"])
+
+    def snapshot(self, sub: Subscription | None, depth: int, id: Any = None) -> Frame:
+        members = [self.render(row) for row in self.newest(self.snapshot_rows)]
+        if sub is not None and sub.filters is not None:
+            members = [one for one in members if passes(sub.filters, one)]
+        ts = members[-1]["ts"] if members else 0
+        data = members if self.snapshot_rows > 1 else (members[-1] if members else None)
+        body = Snapshot(self.name, self.epoch, self.next, ts, data, True, id)
+        return Frame(body, self.render.ids, self.compress_from)
+
+    snapshot_rows = SNAPSHOT_TRADES
+
+    def newest(self, n: int) -> list[Row]:
+        """The last `n` records that were published, oldest first."""
+        ahead = max(0, self.reader.count(self.key_id) - self.next)  # not published yet
+        rows: np.ndarray = self.reader.last(self.key_id, min(n + ahead, self.record.tail))
+        return rows[rows["nth"] < self.next][-n:].tolist()
+
+    # -- status -------------------------------------------------------------------------------------------------
+
+    def judge(self, producer_alive: bool) -> tuple[State, int]:
+        if not producer_alive:
+            return State.DOWN, self.last_recv_ns // _NS_PER_MS
+        live_since_ns = self.reader.live_since_ns
+        if self.last_recv_ns < live_since_ns:
+            return State.STALE, live_since_ns // _NS_PER_MS
+        return State.LIVE, live_since_ns // _NS_PER_MS
+
+
+class TradesTopic(RecordTopic):
+    kind = "trades"
+    record = TRADE
+    delivery = Delivery.ORDERED
+
+
+class QuoteTopic(RecordTopic):
+    """Best bid and ask. A reader that cannot follow gets the newest."""
+
+    kind = "quote"
+    record = QUOTE
+    delivery = Delivery.CONFLATING
+    snapshot_rows = 1
+
+
+RECORD_TOPICS: Sequence[type[RecordTopic]] = (TradesTopic, QuoteTopic)
+__all__ = ["RECORD_TOPICS", "GapReason", "QuoteTopic", "RecordTopic", "State", "Topic", "TradesTopic", "event_ms"]
