@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from .record import COUNT, EXCHANGE_ID, PRICE, QUANTITY, SMALL, UPDATE_ID, Derived, Field, Flag, RecordType, Store
 
+_SELL, _ASK = int(Flag.SELL), int(Flag.ASK)  # plain integers: an IntFlag makes an object at each operation
+
 TRADE = RecordType(
     "trade",
     "One match, or the matches of one taker order at one price (flag AGGREGATED).",
@@ -21,8 +23,8 @@ TRADE = RecordType(
         ),
     ],
     derived=[
-        Derived("side", {"enum": ["buy", "sell"]}, "aggressor side", lambda f: "sell" if f & Flag.SELL else "buy"),
-        Derived("is_buyer_maker", {"type": "boolean"}, "the same as side sell", lambda f: bool(f & Flag.SELL)),
+        Derived("side", {"enum": ["buy", "sell"]}, "aggressor side", lambda f: "sell" if f & _SELL else "buy"),
+        Derived("is_buyer_maker", {"type": "boolean"}, "the same as side sell", lambda f: bool(f & _SELL)),
     ],
     tail=1024,
 )
@@ -48,7 +50,7 @@ BOOK_LEVEL = RecordType(
         Field("price", PRICE, "quote currency"),
         Field("quantity", QUANTITY, "base units now resting at the price; 0 = the level is gone"),
     ],
-    derived=[Derived("side", {"enum": ["bid", "ask"]}, "side of the book", lambda f: "ask" if f & Flag.ASK else "bid")],
+    derived=[Derived("side", {"enum": ["bid", "ask"]}, "side of the book", lambda f: "ask" if f & _ASK else "bid")],
     store=Store.OFF,
 )
 

@@ -1,0 +1,266 @@
+"""Binance's messages as they are on the wire: what is decoded of each, what is sent, and the limits of a connection.
+
+Sources: https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams (text of 2026-07-21) and
+https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams (client 17.2.0 of
+2026-08-19); fields also as in recordings of 2021 to 2026. Keys that are not named here are ignored, and `st`, `ps`,
+`nq` and `ap`, which came in 2026, are optional.
+
+The structs are filled by decoders with ``strict=False``, which reads a quoted decimal straight into a float. That mode
+takes more than the exchange sends: numbers without quotes, quoted integers, ``nan``, ``1`` for true. The decoder
+therefore uses it only on frames whose shape was proven before (see `decoder`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+INT64_MAX = 2**63 - 1
+
+Price = Annotated[float, Meta(gt=0)]
+Quantity = Annotated[float, Meta(ge=0)]
+Id = Annotated[int, Meta(ge=0, le=INT64_MAX)]
+LevelTuple = tuple[Price, Quantity]
+
+TimeMs = Annotated[int, Meta(gt=0, le=INT64_MAX // 1_000_000)]
+TimeUs = Annotated[int, Meta(gt=0, le=INT64_MAX // 1_000)]
+
+
+class TimeUnit(Enum):
+    """Unit of the times on the wire; microseconds where the URL asks for ``timeUnit=MICROSECOND`` (spot only)."""
+
+    MILLISECOND = 1_000_000
+    MICROSECOND = 1_000
+
+    @property
+    def ns(self) -> int:
+        return self.value
+
+    @property
+    def type(self) -> Any:
+        return TimeMs if self is TimeUnit.MILLISECOND else TimeUs
+
+
+TimeT = TypeVar("TimeT")
+StT = TypeVar("StT")  # allowed value of `st`
+DataT = TypeVar("DataT")
+
+
+# Fields stand in the order of the wire, those that are not used too: an unexpected key costs more than its value.
+class SpotTrade(msgspec.Struct, Generic[TimeT], gc=False, kw_only=True):
+    """``<symbol>@trade`` of spot."""
+
+    e: Literal["trade"]
+    E: TimeT
+    s: str
+    t: Id
+    p: Price
+    q: Quantity
+    T: TimeT  # time of the match
+    m: bool
+    M: bool = True
+
+
+class FuturesTrade(msgspec.Struct, Generic[TimeT, StT], gc=False, kw_only=True):
+    """``<symbol>@trade`` of USD-M: with `X`, the kind of match, which stands in the shape."""
+
+    e: Literal["trade"]
+    E: TimeT
+    T: TimeT
+    s: str
+    t: Id
+    p: Price
+    q: Quantity
+    m: bool
+    st: StT | None = None
+
+
+class SpotAggTrade(msgspec.Struct, Generic[TimeT], gc=False, kw_only=True):
+    """``<symbol>@aggTrade``: the matches of one taker order at one price."""
+
+    e: Literal["aggTrade"]
+    E: TimeT
+    s: str
+    a: Id
+    p: Price
+    q: Quantity
+    f: Id
+    l: Id  # noqa: E741 (the exchange's name)
+    T: TimeT
+    m: bool
+    M: bool = True
+    nq: Quantity = 0.0
+
+
+class FuturesAggTrade(msgspec.Struct, Generic[TimeT, StT], gc=False, kw_only=True):
+    """``<symbol>@aggTrade`` of USD-M, which collects them over 100 ms."""
+
+    e: Literal["aggTrade"]
+    E: TimeT
+    a: Id
+    s: str
+    p: Price
+    q: Quantity
+    nq: Quantity = 0.0  # quantity without retail price improvement orders
+    f: Id
+    l: Id  # noqa: E741
+    T: TimeT
+    m: bool
+    st: StT | None = None
+
+
+class SpotBookTicker(msgspec.Struct, gc=False):
+    """``<symbol>@bookTicker`` of spot: no event name and no time. An empty side has price and quantity zero."""
+
+    u: Id
+    s: str
+    b: Quantity
+    B: Quantity
+    a: Quantity
+    A: Quantity
+
+
+class FuturesBookTicker(msgspec.Struct, Generic[TimeT, StT], gc=False, kw_only=True):
+    """``<symbol>@bookTicker`` of futures."""
+
+    e: Literal["bookTicker"]
+    u: Id
+    s: str
+    b: Quantity
+    B: Quantity
+    a: Quantity
+    A: Quantity
+    T: TimeT
+    E: TimeT
+    st: StT | None = None
+
+
+class Depth(msgspec.Struct, Generic[StT], gc=False):
+    """``<symbol>@depth``: changed levels. Spot chains `U` and `u`; futures send `T` and chain `pu` to the last `u`.
+
+    The integers may decode as floats here (``1.0``); joining them with `|` is what refuses those.
+    """
+
+    e: Literal["depthUpdate"]
+    E: int | float
+    s: str
+    U: int | float
+    u: int | float
+    b: list[LevelTuple]
+    a: list[LevelTuple]
+    T: int | float = 0
+    pu: int | float = 0
+    st: StT | None = None
+
+
+class Frame(msgspec.Struct, Generic[DataT], gc=False):
+    """A frame of a combined stream: ``{"stream": ..., "data": ...}``."""
+
+    data: DataT
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one connection may do, and what an address may."""
+
+    messages_per_second: int  # client messages, pings and pongs included; more disconnects
+    streams_max: int  # per connection
+    connects_per_5_min: int  # per address
+    life_s: int  # the exchange closes the connection after this
+    ping_s: int  # the server's ping interval
+    pong_s: int  # a pong must come within
+
+
+@dataclass(frozen=True)
+class Product:
+    """One of Binance's markets with streams of its own."""
+
+    name: str
+    market_type: str  # of an instrument without a date
+    futures: bool  # depth chains by `pu`, quotes have times
+    st: int | None  # its value of `st`; None where the field does not exist
+    inverse: bool  # quantities count contracts worth quote currency
+    limits: Limits
+
+    @property
+    def st_type(self) -> Any:
+        return Annotated[int, Meta(ge=self.st, le=self.st)] if self.st is not None else int
+
+
+PRODUCTS = {
+    product.name: product
+    for product in (
+        # 1,024 streams, 5 messages/s, ping every 20 s answered within 60 s: spot page of 2026-07-21.
+        Product("spot", "spot", False, None, False, Limits(5, 1024, 300, 24 * 3600, 20, 60)),
+        # 10 messages/s, ping every 3 min with 10 min grace; 1,024 streams on an older page, 200 on a newer one.
+        Product("usdm", "perpetual", True, 1, False, Limits(10, 200, 300, 24 * 3600, 180, 600)),
+        Product("coinm", "perpetual", True, 2, True, Limits(10, 200, 300, 24 * 3600, 180, 600)),
+    )
+}
+
+# Kinds of match (`X` of USD-M `@trade`) that did not happen in the order book.
+OFF_BOOK = frozenset(("INSURANCE_FUND", "ADL", "NA"))
+
+# Events the exchange documents and this codec makes no record of.
+OTHER_EVENTS = frozenset(
+    (
+        "kline", "continuous_kline", "markPriceUpdate", "24hrTicker", "24hrMiniTicker", "1hTicker", "4hTicker",
+        "1dTicker", "forceOrder", "compositeIndex", "contractInfo", "assetIndexUpdate", "avgPrice", "blockTrade",
+        "referencePrice", "indexPriceUpdate", "indexPrice_kline", "markPrice_kline", "tradingSession",
+    )
+)  # fmt: skip
+
+
+def request(method: str, params: list[Any] | None, request_id: int | str | None) -> bytes:
+    """A control frame. `request_id`: 64-bit integer, at most 36 alphanumeric characters, or None."""
+    members: dict[str, Any] = {"method": method}
+    if params is not None:
+        members["params"] = params
+    return msgspec.json.encode(members | {"id": request_id})
+
+
+def subscribe(streams: list[str], request_id: int | str | None) -> bytes:
+    return request("SUBSCRIBE", streams, request_id)
+
+
+def unsubscribe(streams: list[str], request_id: int | str | None) -> bytes:
+    return request("UNSUBSCRIBE", streams, request_id)
+
+
+def list_subscriptions(request_id: int | str | None) -> bytes:
+    return request("LIST_SUBSCRIPTIONS", None, request_id)
+
+
+def set_combined(combined: bool, request_id: int | str | None) -> bytes:
+    """Switch a connection between bare events and ``{"stream", "data"}`` frames."""
+    return request("SET_PROPERTY", ["combined", combined], request_id)
+
+
+def stream_name(native: str, channel: str) -> str:
+    """``btcusdt@aggTrade``: names of streams are lower case, channels are not."""
+    return f"{native.lower()}@{channel}"
+
+
+def combined_path(streams: list[str], tier: str = "", unit: TimeUnit = TimeUnit.MILLISECOND) -> str:
+    """Path and query of a combined connection: ``/stream?streams=a/b``; USD-M puts its tier before it.
+
+    Args:
+        tier: ``public`` (bookTicker, depth, trade) or ``market`` (aggTrade and the rest) of USD-M since 2026-03-06.
+    """
+    path = f"/{tier}/stream" if tier else "/stream"
+    query = f"streams={'/'.join(streams)}" if streams else ""
+    if unit is TimeUnit.MICROSECOND:
+        query += f"{'&' if query else ''}timeUnit=MICROSECOND"
+    return f"{path}?{query}" if query else path
+
+
+CHANNEL_TIERS = {"bookTicker": "public", "depth": "public", "rpiDepth": "public", "trade": "public"}
+
+
+def tier_of(channel: str) -> str:
+    """Which routed base of USD-M serves a channel: ``public`` or ``market``."""
+    return CHANNEL_TIERS.get(channel.partition("@")[0], "market")
