@@ -202,6 +202,7 @@ class Feed:
             self.metrics.update(self)
         self.ctx.beat()
         self._ledger.close()
+        self.gaps.close()
         for part in (*self.readers.values(), *self.writers.values()):
             part.close()
         if hasattr(self, "_keys"):

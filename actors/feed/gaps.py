@@ -40,25 +40,37 @@ class GapLedger:
         self.written = 0
         self.failed = 0
         self._encode = msgspec.json.Encoder().encode
+        self._fd: int | None = None  # kept open: a stream full of holes must not cost an open for each of them
+        self._size = 0
 
     def add(self, gap: Gap) -> None:
         line = self._encode(gap) + b"\n"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            try:
-                if os.fstat(fd).st_size + len(line) > self.bytes_max:
-                    os.replace(self.path, self.path.with_suffix(".jsonl.1"))
-                    os.close(fd)
-                    fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-                os.write(fd, line)  # one write: a kill leaves the line whole or absent
-            finally:
-                os.close(fd)
+            if self._fd is None:
+                self._open()
+            if self._size and self._size + len(line) > self.bytes_max:
+                self.close()
+                os.replace(self.path, self.path.with_suffix(".jsonl.1"))
+                self._open()
+            assert self._fd is not None
+            os.write(self._fd, line)  # one write: a kill leaves the line whole or absent
         except OSError as error:
+            self.close()
             self.failed += 1
             log.warning("gaps=%s lost=%s: %s", self.path, line.decode().rstrip(), error)
             return
+        self._size += len(line)
         self.written += 1
+
+    def _open(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        self._size = os.fstat(self._fd).st_size
+
+    def close(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
 
 
 def read_gaps(path: Path) -> list[Gap]:
