@@ -1,6 +1,6 @@
 """`make bench`: every figure beside its limit and its peer, as a table and as JSON.
 
-``python bench/run.py [--quick] [--only NAME] [--json FILE]``; names: decode, book, flood, latency, rest, storage, tree.
+``python bench [--quick] [--only NAME] [--json FILE]``; names: decode, book, flood, latency, rest, storage, tree.
 """
 
 from __future__ import annotations

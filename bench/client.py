@@ -12,18 +12,20 @@ import re
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import uvloop
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-_ID = re.compile(rb'"(?:a|trade_id)":\s?"?(\d+)')
+_ID = re.compile(rb'"(?:f|first_trade_id)":\s?"?(\d+)')
 
 
 class Receiver(WSListener):
-    def __init__(self, last_id: int, first: asyncio.Event, done: asyncio.Event) -> None:
+    def __init__(self, last_id: int, subscribed: asyncio.Event, done: asyncio.Event) -> None:
         self.frames: list[tuple[int, bytes]] = []
-        self.last_id, self.first, self.done = last_id, first, done
+        self.seen = 0
+        self.last_id, self.subscribed, self.done = last_id, subscribed, done
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         if frame.msg_type != WSMsgType.TEXT:
@@ -31,11 +33,14 @@ class Receiver(WSListener):
         now = time.monotonic_ns()
         payload = frame.get_payload_as_bytes()
         self.frames.append((now, payload))
-        if not self.first.is_set():
-            self.first.set()
+        if not self.subscribed.is_set() and b'"subscribed"' in payload:
+            self.subscribed.set()
         ids = _ID.findall(payload)
-        if ids and int(ids[-1]) >= self.last_id:
+        self.seen += len(ids)
+        if self.seen >= self.last_id:
             self.done.set()
+        elif ids and int(ids[-1]) >= self.last_id:  # a fan-out may send other symbols' last ones after it
+            asyncio.get_running_loop().call_later(3.0, self.done.set)
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self.done.set()
@@ -45,29 +50,31 @@ def trades_of(message: dict[str, Any]) -> Iterator[tuple[int, str]]:
     """(trade id, price) of the trades in a frame of the exchange, of tickring or of the replaced design."""
     match message:
         case {"type": "update", "data": dict(one)}:
-            yield int(one["trade_id"]), one["price"]
+            yield int(one["first_trade_id"]), one["price"]
         case {"type": "batch", "data": list(many)}:
             for one in many:
-                yield int(one["trade_id"]), one["price"]
+                yield int(one["first_trade_id"]), one["price"]
         case {"type": "trade", "data": dict(one)}:
-            yield int(one["trade_id"]), one["price"]
+            yield int(one["first_trade_id"]), one["price"]
         case {"stream": _, "data": dict(one)}:
-            yield int(one["a"]), one["p"]
+            yield int(one["f"]), one["p"]
 
 
 async def main(url: str, last_id: int, out: str, subscribe: str) -> None:
-    first, done = asyncio.Event(), asyncio.Event()
-    transport, receiver = await ws_connect(lambda: Receiver(last_id, first, done), url)
+    subscribed, done = asyncio.Event(), asyncio.Event()
+    transport, receiver = await ws_connect(lambda: Receiver(last_id, subscribed, done), url)
     if subscribe:
         transport.send(WSMsgType.TEXT, subscribe.encode())
-        while not any(b'"subscribed"' in payload for _, payload in receiver.frames):
-            await asyncio.sleep(0.05)
+        await subscribed.wait()
     print(json.dumps({"ready": True}), flush=True)
     await done.wait()
-    with open(out, "w") as file:
-        for now, payload in receiver.frames:
-            for trade_id, price in trades_of(json.loads(payload)):
-                file.write(f"{trade_id} {now} {price}\n")
+    Path(out).write_text(
+        "".join(
+            f"{trade_id} {now} {price}\n"
+            for now, payload in receiver.frames
+            for trade_id, price in trades_of(json.loads(payload))
+        )
+    )
     print(json.dumps({"frames": len(receiver.frames)}), flush=True)
 
 

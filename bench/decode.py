@@ -20,6 +20,7 @@ from tickring.codecs.symbols import Instrument
 from tickring.ringbuf import ReaderKind, StreamReader, StreamWriter, create_keys, create_stream, make_bell
 
 FRAMES = 40_000
+FIRST_ID = 1_000_000
 
 
 class Trade(msgspec.Struct, gc=False):
@@ -39,10 +40,15 @@ class Combined(msgspec.Struct, gc=False):
     data: Trade
 
 
-def frames_of(keys: int, n: int, first_id: int = 1_000_000) -> list[bytes]:
+def name_of(key: int) -> str:
+    """A coin's name in four letters, as most real ones are."""
+    return "".join(chr(ord("A") + key // 26**i % 26) for i in range(4))
+
+
+def frames_of(keys: int, n: int) -> list[bytes]:
     """`n` combined aggTrade frames over `keys` symbols, ids contiguous for each symbol."""
     chance = random.Random(1)
-    ids = [first_id + 1000 * key for key in range(keys)]
+    ids = [FIRST_ID + 1000 * key for key in range(keys)]
     frames = []
     for i in range(n):
         key = chance.randrange(keys)
@@ -50,46 +56,52 @@ def frames_of(keys: int, n: int, first_id: int = 1_000_000) -> list[bytes]:
         now = 1_790_000_000_000 + i
         maker = "true" if chance.random() < 0.5 else "false"
         frames.append(
-            f'{{"stream":"c{key:04d}usdt@aggTrade","data":{{"e":"aggTrade","E":{now},"s":"C{key:04d}USDT","a":{ids[key]},'
+            f'{{"stream":"{name_of(key).lower()}usdt@aggTrade","data":{{"e":"aggTrade","E":{now},"s":"{name_of(key)}USDT","a":{ids[key]},'
             f'"p":"{chance.uniform(100, 70000):.2f}","q":"{chance.uniform(0.001, 9):.5f}","f":{ids[key] * 3},'
             f'"l":{ids[key] * 3 + 2},"T":{now - 1},"m":{maker},"M":true}}}}'.encode()
         )
     return frames
 
 
-def make_decoder(folder: Path, keys: int) -> tuple[BinanceDecoder, StreamWriter, StreamReader, int]:
+def make_decoder(folder: Path, keys: int) -> tuple[BinanceDecoder, RingSink, StreamWriter, StreamReader]:
     """A decoder that publishes into a stream of `keys` keys, with a reader line that wants to be woken later."""
     spec = TRADE.spec("feed", capacity=1 << 17, keys_max=4096)
     create_keys(folder / "feed.keys", 4096)
     create_stream(folder, spec, 1)
     bell = make_bell()
     writer = StreamWriter(folder, spec, [bell], time.time_ns())
-    decoder = BinanceDecoder("spot", RingSink({"trade": writer}))
+    sink = RingSink({"trade": writer})
+    decoder = BinanceDecoder("spot", sink)
     for key in range(keys):
         writer.add_key(key)
         decoder.add(
-            Instrument(exchange="binance", product="spot", native=f"C{key:04d}USDT", base=f"C{key:04d}", quote="USDT"),
+            Instrument(
+                exchange="binance", product="spot", native=f"{name_of(key)}USDT", base=name_of(key), quote="USDT"
+            ),
             key,
         )
     reader = StreamReader(folder, "feed", "trade", TRADE.dtype, TRADE.fingerprint)
     reader.register("writer", ReaderKind.DURABLE, 0).arm(1 << 40)
-    return decoder, writer, reader, bell
+    return decoder, sink, writer, reader
 
 
 def run(quick: bool = False) -> list[Line]:
     lines = []
     for keys, limit in ((20, 3.5), (2000, 4.2)):
         with tempfile.TemporaryDirectory(prefix="tickring-bench-", dir="/dev/shm") as name:
-            decoder, writer, reader, _ = make_decoder(Path(name), keys)
+            decoder, sink, writer, reader = make_decoder(Path(name), keys)
             bare = msgspec.json.Decoder(Combined, strict=False).decode
             frames = frames_of(keys, FRAMES)
-            on_frame, now = decoder.on_frame, time.time_ns()
+            on_frame, flush, now = decoder.on_frame, sink.flush, time.time_ns()
 
-            def ours(frames: list[bytes] = frames, on_frame=on_frame, now: int = now, decoder=decoder) -> None:
+            def ours(
+                frames: list[bytes] = frames, on_frame=on_frame, now: int = now, decoder=decoder, flush=flush
+            ) -> None:
                 for route in decoder.routes():
-                    route.aggregates.following = 0  # the same ids again
+                    route.aggregates.following = FIRST_ID + 1000 * route.key_id + 1  # the same ids again
                 for frame in frames:
                     on_frame(frame, now)
+                flush()
 
             def peer(frames: list[bytes] = frames, bare=bare) -> None:
                 for frame in frames:

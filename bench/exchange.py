@@ -1,6 +1,7 @@
 """A bare exchange for latency runs: aggregate trades at an exact rate, the send time of each kept by its id.
 
-``python bench/exchange.py --rate 1000 --symbols 20 --times FILE``: prints one JSON line with its port. Speaks just
+``python bench/exchange.py --rate 1000 --symbols 20 --times FILE``: prints one JSON line with its port. Aggregate ids count
+by symbol, as the real ones do; the first and last trade id of each are its number over all symbols. Speaks just
 enough of Binance spot: ``GET /api/v3/exchangeInfo``, and WebSocket connections that get every frame once ``--clients``
 of them are there. Frames are written by a thread of its own with plain sockets, so that the exchange's own cost is one
 system call a frame. The monotonic time right before that call is stored at ``8 x id`` of FILE.
@@ -35,7 +36,7 @@ def exchange_info(symbols: list[str]) -> bytes:
             "symbol": s, "status": "TRADING", "baseAsset": s.removesuffix("USDT"), "quoteAsset": "USDT",
             "baseAssetPrecision": 8, "quoteAssetPrecision": 8, "quotePrecision": 8,
             "filters": [
-                {"filterType": "PRICE_FILTER", "minPrice": "0.01000000", "maxPrice": "1000000.00", "tickSize": "0.01000000"},
+                {"filterType": "PRICE_FILTER", "minPrice": "0.01", "maxPrice": "1000000.00", "tickSize": "0.01000000"},
                 {"filterType": "LOT_SIZE", "minQty": "0.00001000", "maxQty": "9000.00", "stepSize": "0.00001000"},
             ],
         } for s in symbols],
@@ -47,9 +48,9 @@ def price_of(trade_id: int) -> str:
     return f"{60_000 + trade_id % 10_000}.{trade_id % 100:02d}"
 
 
-def frame_of(symbol: str, trade_id: int, now_ms: int) -> bytes:
+def frame_of(symbol: str, aggregate_id: int, trade_id: int, now_ms: int) -> bytes:
     payload = (
-        f'{{"stream":"{symbol.lower()}@aggTrade","data":{{"e":"aggTrade","E":{now_ms},"s":"{symbol}","a":{trade_id},'
+        f'{{"stream":"{symbol.lower()}@aggTrade","data":{{"e":"aggTrade","E":{now_ms},"s":"{symbol}","a":{aggregate_id},'
         f'"p":"{price_of(trade_id)}","q":"0.01234000","f":{trade_id},"l":{trade_id},"T":{now_ms},"m":true,"M":true}}}}'
     ).encode()
     return struct.pack("!BBH", 0x81, 126, len(payload)) + payload
@@ -107,7 +108,7 @@ class Exchange:
         sys.stdin.readline()  # the bench says when everybody has subscribed
         interval = 1.0 / self.arguments.rate
         burst = max(1, self.arguments.rate // 2000)  # above 2,000 a second several frames leave at one wake-up
-        times, clients, symbols = self.times, self.clients, self.symbols
+        times, clients, symbols, n = self.times, self.clients, self.symbols, len(self.symbols)
         start = time.monotonic()
         trade_id = 0
         while trade_id < self.arguments.messages:
@@ -117,7 +118,7 @@ class Exchange:
             now_ms = int(time.time() * 1000)
             for _ in range(min(burst, self.arguments.messages - trade_id)):
                 trade_id += 1
-                frame = frame_of(symbols[trade_id % len(symbols)], trade_id, now_ms)
+                frame = frame_of(symbols[trade_id % n], 1000 + trade_id // n, trade_id, now_ms)
                 times[trade_id] = time.monotonic_ns()
                 for client in clients:
                     client.sendall(frame)

@@ -77,5 +77,6 @@ def machine() -> dict[str, Any]:
     ).stdout.strip()
     return {
         "cpu": model, "cpus": os.cpu_count(), "load_1m": os.getloadavg()[0], "python": platform.python_version(),
-        "kernel": platform.release(), "commit": commit + ("+" if dirty else ""), "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "kernel": platform.release(), "commit": commit + ("+" if dirty else ""),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Exchange to WebSocket client: tickring beside a bare relay and beside the design it replaces, same exchange, same client.
+"""Exchange to WebSocket client: tickring beside a bare relay and beside the design it replaces.
 
 Each path runs alone, on two cores, fed by `exchange.py` with aggregate trades at an exact rate. Every frame's id and
 content is checked; a lost, doubled or wrong one fails the run. Times are the monotonic clock of one machine.
@@ -175,7 +175,7 @@ def ring_times(rings: Path) -> np.ndarray:
     reader = StreamReader(rings, "feed-binance-spot-0", "trade", TRADE.dtype)
     rows, _, _ = reader.read(0, reader.capacity)
     reader.close()
-    return np.stack((rows["trade_id"], rows["ts_recv_ns"]))
+    return np.stack((rows["first_trade_id"], rows["ts_recv_ns"]))
 
 
 def to_ring(times: Path, received: np.ndarray) -> np.ndarray:
@@ -242,10 +242,11 @@ def run(quick: bool = False) -> list[Line]:
             lines.append(Line(f"exchange to WS client, {rate:,} msg/s, p99", p99, "x relay", 1.5, detail=detail))
             share = float(np.median(ring) / np.median(ours))
             lines.append(Line("exchange to ring, share of that path", share, "", 0.4, detail=_summary("to ring", ring)))
-            lines.append(Line(
-                "the replaced design, p50", None if replaced is None else float(np.median(ours) / np.median(replaced)),
-                "x replaced", 1 / 3, detail="needs redis-server, fastapi, redis" if replaced is None else _summary("replaced", replaced),
-            ))  # fmt: skip
+            if replaced is None:
+                versus, detail = None, "needs redis-server, fastapi, uvicorn, redis"
+            else:
+                versus, detail = float(np.median(ours) / np.median(replaced)), _summary("replaced", replaced)
+            lines.append(Line("tickring beside the replaced design, p50", versus, "x replaced", 1 / 3, detail=detail))
         else:
             tenth = len(ours) // 10
             growth = float(np.median(ours[-tenth:]) / np.median(ours[tenth : 2 * tenth]))
@@ -257,6 +258,4 @@ def run(quick: bool = False) -> list[Line]:
 
 if __name__ == "__main__":
     for line in run(quick="--quick" in sys.argv):
-        print(
-            f"{line.name:50} {line.value if line.value is None else round(line.value, 3)} {line.unit} (limit {line.limit}) {line.verdict}  {line.detail}"
-        )
+        print(line)

@@ -1,4 +1,4 @@
-"""The bare peer of the latency runs: a picows client and a picows server in one process, every frame passed on as it is.
+"""The bare peer of the latency runs: picows client and server in one process, frames passed on as they are.
 
 ``python bench/relay.py URL``: prints one JSON line with its port.
 """

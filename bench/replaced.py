@@ -22,7 +22,7 @@ async def collect(url: str, redis_port: int) -> None:
             data = json.loads(text)["data"]
             trade = {
                 "symbol": data["s"],
-                "trade_id": data["a"],
+                "first_trade_id": data["f"],
                 "price": data["p"],
                 "quantity": data["q"],
                 "ts": data["T"],
