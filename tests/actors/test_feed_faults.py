@@ -98,6 +98,12 @@ def test_feed_with_a_gap_in_one_book_resyncs_that_one_and_keeps_the_connection(s
     async def scenario() -> None:
         async with exchange() as simulator, feeding(shm, tmp_path, feed_config(simulator, "public")) as running:
             await settled(running)
+            # The first event after a snapshot is joined to it by U and u; only from then on a broken `pu` is a gap.
+            sync = next(r.sync for r in running.feed.decoder.routes() if r.native == "ETHUSDT")
+            joined = sync.book.update_id
+            await until(
+                lambda: sync.book.update_id > joined and sync.book.prev_update_id, "an event after the snapshot"
+            )
             fault(simulator, "break_chain", product="usdm", symbol="ETHUSDT")
             await until(lambda: running.counter("gaps", kind="book") == 1, "the gap")
             await settled(running)
