@@ -1,7 +1,7 @@
 """A bare exchange for latency runs: aggregate trades at an exact rate, the send time of each kept by its id.
 
-``python bench/exchange.py --rate 1000 --symbols 20 --times FILE``: prints one JSON line with its port. Aggregate ids count
-by symbol, as the real ones do; the first and last trade id of each are its number over all symbols. Speaks just
+``python bench/exchange.py --rate 1000 --symbols 20 --times FILE``: prints one JSON line with its port. Aggregate ids
+count by symbol, as the real ones do; the first and last trade id of each are its number over all symbols. Speaks just
 enough of Binance spot: ``GET /api/v3/exchangeInfo``, and WebSocket connections that get every frame once ``--clients``
 of them are there. Frames are written by a thread of its own with plain sockets, so that the exchange's own cost is one
 system call a frame. The monotonic time right before that call is stored at ``8 x id`` of FILE.
