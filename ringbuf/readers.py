@@ -210,31 +210,30 @@ class Ringer:
 
     def ring_due(self, publish: int) -> None:
         """Ring every reader whose wish is reached and set the alarm to the next wish."""
+        words, rung, unpack, lines = self._words, self._rung, self._unpack, self._lines
+        wishes = unpack(lines, WAKE_AT)
         while True:
-            alarm = self._ring_reached(publish)
-            self.alarm[0] = alarm
+            following = NEVER
+            for i, wish in enumerate(wishes):
+                if not wish or wish == rung[i]:
+                    continue
+                if wish <= publish:
+                    rung[i] = wish
+                    self._ring(i)
+                elif wish < following:
+                    following = wish
+            # `publish > alarm` must hold when the wish is reached, so the alarm is one below it.
+            words[ALARM_AT // 8] = following - 1 if following != NEVER else NEVER
             doorbell.local_barrier()  # pairs with the barrier between `arm` and the reader's second look
-            wishes = zip(self._wishes(), self._rung, strict=True)
-            if not any(wish and wish != rung and wish - 1 < alarm for wish, rung in wishes):
+            again = unpack(lines, WAKE_AT)
+            if again == wishes:
                 return
+            wishes = again
 
-    def _wishes(self) -> tuple[int, ...]:
-        return self._unpack(self._lines, WAKE_AT)
-
-    def _ring_reached(self, publish: int) -> int:
-        following = NEVER
-        for i, wish in enumerate(self._wishes()):
-            if wish == 0 or wish == self._rung[i]:
-                continue
-            if wish > publish:
-                following = min(following, wish)
-                continue
-            self._rung[i] = wish
-            bell = LINE.unpack_from(self._lines, LINES_AT + i * LINE_SIZE)[3]
-            if bell < len(self._doorbells):
-                doorbell.ring(self._doorbells[bell])
-                self.rings += 1
-            elif bell != NO_DOORBELL:
-                self.failed += 1
-        # `publish > alarm` must hold when the wish is reached, so the alarm is one below it.
-        return following - 1 if following != NEVER else NEVER
+    def _ring(self, line: int) -> None:
+        bell = LINE.unpack_from(self._lines, LINES_AT + line * LINE_SIZE)[3]
+        if bell < len(self._doorbells):
+            doorbell.ring(self._doorbells[bell])
+            self.rings += 1
+        elif bell != NO_DOORBELL:
+            self.failed += 1

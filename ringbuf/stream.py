@@ -406,6 +406,23 @@ class StreamReader:
         """Records of the key so far."""
         return self._words[self._counts_word + key_id]
 
+    def read_raw(self, cursor: int, limit: int) -> tuple[bytes, int, int]:
+        """`read`, with the rows as they are in their slots: for a handful of rows `struct` is faster than numpy."""
+        assert self.spec.capacity, f"stream {self.path.name} has no ring, only tails"
+        words, capacity = self._words, self.spec.capacity
+        published = words[self._publish_word]  # pairs with the publish store in `publish.make_publisher`
+        if cursor >= published:
+            return b"", cursor, 0
+        start = max(cursor, published - capacity)
+        stop = min(published, start + limit)
+        data = self._copy(self.spec.slots_at, capacity, start, stop)
+        # pairs with the claim store in `publish.make_publisher`: older slots may have been overwritten while copying
+        good_from = words[self._claim_word] - capacity
+        if good_from > start:
+            torn = min(good_from, stop) - start
+            data, start = data[torn * self.spec.slot_size :], start + torn
+        return data, stop, start - cursor
+
     def read(self, cursor: int, limit: int) -> tuple[np.ndarray, int, int]:
         """Copy the next records from `cursor` on.
 
@@ -414,20 +431,8 @@ class StreamReader:
             is how many records between `cursor` and the first row were overwritten before they could be copied:
             exactly the sequences ``[next_cursor - n - lost, next_cursor - n)``.
         """
-        assert self.spec.capacity, f"stream {self.path.name} has no ring, only tails"
-        words, capacity = self._words, self.spec.capacity
-        published = words[self._publish_word]  # pairs with the publish store in `publish.make_publisher`
-        if cursor >= published:
-            return self._none, cursor, 0
-        start = max(cursor, published - capacity)
-        stop = min(published, start + limit)
-        rows = self._copy(self.spec.slots_at, capacity, start, stop)
-        # pairs with the claim store in `publish.make_publisher`: older slots may have been overwritten while copying
-        good_from = words[self._claim_word] - capacity
-        if good_from > start:
-            torn = min(good_from, stop) - start
-            rows, start = rows[torn:], start + torn
-        return rows, stop, start - cursor
+        data, following, lost = self.read_raw(cursor, limit)
+        return np.frombuffer(data, self.dtype), following, lost
 
     def last(self, key_id: int, n: int) -> np.ndarray:
         """Up to `n` newest records of a key, oldest first, a read-only copy: `(m,)` of the stream's dtype, `m <= n`."""
@@ -459,22 +464,22 @@ class StreamReader:
         start = max(start, stop - size)
         if stop <= start:
             return self._none
-        rows = self._copy(self.spec.tails_at + key_id * self.spec.tail_bytes, size, start, stop)
+        rows = np.frombuffer(
+            self._copy(self.spec.tails_at + key_id * self.spec.tail_bytes, size, start, stop), self.dtype
+        )
         good_from = self.count(key_id) - self._tail_kept()
         return rows[good_from - start :] if good_from > start else rows
 
-    def _copy(self, at: int, size: int, start: int, stop: int) -> np.ndarray:
+    def _copy(self, at: int, size: int, start: int, stop: int) -> bytes:
         """Rows `start` to `stop` of a ring of `size` slots that begins at byte `at`: `size` rows at most, at least one.
 
-        Bytes are copied and then looked at as rows: a tenth of what numpy takes to copy structured rows.
+        Bytes are copied, and looked at as rows later: a tenth of what numpy takes to copy structured rows.
         """
         slot, memory = self.spec.slot_size, self._memory
         first, behind = start & (size - 1), ((stop - 1) & (size - 1)) + 1
         if first < behind:
-            data = memory[at + first * slot : at + behind * slot]
-        else:
-            data = memory[at + first * slot : at + size * slot] + memory[at : at + behind * slot]
-        return np.frombuffer(data, self.dtype)
+            return memory[at + first * slot : at + behind * slot]
+        return memory[at + first * slot : at + size * slot] + memory[at : at + behind * slot]
 
     def _tail_kept(self) -> int:
         """Records of a full tail that are not in the making."""
