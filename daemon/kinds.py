@@ -23,6 +23,7 @@ class Kind:
     name: str
     module: str  # relative to the package
     drain_rank: int  # lower ranks are stopped first; equal ranks together
+    nice: int = 0  # what works in bulk lets those go first that somebody waits for, where they share a CPU
     listens: bool = False  # the supervisor opens a socket for `config.host`, `config.port` and passes it on
 
     def load(self) -> ModuleType:
@@ -51,9 +52,9 @@ KINDS = {
     kind.name: kind
     for kind in (
         Kind("feed", "..actors.feed", drain_rank=0),
-        Kind("writer", "..actors.writer", drain_rank=1),
+        Kind("writer", "..actors.writer", drain_rank=1, nice=5),
         Kind("front", "..actors.front", drain_rank=2, listens=True),
         Kind("simulator", "..actors.simulator", drain_rank=3),
-        Kind("clickhouse", "..actors.clickhouse", drain_rank=3, listens=True),
+        Kind("clickhouse", "..actors.clickhouse", drain_rank=3, nice=10, listens=True),
     )
 }

@@ -54,6 +54,7 @@ class ActorPlan:
     doorbell: int = 0  # index of its eventfd
     cpus: tuple[int, ...] = ()  # () = wherever the supervisor may run
     drain_rank: int = 0
+    nice: int = 0  # added to the supervisor's own
     address: Address | None = None
     after: tuple[str, ...] = ()  # actors that should run before this one is first started
     streams: tuple[StreamSpec, ...] = ()
@@ -228,6 +229,7 @@ def make_plan(settings: Settings, source: str = "configuration") -> Plan:
                 doorbell=doorbell,
                 cpus=cpus[draft.name],
                 drain_rank=draft.kind.drain_rank,
+                nice=draft.kind.nice,
                 address=_address(draft.kind, config),
                 after=draft.after,
                 streams=tuple(streams),
