@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 
@@ -168,6 +169,8 @@ async def main(ctx: ActorContext) -> None:
     front = Front(ctx)
     await front.start()
     try:
+        gc.collect()
+        gc.freeze()  # what lives from here on lives as long as the process: a collection need not look at it again
         ctx.running()
         await ctx.beat_until_stopped()
     finally:

@@ -148,10 +148,10 @@ class Engine:
                 return
 
     def _records(self, follower: Follower, now: float) -> bool:
-        rows, read, lost = follower.read(ROWS_PER_TURN)
+        rows, read, lost = follower.read_rows(ROWS_PER_TURN)
         self.meters.rows.value += read
         topics = follower.topics
-        for topic, mine in _by_topic(rows.tolist(), topics):
+        for topic, mine in _by_topic(rows, topics):
             self._publish(topic, mine, now)
         if lost:
             self._lapped(follower, lost)

@@ -6,7 +6,9 @@ import logging
 
 import numpy as np
 
+from ....codecs.records import BY_NAME
 from ....ringbuf import DirectoryFull, ReaderKind, ReaderLine, StreamReader
+from .render import Row
 from .topics import Topic
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class Follower:
         self.topics: dict[int, Topic] = {}
         self._wanted = np.zeros(reader.spec.keys_max, np.bool_)
         self.cursor = reader.published()
+        row = BY_NAME[self.record].struct
+        self._unpack, self._size = row.iter_unpack, row.size
         self.line: ReaderLine | None = None
         if doorbell is not None:
             try:
@@ -55,8 +59,17 @@ class Follower:
         """Records that have been published and not yet read."""
         return self.reader.published() - self.cursor
 
-    def read(self, limit: int) -> tuple[np.ndarray, int, int]:
+    def read_rows(self, limit: int) -> tuple[list[Row], int, int]:
         """`(rows, read, lost)`: the next rows of the keys that are wanted, how many were looked at, how many lapped."""
+        data, self.cursor, lost = self.reader.read_raw(self.cursor, limit)
+        read = len(data) // self._size
+        if read <= FEW_ROWS:
+            return list(self._unpack(data)), read, lost
+        rows = np.frombuffer(data, self.reader.dtype)
+        return rows[self._wanted[rows["key_id"]]].tolist(), read, lost
+
+    def read(self, limit: int) -> tuple[np.ndarray, int, int]:
+        """The same as an array, for rows of which only keys and numbers are looked at."""
         rows, self.cursor, lost = self.reader.read(self.cursor, limit)
         read = len(rows)
         if read > FEW_ROWS:

@@ -19,6 +19,9 @@ RECORD_OF_KIND = {topic.kind: topic.record.name for topic in RECORD_TOPICS} | {"
 TOPIC_OF_KIND = {topic.kind: topic for topic in RECORD_TOPICS}
 
 
+REFRESH_S = 0.01  # the catalog is read for a subscription at most so often; reading it takes about 0.2 ms
+
+
 class Registry:
     """Finds sources, opens streams, makes topics.
 
@@ -45,9 +48,11 @@ class Registry:
         Raises:
             FrameError: nothing produces it.
         """
+        if request.is_pattern:  # whatever has just begun belongs to it
+            self.catalog.refresh_after(REFRESH_S)
         found = self._find(request)
         if not found:
-            self.catalog.refresh_after(0.2)
+            self.catalog.refresh_after(REFRESH_S)
             found = self._find(request)
         if not found and request.symbol != ANY:
             raise FrameError(NOT_FOUND, f"channel {request.name!r}: nothing here produces it", request.name)

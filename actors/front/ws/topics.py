@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from ....codecs.record import RecordType
@@ -17,7 +18,7 @@ from .meters import Meters
 from .names import channel_name, passes
 from .outbox import Delivery
 from .render import NTH, TS_RECV_NS, Members, Renderer, Row, event_ms
-from .wire import Batch, Frame, Gap, Snapshot, Status, Update
+from .wire import OPCODE_TEXT, Batch, Encoding, Frame, Gap, Snapshot, Status, Update, framed
 
 if TYPE_CHECKING:
     from .subscription import Subscription
@@ -167,6 +168,7 @@ class RecordTopic(Topic):
     def bind(self, source: Source, reader: StreamReader) -> None:
         super().bind(source, reader)
         self.render = Renderer(self.record, source.key)
+        self.head = f'{{"type":"update","channel":{msgspec.json.encode(self.name).decode()},"seq":'
         self.next = reader.count(self.key_id)
         newest = reader.latest(self.key_id)
         self.last_recv_ns = int(newest["ts_recv_ns"]) if newest is not None else 0
@@ -194,6 +196,12 @@ class RecordTopic(Topic):
         if not self.members:
             return
         render = self.render
+        if len(rows) == 1 and not jumped and not self.special:
+            row = rows[0]
+            frame, seq = RowFrame(self, row), row[NTH] + 1
+            for sub in self.plain:
+                sub.connection.send(sub, frame, seq, seq)
+            return
         if jumped and self.delivery is Delivery.CONFLATING:
             self._fan_out([render(rows[-1])], now, held, conflated=True)
             return
@@ -347,6 +355,31 @@ class RecordTopic(Topic):
         if self.last_recv_ns < live_since_ns:
             return State.STALE, live_since_ns // _NS_PER_MS
         return State.LIVE, live_since_ns // _NS_PER_MS
+
+
+class RowFrame(Frame):
+    """The `update` of one row: written straight as JSON, made into members only for those who want something else."""
+
+    __slots__ = ("_row", "_topic")
+
+    def __init__(self, topic: RecordTopic, row: Row) -> None:
+        super().__init__(None, topic.render.ids, topic.compress_from)
+        self._topic, self._row = topic, row
+
+    def _encode(self, encoding: int) -> bytes:
+        if encoding == Encoding.JSON:
+            return framed(OPCODE_TEXT, self._topic.render.update_json(self._topic.head, self._row).encode())
+        self._complete()
+        return super()._encode(encoding)
+
+    def conflated(self) -> Frame:
+        self._complete()
+        return super().conflated()
+
+    def _complete(self) -> None:
+        if self.body is None:
+            members = self._topic.render(self._row)
+            self.body = Update(self._topic.name, members["seq"], members["ts"], members)
 
 
 class TradesTopic(RecordTopic):
