@@ -15,7 +15,7 @@ from typing import Any
 from ..ringbuf import MetricsPage, State
 from ..ringbuf.doorbell import drain
 
-BEAT_INTERVAL_S = 0.25
+BEAT_INTERVAL_S = 0.5
 
 
 @dataclass

@@ -42,6 +42,7 @@ ROWS_PER_TURN = 512  # of one ring; then the event loop gets to its sockets befo
 LEVELS_PER_TURN = 16_384  # only their keys are looked at
 BOOK_REST_S = 0.01  # books go out ten times a second; a bell for each level would be a waste
 SWEEP_S = 1.0
+IDLE_TICK_S = 0.5  # while nobody is subscribed to anything
 _SNAPSHOT = np.uint32(Flag.SNAPSHOT)
 
 
@@ -231,7 +232,7 @@ class Engine:
         """The bound of every sleep, and what has to be done now and then."""
         if not self._running:
             return
-        self._timers["tick"] = self._loop.call_later(SLEEP_MAX_S, self._tick)
+        self._timers["tick"] = self._loop.call_later(SLEEP_MAX_S if self.followers else IDLE_TICK_S, self._tick)
         try:
             lag = max((follower.behind for follower in self.followers.values()), default=0)
             self.meters.lag.set(lag)
