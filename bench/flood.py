@@ -65,6 +65,8 @@ def measure(kind: str, messages: int) -> float | None:
             with urllib.request.urlopen(urllib.request.Request(urls["control"] + "/start", method="POST")):
                 pass
             result = json.loads(receiver.stdout.readline())
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                receiver.wait(20)  # it removes its rings
         finally:
             receiver.kill()
             receiver.wait()
