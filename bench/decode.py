@@ -122,7 +122,39 @@ def run(quick: bool = False) -> list[Line]:
             lines.append(Line(f"decode + publish + tail, {keys:,} keys", value, "x typed decode", limit, detail=detail))
             reader.close()
             writer.close()
+            lines.append(append_beside_publish(keys, quick))
     return lines
+
+
+def append_beside_publish(keys: int, quick: bool) -> Line:
+    """What the ring alone costs: a record appended and flushed in chunks, and one published by itself."""
+    chance = random.Random(2)
+    order = [chance.randrange(keys) for _ in range(FRAMES)]
+    with tempfile.TemporaryDirectory(prefix="tickring-bench-", dir="/dev/shm") as name:
+        writers = []
+        for producer in ("append", "publish"):
+            spec = TRADE.spec(producer, capacity=1 << 17, keys_max=4096)
+            create_stream(Path(name), spec, 1)
+            writers.append(StreamWriter(Path(name), spec, [], time.time_ns()))
+            for key in range(keys):
+                writers[-1].add_key(key)
+        chunked = writers[0].chunked(TRADE.struct, TRADE.values)
+        publish, now = writers[1].publisher(TRADE.struct, TRADE.values), time.time_ns()
+
+        def in_chunks() -> None:
+            for key in order:
+                chunked.append(key, now, now, 33, 1_000_000, 60_000.5, 1.25, 3_000_000, 3_000_002, 0.0)
+            chunked.flush()
+
+        def one_by_one() -> None:
+            for key in order:
+                publish(key, now, now, 33, 1_000_000, 60_000.5, 1.25, 3_000_000, 3_000_002, 0.0)
+
+        best = interleaved({"append": in_chunks, "publish": one_by_one}, rounds=5 if quick else 15)
+        for writer in writers:
+            writer.close()
+    detail = f"{best['append'] / FRAMES * 1e9:.0f} ns beside {best['publish'] / FRAMES * 1e9:.0f} ns a record"
+    return Line(f"append in chunks, {keys:,} keys", best["append"] / best["publish"], "x publish", None, detail=detail)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .layout import ROW_KEY_ID, ROW_NTH, StreamSpec
+from .publish import Store
 
 BATCH_MAX = 64
 TAIL_MIN = 4 * BATCH_MAX  # a shorter tail would be of no use while a batch is written
@@ -52,23 +53,17 @@ class ChunkedPublisher:
         spec: StreamSpec,
         row: struct.Struct,
         values: Sequence[str],
-        *,
-        memory: Any,
-        counts: memoryview,
-        claim: memoryview,
-        published: memoryview,
-        claim_floor: int,
-        alarm: memoryview,
-        ring_due: Callable[[int], None],
+        store: Store,
     ) -> None:
+        memory, counts = store.memory, store.counts
         name = f"{spec.producer}.{spec.record}"
         assert row.size == spec.slot_size, f"row of {row.size} bytes for slots of {spec.slot_size}"
         assert spec.capacity >= 4 * BATCH_MAX, f"stream {name}: capacity {spec.capacity}, chunks need {4 * BATCH_MAX}"
         assert not spec.tail or spec.tail >= TAIL_MIN, f"stream {name}: tail {spec.tail}, chunks need 0 or {TAIL_MIN}"
         self._spec, self._memory = spec, memory
-        self._counts, self._claim, self._published = counts, claim, published
-        self._claim_floor, self._alarm, self._ring_due = claim_floor, alarm, ring_due
-        self._flushed = published[0]
+        self._counts, self._claim, self._published = counts, store.claim, store.published
+        self._claim_floor, self._alarm, self._ring_due = store.claim_floor, store.alarm, store.ring_due
+        self._flushed = self._published[0]
         void = np.dtype(f"V{spec.slot_size}")
         header = np.dtype(
             {

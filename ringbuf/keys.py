@@ -34,7 +34,6 @@ from .segment import create_segment, lock_exclusive, open_segment
 
 MAGIC = int.from_bytes(b"TICKKEYS", "little")
 LAYOUT_VERSION = 1
-KEYS_MAX_DEFAULT = 4096
 COUNT_AT = 64
 REVISION_AT = 72
 ROWS_AT = 4096

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from .layout import PUBLISH_BYTES_MAX, StreamSpec
@@ -42,18 +43,24 @@ _BELL = """\
 """
 
 
+@dataclass(frozen=True)
+class Store:
+    """What a producer writes to: the mapped file, its counters, and the alarm that its readers set."""
+
+    memory: Any  # the mapped stream file
+    counts: memoryview  # u64 for each key
+    claim: memoryview  # one u64
+    published: memoryview  # one u64
+    claim_floor: int  # a batch cut short by a crash claimed up to here: `claim` must not fall below it
+    alarm: memoryview  # one u64
+    ring_due: Callable[[int], None]
+
+
 def make_publisher(
     spec: StreamSpec,
     row: struct.Struct,
     values: Sequence[str],
-    *,
-    memory: Any,
-    counts: memoryview,
-    claim: memoryview,
-    published: memoryview,
-    claim_floor: int,
-    alarm: memoryview,
-    ring_due: Callable[[int], None],
+    store: Store,
 ) -> Callable[..., None]:
     """Build ``publish(key_id, ts_recv_ns, ts_event_ns, flags, <values>)`` for one stream.
 
@@ -71,7 +78,7 @@ def make_publisher(
         parts.append(_BELL)
     source = "".join(parts).format(
         values=", ".join(values),
-        claim_floor=claim_floor,
+        claim_floor=store.claim_floor,
         slots_at=spec.slots_at,
         slot_mask=spec.capacity - 1,
         slot_size=spec.slot_size,
@@ -80,8 +87,8 @@ def make_publisher(
         tail_mask=spec.tail - 1,
     )
     scope: dict[str, Any] = {
-        "pack": row.pack, "memory": memory, "counts": counts, "claim": claim, "published": published,
-        "alarm": alarm, "ring_due": ring_due,
+        "pack": row.pack, "memory": store.memory, "counts": store.counts, "claim": store.claim,
+        "published": store.published, "alarm": store.alarm, "ring_due": store.ring_due,
     }  # fmt: skip
     exec(compile(source, f"<publish {spec.producer}.{spec.record}>", "exec"), scope)  # our own text
     return scope["publish"]
@@ -89,14 +96,7 @@ def make_publisher(
 
 def make_packed_publisher(
     spec: StreamSpec,
-    *,
-    memory: Any,
-    counts: memoryview,
-    claim: memoryview,
-    published: memoryview,
-    claim_floor: int,
-    alarm: memoryview,
-    ring_due: Callable[[int], None],
+    store: Store,
 ) -> Callable[[int, bytes], None]:
     """Build ``publish(key_id, data)`` for records of one key that the caller has packed and numbered from its count on.
 
@@ -109,6 +109,8 @@ def make_packed_publisher(
     )
     slots_at, slot_size, capacity, slot_mask = spec.slots_at, spec.slot_size, spec.capacity, spec.capacity - 1
     step = max(1, min(capacity // 4, PUBLISH_BYTES_MAX // slot_size))
+    memory, counts, claim, published = store.memory, store.counts, store.claim, store.published
+    claim_floor, alarm, ring_due = store.claim_floor, store.alarm, store.ring_due
 
     def publish(key_id: int, data: bytes) -> None:
         n = len(data) // slot_size

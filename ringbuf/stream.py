@@ -19,7 +19,7 @@ from .chunked import BATCH_MAX, ChunkedPublisher
 from .errors import LayoutMismatch, SegmentMissing
 from .keys import KeyReader, keys_filename
 from .layout import StreamSpec
-from .publish import make_packed_publisher, make_publisher
+from .publish import Store, make_packed_publisher, make_publisher
 from .readers import ReaderFile, ReaderKind, ReaderLine, Ringer, create_readers
 from .segment import create_segment, lock_exclusive, open_segment, reserve, unlock
 
@@ -184,6 +184,17 @@ class StreamWriter:
         reserve(self._fd, self.spec.tails_at + ready * size, (key_id + 1 - ready) * size, self.path)
         self._words[layout.KEYS_READY_AT // 8] = key_id + 1
 
+    def _store(self) -> Store:
+        return Store(
+            self._memory,
+            self.counts,
+            self._claim,
+            self._publish,
+            self._claim_floor,
+            self.ringer.alarm,
+            self.ringer.ring_due,
+        )
+
     def publisher(self, row: struct.Struct, values: Sequence[str] = ("*values",)) -> Callable[..., None]:
         """A function that publishes one record: ``publish(key_id, ts_recv_ns, ts_event_ns, flags, <values>)``.
 
@@ -191,21 +202,14 @@ class StreamWriter:
             row: packs a whole slot, header first.
             values: names of the record's own values, in the order of `row`.
         """
-        return make_publisher(
-            self.spec, row, values, memory=self._memory, counts=self.counts, claim=self._claim,
-            published=self._publish, claim_floor=self._claim_floor, alarm=self.ringer.alarm,
-            ring_due=self.ringer.ring_due,
-        )  # fmt: skip
+        return make_publisher(self.spec, row, values, self._store())
 
     def packed_publisher(self) -> Callable[[int, bytes], None]:
         """A function that publishes records of one key: ``publish(key_id, data)``.
 
         `data` is whole slots, packed by the caller, numbered from ``counts[key_id]`` on. For a stream without tails.
         """
-        return make_packed_publisher(
-            self.spec, memory=self._memory, counts=self.counts, claim=self._claim, published=self._publish,
-            claim_floor=self._claim_floor, alarm=self.ringer.alarm, ring_due=self.ringer.ring_due,
-        )  # fmt: skip
+        return make_packed_publisher(self.spec, self._store())
 
     def chunked(self, row: struct.Struct, values: Sequence[str]) -> ChunkedPublisher:
         """`append` and `flush` for a producer that reads its input in chunks (see `chunked`).
@@ -213,11 +217,7 @@ class StreamWriter:
         From then on it is the stream's only way of publishing.
         """
         self._words[layout.TAIL_BATCH_AT // 8] = BATCH_MAX
-        return ChunkedPublisher(
-            self.spec, row, values, memory=self._memory, counts=self.counts, claim=self._claim,
-            published=self._publish, claim_floor=self._claim_floor, alarm=self.ringer.alarm,
-            ring_due=self.ringer.ring_due,
-        )  # fmt: skip
+        return ChunkedPublisher(self.spec, row, values, self._store())
 
     def publish_rows(self, rows: np.ndarray, key_id: int | None = None) -> None:
         """Publish many records at once, in chunks of at most a quarter of the ring and 256 KiB.

@@ -43,10 +43,6 @@ class Snapshots:
         self.outdated = 0  # snapshots that were older than the stream
         self.failed = 0
 
-    @property
-    def in_progress(self) -> int:
-        return len(self._tasks)
-
     def want(self, key_id: int) -> None:
         """Fetch a snapshot for the key, unless one is being fetched. Cheap; may be called from a frame's callback."""
         if key_id not in self._tasks:

@@ -23,7 +23,6 @@ from .stamps import rfc3339
 
 encode = msgspec.json.encode
 RenderRow = Callable[..., str]
-RENDERERS_MAX = 256
 DERIVED_MAX = 4096
 
 HEADER_SCHEMA: dict[str, Any] = {

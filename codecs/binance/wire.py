@@ -231,15 +231,6 @@ def unsubscribe(streams: list[str], request_id: int | str | None) -> bytes:
     return request("UNSUBSCRIBE", streams, request_id)
 
 
-def list_subscriptions(request_id: int | str | None) -> bytes:
-    return request("LIST_SUBSCRIPTIONS", None, request_id)
-
-
-def set_combined(combined: bool, request_id: int | str | None) -> bytes:
-    """Switch a connection between bare events and ``{"stream", "data"}`` frames."""
-    return request("SET_PROPERTY", ["combined", combined], request_id)
-
-
 def stream_name(native: str, channel: str) -> str:
     """``btcusdt@aggTrade``: names of streams are lower case, channels are not."""
     return f"{native.lower()}@{channel}"
