@@ -18,14 +18,14 @@ File: ``<producer>.<record>.ring``, little-endian, mapped shared.
 | 64 | 8 | producer_pid | producer, at attach | 0 = never attached |
 | 72 | 8 | live_since_ns | producer, at attach | wall clock; rows received before it may be stale |
 | 80 | 8 | keys_ready | producer | keys whose tails have their memory reserved |
-| 88 | 8 | tail_batch | producer, at attach | slots of one tail that may be in the making at once; 0 means 1 |
+| 88 | 8 | tail_batch | producer | slots of one tail that may be in the making now; stored BEFORE the first; 0 means 1 |
 | 128 | 8 | claim | producer | end of the batch being written; stored BEFORE its first slot byte; never decreases |
 | 192 | 8 | publish | producer | end of the readable range; stored AFTER the last slot byte |
 | 256 | 96 | producer | creator, once | UTF-8, zero padded |
 | 352 | 32 | record | creator, once | UTF-8, zero padded |
 | 4096 | 8 x keys_max | counts | producer | records of the key so far; stored AFTER the tail's slot |
 | slots_at | slot_size x capacity | slots | producer | load publish, copy, load claim; good: claim <= s + capacity |
-| tails_at | slot_size x tail x keys_max | tails | same | load count, copy, reload; good: count <= s + tail - batch |
+| tails_at | slot_size x tail x keys_max | tails | same | load count, copy, load tail_batch, count; good: count <= s + tail - batch |
 
 ``slots_at`` and ``tails_at`` are rounded up to whole pages. Memory of a key's tail is reserved when the key is added,
 so the file may be sparse behind the last key.

@@ -51,6 +51,7 @@ class Store:
     counts: memoryview  # u64 for each key
     claim: memoryview  # one u64
     published: memoryview  # one u64
+    tail_batch: memoryview  # one u64
     claim_floor: int  # a batch cut short by a crash claimed up to here: `claim` must not fall below it
     alarm: memoryview  # one u64
     ring_due: Callable[[int], None]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from . import doorbell, layout
-from .chunked import BATCH_MAX, ChunkedPublisher
+from .chunked import ChunkedPublisher
 from .errors import LayoutMismatch, SegmentMissing
 from .keys import KeyReader, keys_filename
 from .layout import StreamSpec
@@ -159,11 +159,12 @@ class StreamWriter:
         self._claim = self._words[layout.CLAIM_AT // 8 : layout.CLAIM_AT // 8 + 1]
         self._publish = self._words[layout.PUBLISH_AT // 8 : layout.PUBLISH_AT // 8 + 1]
         self.counts = self._words[layout.COUNTS_AT // 8 : layout.COUNTS_AT // 8 + spec.keys_max]
+        self._tail_batch = self._words[layout.TAIL_BATCH_AT // 8 : layout.TAIL_BATCH_AT // 8 + 1]
         # A batch cut short by a crash claimed up to here; `claim` must not fall below it.
         self._claim_floor = self._claim[0]
         self._mend_tails()
         self._words[layout.PRODUCER_PID_AT // 8] = os.getpid()
-        self._words[layout.TAIL_BATCH_AT // 8] = 1
+        self._tail_batch[0] = 1
         self._words[layout.LIVE_SINCE_AT // 8] = now_ns
 
     @property
@@ -190,6 +191,7 @@ class StreamWriter:
             self.counts,
             self._claim,
             self._publish,
+            self._tail_batch,
             self._claim_floor,
             self.ringer.alarm,
             self.ringer.ring_due,
@@ -216,7 +218,6 @@ class StreamWriter:
 
         From then on it is the stream's only way of publishing.
         """
-        self._words[layout.TAIL_BATCH_AT // 8] = BATCH_MAX
         return ChunkedPublisher(self.spec, row, values, self._store())
 
     def publish_rows(self, rows: np.ndarray, key_id: int | None = None) -> None:
@@ -319,7 +320,7 @@ class StreamWriter:
     def close(self) -> None:
         """Give up the lock and unmap; the files stay."""
         unlock(self._fd)  # said aloud: a mapping that is still in use keeps a copy of the descriptor, and so the lock
-        for view in (self._claim, self._publish, self.counts, self.ringer.alarm, self._words):
+        for view in (self._claim, self._publish, self._tail_batch, self.counts, self.ringer.alarm, self._words):
             view.release()
         self._readers.close()
         with contextlib.suppress(BufferError):
@@ -467,7 +468,8 @@ class StreamReader:
         rows = np.frombuffer(
             self._copy(self.spec.tails_at + key_id * self.spec.tail_bytes, size, start, stop), self.dtype
         )
-        good_from = self.count(key_id) - self._tail_kept()
+        kept = self._tail_kept()  # before the count: what this chunk overwrote is then counted, or still in the making
+        good_from = self.count(key_id) - kept
         return rows[good_from - start :] if good_from > start else rows
 
     def _copy(self, at: int, size: int, start: int, stop: int) -> bytes:

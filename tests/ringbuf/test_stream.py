@@ -301,7 +301,7 @@ def test_reader_lines_of_dead_lossy_readers_are_reclaimed(stream, shm):
 
 
 def test_chunked_append_is_visible_only_after_flush_and_equals_publish(shm):
-    spec = spec_of(capacity=512, tail=256)
+    spec = spec_of(capacity=1024, tail=1024)
     create_stream(shm, spec, 1)
     chunked = writer_of(shm, spec).chunked(ROW, ["a", "b", "c", "d"])
     reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
@@ -312,19 +312,22 @@ def test_chunked_append_is_visible_only_after_flush_and_equals_publish(shm):
     rows, _, _ = reader.read(0, 100)
     assert rows["a"].tolist() == list(range(10))
     assert rows["nth"].tolist() == [i // 3 for i in range(10)]
-    for sequence in range(10, 2000):
+    for sequence in range(10, 6000):
         chunked.append(sequence % 3, 1, 2, 0, *values_of(sequence))
     chunked.flush()
-    assert reader.published() == 2000
+    assert reader.published() == 6000
     for key in range(3):
-        mine = list(range(key, 2000, 3))
+        mine = list(range(key, 6000, 3))
         assert reader.count(key) == len(mine)
-        assert reader.last(key, 1000)["a"].tolist() == mine[-192:]
-        assert reader.since(key, len(mine) - 180, 1000)["a"].tolist() == mine[-180:]
+        assert reader.last(key, 1024)["a"].tolist() == mine[-912:], "the last chunk had 112 records"
+        assert reader.since(key, len(mine) - 900, 1000)["a"].tolist() == mine[-900:]
+    chunked.append(0, 1, 2, 0, *values_of(6000))
+    chunked.flush()
+    assert len(reader.last(0, 1024)) == 1023, "a lone record takes one slot"
 
 
 def test_chunked_append_of_values_that_do_not_fit_changes_nothing(shm):
-    spec = spec_of(capacity=512, tail=256)
+    spec = spec_of(capacity=1024, tail=1024)
     create_stream(shm, spec, 1)
     chunked = writer_of(shm, spec).chunked(ROW, ["a", "b", "c", "d"])
     chunked.append(0, 1, 2, 0, *values_of(0))
