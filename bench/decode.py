@@ -21,6 +21,7 @@ from tickring.ringbuf import ReaderKind, StreamReader, StreamWriter, create_keys
 
 FRAMES = 40_000
 FIRST_ID = 1_000_000
+READ = 64  # frames that arrive together: what a feed under load finds in its socket
 
 
 class Trade(msgspec.Struct, gc=False):
@@ -92,16 +93,17 @@ def run(quick: bool = False) -> list[Line]:
             decoder, sink, writer, reader = make_decoder(Path(name), keys)
             bare = msgspec.json.Decoder(Combined, strict=False).decode
             frames = frames_of(keys, FRAMES)
-            on_frame, flush, now = decoder.on_frame, sink.flush, time.time_ns()
+            reads = [frames[i : i + READ] for i in range(0, FRAMES, READ)]
+            on_frames, flush, now = decoder.on_frames, sink.flush, time.time_ns()
 
             def ours(
-                frames: list[bytes] = frames, on_frame=on_frame, now: int = now, decoder=decoder, flush=flush
+                reads: list[list[bytes]] = reads, on_frames=on_frames, now: int = now, decoder=decoder, flush=flush
             ) -> None:
                 for route in decoder.routes():
                     route.aggregates.following = FIRST_ID + 1000 * route.key_id + 1  # the same ids again
-                for frame in frames:
-                    on_frame(frame, now)
-                flush()
+                for frames in reads:
+                    on_frames(frames, now)
+                    flush()
 
             def peer(frames: list[bytes] = frames, bare=bare) -> None:
                 for frame in frames:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from picows import WSCloseCode, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
@@ -19,7 +19,7 @@ _picows_log = logging.getLogger(__name__ + ".picows")
 _picows_log.setLevel(logging.ERROR)
 
 BRACE = ord("{")
-READ_BUFFER_BYTES = 256 * 1024  # a burst is read in one piece; picows grows it for larger frames
+READ_BUFFER_BYTES = 64 * 1024  # what one read brings stays in the second cache; picows grows it for larger frames
 
 
 class Connection(WSListener):
@@ -27,8 +27,8 @@ class Connection(WSListener):
 
     Args:
         number: counts the connections of this feed.
-        feed: the decoder: ``feed(payload, ts_recv_ns)``. It must not raise.
-        flush: called when the bytes of one read are used up: publishes what they brought.
+        feed: the decoder: ``feed(messages, ts_recv_ns)``, those of one read. It must not raise.
+        flush: called after it: publishes what they brought.
         message_bytes_max: of a message in fragments, all of them together.
         closed: called once, when the connection is gone.
     """
@@ -36,7 +36,7 @@ class Connection(WSListener):
     def __init__(
         self,
         number: int,
-        feed: Callable[[bytes, int], object],
+        feed: Callable[[Sequence[bytes], int], object],
         flush: Callable[[], object],
         message_bytes_max: int,
         closed: Callable[[Connection], None],
@@ -60,30 +60,44 @@ class Connection(WSListener):
     def _make_on_ws_frame(self) -> Callable[[WSTransport, WSFrame], None]:
         """Build the callback. Its state lives in local variables, a frame would pay 150 ns more for attributes.
 
+        The frames of one read arrived together, so they are collected and handed over at its end, with one reading of
+        the clock: a call for each frame would cost 60 ns more.
+
         The kind of a frame costs 80 ns to ask for, so what begins as a JSON object outside of a message in fragments
         is taken for a text message: no ping or pong of ours and no valid close code begins so.
         """
         feed, flush, now = self._feed, self._flush, time.time_ns
-        frames = size = 0
-        ts = 0  # of the bytes being taken apart; 0 = the next frame begins a new read
+        pending: list[bytes] = []
+        collect, forget = pending.append, pending.clear
+        frames = size = ts = 0
+
+        def hand_over() -> None:
+            nonlocal frames, size
+            frames += len(pending)
+            size += sum(map(len, pending))
+            feed(pending, ts)
+            forget()
+            flush()
 
         def on_ws_frame(transport: WSTransport, frame: WSFrame) -> None:
-            nonlocal frames, size, ts
-            # All frames of one read arrived together: the clock is read once for them.
-            ts_recv_ns = ts or now()
-            last = frame.last_in_buffer
-            ts = 0 if last else ts_recv_ns
+            nonlocal ts
             try:
+                if not pending:
+                    ts = now()
                 payload = frame.get_payload_as_bytes()
-                size += len(payload)
                 if payload and payload[0] == BRACE and frame.fin and self._fragments is None:
-                    frames += 1
-                    feed(payload, ts_recv_ns)
+                    collect(payload)
                 else:
-                    frames += self._rare(transport, frame, payload, ts_recv_ns)
-                if last:
-                    flush()
+                    if pending:
+                        hand_over()  # what came before it; it may end the connection
+                        ts = now()
+                    message = self._rare(transport, frame, payload)
+                    if message is not None:
+                        collect(message)
+                if frame.last_in_buffer and pending:
+                    hand_over()
             except Exception as error:  # noqa: BLE001 - no frame raises: this is our own bug, and it ends the actor
+                forget()
                 self.error = self.error or error
                 self.fail(f"error: {error!r}")
 
@@ -101,8 +115,8 @@ class Connection(WSListener):
 
     # -- everything else
 
-    def _rare(self, transport: WSTransport, frame: WSFrame, payload: bytes, ts_recv_ns: int) -> int:
-        """Take a frame that is not simply one message; returns how many messages it completed."""
+    def _rare(self, transport: WSTransport, frame: WSFrame, payload: bytes) -> bytes | None:
+        """Take a frame that is not simply one message; returns the message that it completed."""
         kind = frame.msg_type
         if kind == WSMsgType.CLOSE:
             code, text = frame.get_close_code(), frame.get_close_message() or b""
@@ -110,9 +124,9 @@ class Connection(WSListener):
             self.reason = self.reason or f"closed by the exchange: {said}"
             transport.send_close(WSCloseCode.OK)
             transport.disconnect()
-            return 0
+            return None
         if kind in (WSMsgType.PING, WSMsgType.PONG):
-            return 0
+            return None
         # A text that is no JSON object, a binary message, a fragment: the decoder judges what they make.
         if kind != WSMsgType.CONTINUATION or self._fragments is None:
             self._fragments = []
@@ -122,9 +136,8 @@ class Connection(WSListener):
         elif frame.fin:
             message = b"".join(self._fragments)
             self._fragments = None
-            self._feed(message, ts_recv_ns)
-            return 1
-        return 0
+            return message
+        return None
 
     # -- life
 

@@ -163,7 +163,7 @@ class Feed:
         )
         names = streams_of(config, [one.native for one in instruments])
         attempts = connect_budget(self._ledger, config)
-        self.links = Links(ctx.name, self, config, names, attempts, self.decoder.on_frame, self.sink.flush)
+        self.links = Links(ctx.name, self, config, names, attempts, self.decoder.on_frames, self.sink.flush)
         # What lives from here on lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()

@@ -20,7 +20,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Protocol
 
@@ -74,7 +74,7 @@ class Links:
         config: addresses and times.
         streams: what to subscribe.
         attempts: connection attempts of the address.
-        take: the decoder, called for each frame.
+        take: the decoder, called with the messages of each read.
         flush: called after each read of a socket.
     """
 
@@ -85,7 +85,7 @@ class Links:
         config: Config,
         streams: list[str],
         attempts: Budget,
-        take: Callable[[bytes, int], object],
+        take: Callable[[Sequence[bytes], int], object],
         flush: Callable[[], object],
     ) -> None:
         self.state = LinkState.STARTING

@@ -17,7 +17,7 @@ four quotes for each bid, a middle, four quotes for each ask, a tail.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -31,23 +31,12 @@ from . import strict
 from .rest import parse_depth
 from .strict import Content, Event, Refused, Schema
 from .sync import BookSync, DepthEvent, DepthSnapshot, FuturesBookSync
-from .wire import (
-    PRODUCTS,
-    Depth,
-    Frame,
-    FuturesAggTrade,
-    FuturesBookTicker,
-    FuturesTrade,
-    Product,
-    SpotAggTrade,
-    SpotBookTicker,
-    SpotTrade,
-    TimeUnit,
-)
+from .wire import PRODUCTS, Depth, Frame, Product, TimeUnit, TypedDecoders
 
 ZEROED = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte for byte in range(256))  # digits as 0
 LEVEL_BYTES = b"0123456789.,[]"
 LEVEL = b'""""'  # what a level leaves without those: the quotes around its price and quantity
+DIGITS_TOO_MANY = b"0" * 19  # an integer of so many digits may not fit 64 bits: such a frame is never a known shape
 BRACKET = ord("[")  # only events with lists have one
 SHAPES_PER_KEY = 64  # known shapes, on average; the table starts anew beyond it
 SHAPES_MIN = 1024
@@ -128,7 +117,8 @@ class BinanceDecoder:
         unit: unit of the times on the wire.
 
     Attributes:
-        on_frame: ``(frame: bytes, ts_recv_ns: int) -> None``, the way in. Never raises because of what the frame holds.
+        on_frames: ``(frames: Sequence[bytes], ts_recv_ns: int) -> None``, the way in: the frames of one read, in order.
+            Never raises because of what a frame holds.
         rejected: frames refused, by reason.
         overlapping: two sockets deliver the same streams; set while that is so.
     """
@@ -158,11 +148,11 @@ class BinanceDecoder:
         self._shapes: dict[bytes, Shape] = {}  # by frame with its digits zeroed
         self._other_shapes: dict[bytes, None] = {}  # of events without a record
         self._overlapping = False
-        self._decoders = _decoders(self.product, unit)
+        self._typed = TypedDecoders(self.product, unit)
         depth = Depth[self.product.st_type]  # type: ignore[misc]
         self._decode_depth = msgspec.json.Decoder(Frame[depth], strict=False).decode
         self._decode_raw_depth = msgspec.json.Decoder(depth, strict=False).decode
-        self.on_frame: Callable[[bytes, int], None] = self._on_frame()
+        self.on_frames: Callable[[Sequence[bytes], int], None] = self._make_on_frames()
 
     # -- instruments -------------------------------------------------------------------------------------------
 
@@ -226,54 +216,62 @@ class BinanceDecoder:
 
     # -- frames ------------------------------------------------------------------------------------------------
 
-    def _on_frame(self) -> Callable[[bytes, int], None]:
+    def on_frame(self, frame: bytes, ts_recv_ns: int) -> None:
+        """Take one frame. The same as `on_frames` with one."""
+        self.on_frames((frame,), ts_recv_ns)
+
+    def _make_on_frames(self) -> Callable[[Sequence[bytes], int], None]:
         shapes, routes = self._shapes, self._routes
         publish_trade, publish_quote = self._sink.trade, self._sink.quote
         on_depth, examine, is_new = self._on_depth, self._examine, self._is_new
-        scale = self.unit.ns
+        scale, zeroed = self.unit.ns, ZEROED
         futures = self.product.futures
         refused = (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-        def on_frame(frame: bytes, ts_recv_ns: int) -> None:
-            if BRACKET in frame:
-                on_depth(frame, ts_recv_ns)
-                return
-            try:
-                kind, decode, flags, stream, ambiguous = shapes[frame.translate(ZEROED)]
-                x = decode(frame).data
-            except refused:  # or of no known shape
-                examine(frame, ts_recv_ns)
-                return
-            if ambiguous and x.s != stream.native:  # names that differ in digits share a shape
-                route = routes.get(x.s)
-                if route is None:
+        def on_frames(frames: Sequence[bytes], ts_recv_ns: int) -> None:
+            for frame in frames:
+                if BRACKET in frame:
+                    on_depth(frame, ts_recv_ns)
+                    continue
+                try:
+                    kind, decode, flags, stream, ambiguous = shapes[frame.translate(zeroed)]
+                    x = decode(frame).data
+                except refused:  # or of no known shape
                     examine(frame, ts_recv_ns)
-                    return
-                stream = route.streams[kind]
-            if kind == AGGREGATE:
-                number = x.a
-                if number == stream.following:
-                    stream.following = number + 1
-                elif not is_new(stream, number):
-                    return
-                publish_trade(stream.key_id, ts_recv_ns, x.T * scale, flags, number, x.p, x.q, x.f, x.l, x.nq)
-            elif kind == QUOTE:
-                number, bid, ask = x.u, x.b, x.a
-                if number <= stream.update_id or not bid or not ask:
-                    examine(frame, ts_recv_ns)
-                    return
-                stream.update_id = number
-                time = x.T * scale if futures else 0
-                publish_quote(stream.key_id, ts_recv_ns, time, flags, bid, x.B, ask, x.A)
-            else:
-                number = x.t
-                if number == stream.following:
-                    stream.following = number + 1
-                elif not is_new(stream, number):
-                    return
-                publish_trade(stream.key_id, ts_recv_ns, x.T * scale, flags, number, x.p, x.q, 0, 0, 0.0)
+                    continue
+                if ambiguous and x.s != stream.native:  # names that differ in digits share a shape
+                    route = routes.get(x.s)
+                    if route is None:
+                        examine(frame, ts_recv_ns)
+                        continue
+                    stream = route.streams[kind]
+                if kind == AGGREGATE:
+                    number, first, last = x.a, x.f, x.l
+                    if first > last:
+                        examine(frame, ts_recv_ns)
+                        continue
+                    if number == stream.following:
+                        stream.following = number + 1
+                    elif not is_new(stream, number):
+                        continue
+                    publish_trade(stream.key_id, ts_recv_ns, x.T * scale, flags, number, x.p, x.q, first, last, x.nq)
+                elif kind == QUOTE:
+                    number, bid, ask = x.u, x.b, x.a
+                    if number <= stream.update_id or not bid or not ask:
+                        examine(frame, ts_recv_ns)
+                        continue
+                    stream.update_id = number
+                    time = x.T * scale if futures else 0
+                    publish_quote(stream.key_id, ts_recv_ns, time, flags, bid, x.B, ask, x.A)
+                else:
+                    number = x.t
+                    if number == stream.following:
+                        stream.following = number + 1
+                    elif not is_new(stream, number):
+                        continue
+                    publish_trade(stream.key_id, ts_recv_ns, x.T * scale, flags, number, x.p, x.q, 0, 0, 0.0)
 
-        return on_frame
+        return on_frames
 
     def _is_new(self, stream: _Trades, number: int) -> bool:
         on_gap = self._hooks.on_gap
@@ -401,14 +399,17 @@ class BinanceDecoder:
             return
         if BRACKET in frame or kind == "serverShutdown" or (route is not None and strict.is_off_book(x)):
             return
+        shape = frame.translate(ZEROED)
+        if DIGITS_TOO_MANY in shape:
+            return
         shapes: dict[bytes, Any] = self._shapes if route is not None else self._other_shapes
         if len(shapes) >= max(SHAPES_MIN, SHAPES_PER_KEY * len(self._routes)):
             shapes.clear()
             self.shape_resets += 1
-        shapes[frame.translate(ZEROED)] = self._shape(kind, x, route, bool(content.stream)) if route else None
+        shapes[shape] = self._shape(kind, x, route, bool(content.stream)) if route else None
 
     def _shape(self, kind: str, x: dict[str, Any], route: Route, combined: bool) -> Shape:
-        decode = self._decoders[kind, combined]
+        decode = self._typed.of(kind, x.keys(), combined=combined, with_symbol=route.ambiguous)
         if kind == "bookTicker":
             return QUOTE, decode, self._flags, route.quotes, route.ambiguous
         aggregated = kind == "aggTrade"
@@ -437,35 +438,3 @@ def _prefix(frame: bytes) -> bytes:
     The digits matter: ``@depth20`` is no stream of changes, and without digits it looks like ``@depth``.
     """
     return frame[: frame.find(b'"', 12)]
-
-
-class _Wrapped:
-    """Gives a raw event the form of a combined frame."""
-
-    __slots__ = ("data",)
-
-    def __init__(self, data: Any) -> None:
-        self.data = data
-
-
-def _decoders(product: Product, unit: TimeUnit) -> dict[tuple[str, bool], Callable[[bytes], Any]]:
-    """Typed decoders by event and by whether the frame is a combined stream's."""
-    time, st = unit.type, product.st_type
-    types: dict[str, Any] = (
-        {
-            "trade": FuturesTrade[time, st],
-            "aggTrade": FuturesAggTrade[time, st],
-            "bookTicker": FuturesBookTicker[time, st],
-        }
-        if product.futures
-        else {"trade": SpotTrade[time], "aggTrade": SpotAggTrade[time], "bookTicker": SpotBookTicker}
-    )
-    decoders: dict[tuple[str, bool], Callable[[bytes], Any]] = {}
-    for kind, event in types.items():
-        decoders[kind, True] = msgspec.json.Decoder(Frame[event], strict=False).decode
-        decoders[kind, False] = _raw_decoder(msgspec.json.Decoder(event, strict=False).decode)
-    return decoders
-
-
-def _raw_decoder(decode: Callable[[bytes], Any]) -> Callable[[bytes], _Wrapped]:
-    return lambda frame: _Wrapped(decode(frame))

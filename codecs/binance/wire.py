@@ -12,6 +12,7 @@ therefore uses it only on frames whose shape was proven before (see `decoder`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -23,7 +24,6 @@ INT64_MAX = 2**63 - 1
 
 Price = Annotated[float, Meta(gt=0)]
 Quantity = Annotated[float, Meta(ge=0)]
-Id = Annotated[int, Meta(ge=0, le=INT64_MAX)]
 LevelTuple = tuple[Price, Quantity]
 
 TimeMs = Annotated[int, Meta(gt=0, le=INT64_MAX // 1_000_000)]
@@ -45,98 +45,8 @@ class TimeUnit(Enum):
         return TimeMs if self is TimeUnit.MILLISECOND else TimeUs
 
 
-TimeT = TypeVar("TimeT")
 StT = TypeVar("StT")  # allowed value of `st`
 DataT = TypeVar("DataT")
-
-
-# Fields stand in the order of the wire, those that are not used too: an unexpected key costs more than its value.
-class SpotTrade(msgspec.Struct, Generic[TimeT], gc=False, kw_only=True):
-    """``<symbol>@trade`` of spot."""
-
-    e: Literal["trade"]
-    E: TimeT
-    s: str
-    t: Id
-    p: Price
-    q: Quantity
-    T: TimeT  # time of the match
-    m: bool
-    M: bool = True
-
-
-class FuturesTrade(msgspec.Struct, Generic[TimeT, StT], gc=False, kw_only=True):
-    """``<symbol>@trade`` of USD-M: with `X`, the kind of match, which stands in the shape."""
-
-    e: Literal["trade"]
-    E: TimeT
-    T: TimeT
-    s: str
-    t: Id
-    p: Price
-    q: Quantity
-    m: bool
-    st: StT | None = None
-
-
-class SpotAggTrade(msgspec.Struct, Generic[TimeT], gc=False, kw_only=True):
-    """``<symbol>@aggTrade``: the matches of one taker order at one price."""
-
-    e: Literal["aggTrade"]
-    E: TimeT
-    s: str
-    a: Id
-    p: Price
-    q: Quantity
-    f: Id
-    l: Id  # noqa: E741 (the exchange's name)
-    T: TimeT
-    m: bool
-    M: bool = True
-    nq: Quantity = 0.0
-
-
-class FuturesAggTrade(msgspec.Struct, Generic[TimeT, StT], gc=False, kw_only=True):
-    """``<symbol>@aggTrade`` of USD-M, which collects them over 100 ms."""
-
-    e: Literal["aggTrade"]
-    E: TimeT
-    a: Id
-    s: str
-    p: Price
-    q: Quantity
-    nq: Quantity = 0.0  # quantity without retail price improvement orders
-    f: Id
-    l: Id  # noqa: E741
-    T: TimeT
-    m: bool
-    st: StT | None = None
-
-
-class SpotBookTicker(msgspec.Struct, gc=False):
-    """``<symbol>@bookTicker`` of spot: no event name and no time. An empty side has price and quantity zero."""
-
-    u: Id
-    s: str
-    b: Quantity
-    B: Quantity
-    a: Quantity
-    A: Quantity
-
-
-class FuturesBookTicker(msgspec.Struct, Generic[TimeT, StT], gc=False, kw_only=True):
-    """``<symbol>@bookTicker`` of futures."""
-
-    e: Literal["bookTicker"]
-    u: Id
-    s: str
-    b: Quantity
-    B: Quantity
-    a: Quantity
-    A: Quantity
-    T: TimeT
-    E: TimeT
-    st: StT | None = None
 
 
 class Depth(msgspec.Struct, Generic[StT], gc=False):
@@ -161,6 +71,67 @@ class Frame(msgspec.Struct, Generic[DataT], gc=False):
     """A frame of a combined stream: ``{"stream": ..., "data": ...}``."""
 
     data: DataT
+
+
+# What the fast path reads of each event, in the order of the wire. Everything else about the frame its shape has proven,
+# which also keeps integers under 19 digits; what a shape says nothing about are the bounds given here.
+_FAST_FIELDS: dict[str, tuple[tuple[str, Any], ...]] = {
+    "trade": (("t", int), ("p", Price), ("q", float), ("T", "time")),
+    "aggTrade": (("a", int), ("p", Price), ("q", float), ("nq", float), ("f", int), ("l", int), ("T", "time")),
+    "bookTicker": (("u", int), ("b", float), ("B", float), ("a", float), ("A", float), ("T", "time")),
+}
+
+
+class TypedDecoders:
+    """Decoders of frames whose shape is proven. Each gives an object with the event's fields in `data`."""
+
+    def __init__(self, product: Product, unit: TimeUnit) -> None:
+        self._product, self._unit = product, unit
+        self._made: dict[tuple[str, frozenset[str], bool], Callable[[bytes], Any]] = {}
+
+    def of(self, kind: str, present: Iterable[str], *, combined: bool, with_symbol: bool) -> Callable[[bytes], Any]:
+        """The decoder of one shape.
+
+        Args:
+            kind: of the event.
+            present: keys of its frames; `nq` reads as 0 where it is missing.
+            combined: the frame is a combined stream's.
+            with_symbol: read `s` too.
+        """
+        names = frozenset(present) & ({"T", "nq", "st"} | ({"s"} if with_symbol else set()))
+        made = self._made.get((kind, names, combined))
+        if made is None:
+            made = self._made[kind, names, combined] = self._make(kind, names, combined)
+        return made
+
+    def _make(self, kind: str, names: frozenset[str], combined: bool) -> Callable[[bytes], Any]:
+        fields: list[Any] = []
+        for name, type_ in _FAST_FIELDS[kind]:
+            if name == "T":
+                if "T" in names:
+                    fields.append((name, self._unit.type))
+            elif name != "nq" or "nq" in names:
+                fields.append((name, type_))
+        if "s" in names:
+            fields.append(("s", str))
+        if "st" in names:
+            fields.append(("st", self._product.st_type))
+        if kind == "aggTrade" and "nq" not in names:
+            fields.append(("nq", float, 0.0))
+        event = msgspec.defstruct(f"Fast{kind}", fields, gc=False)
+        if combined:
+            return msgspec.json.Decoder(Frame[event], strict=False).decode  # type: ignore[valid-type]
+        decode = msgspec.json.Decoder(event, strict=False).decode
+        return lambda frame: Raw(decode(frame))
+
+
+class Raw:
+    """Gives a raw event the form of a combined frame."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
 
 
 @dataclass(frozen=True)

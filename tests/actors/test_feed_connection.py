@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -37,11 +37,13 @@ class Server(WSListener):
 
 
 class Pair:
-    def __init__(self, message_bytes_max: int = 1 << 20, feed: Callable[[bytes, int], object] | None = None) -> None:
+    def __init__(
+        self, message_bytes_max: int = 1 << 20, feed: Callable[[Sequence[bytes], int], object] | None = None
+    ) -> None:
         self.taken: list[tuple[bytes, int]] = []
         self.ended: list[Connection] = []
         self.server = Server()
-        take = feed or (lambda payload, ts: self.taken.append((payload, ts)))
+        take = feed or (lambda messages, ts: self.taken.extend((message, ts) for message in messages))
         self.connection = Connection(1, take, lambda: None, message_bytes_max, self.ended.append)
 
     def run(self, scenario: Callable[[Pair], Awaitable[None]]) -> None:

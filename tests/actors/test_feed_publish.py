@@ -14,6 +14,7 @@ from tickring.codecs.book import BookState, OrderBook
 from tickring.codecs.record import Flag
 from tickring.codecs.records import BOOK_DEPTH, BOOK_LEVEL, BOOK_TOP, BY_NAME, QUOTE, TRADE
 from tickring.ringbuf import StreamReader, StreamWriter, create_stream
+from tickring.ringbuf.chunked import BATCH_MAX
 
 MS = 1_000_000
 
@@ -23,7 +24,8 @@ class Rings:
         self.writers: dict[str, StreamWriter] = {}
         self.readers: dict[str, StreamReader] = {}
         for record in (TRADE, QUOTE, BOOK_LEVEL, BOOK_TOP, BOOK_DEPTH):
-            spec = record.spec("feed", capacity=capacity, keys_max=8)
+            slots = max(capacity, 4 * BATCH_MAX) if record is TRADE else capacity
+            spec = record.spec("feed", capacity=slots, keys_max=8)
             create_stream(folder, spec, 1)
             writer = self.writers[record.name] = StreamWriter(folder, spec, [], 0)
             for key_id in range(4):
