@@ -25,7 +25,7 @@ File: ``<producer>.<record>.ring``, little-endian, mapped shared.
 | 352 | 32 | record | creator, once | UTF-8, zero padded |
 | 4096 | 8 x keys_max | counts | producer | records of the key so far; stored AFTER the tail's slot |
 | slots_at | slot_size x capacity | slots | producer | load publish, copy, load claim; good: claim <= s + capacity |
-| tails_at | slot_size x tail x keys_max | tails | same | load count, copy, load tail_batch, count; good: count <= s + tail - batch |
+| tails_at | slot_size x tail x keys_max | tails | same | copy, load tail_batch, count: good: count <= s + tail - it |
 
 ``slots_at`` and ``tails_at`` are rounded up to whole pages. Memory of a key's tail is reserved when the key is added,
 so the file may be sparse behind the last key.

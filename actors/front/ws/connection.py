@@ -107,6 +107,15 @@ class Connection:
             self.meters.failures.value += 1
             self.close(CLOSE_INTERNAL, "internal error")
 
+    def send_wire(self, wire: bytes) -> None:
+        """Write a frame that is small and encoded already; only while `clear`. Never raises."""
+        try:
+            self._write(wire)
+        except Exception:
+            log.exception("connection=%s failed", self.id)
+            self.meters.failures.value += 1
+            self.close(CLOSE_INTERNAL, "internal error")
+
     def send_control(self, frame: Frame) -> None:
         """Send what is never dropped: replies, errors, snapshots, gaps, status."""
         self.send(None, frame, 0, 0)

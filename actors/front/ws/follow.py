@@ -19,6 +19,10 @@ FEW_ROWS = 32  # up to here rows are looked at one by one; above, numpy picks th
 class Follower:
     """Follows one ring.
 
+    Attributes:
+        cursor: sequence of the next record.
+        lone: ``lone(cursor)``: the next record if it is the only new one, else None.
+
     Args:
         reader: of the stream; the follower does not own it.
         name: of the line in the reader file.
@@ -38,6 +42,7 @@ class Follower:
         self.cursor = reader.published()
         row = BY_NAME[self.record].struct
         self._unpack, self._size = row.iter_unpack, row.size
+        self.lone = reader.lone_reader(row)
         self.line: ReaderLine | None = None
         if doorbell is not None:
             try:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ....codecs.numbers import decimal_formatter
-from ....codecs.record import EXCHANGE_ID, PRICE, QUANTITY, Flag, RecordType
+from ....codecs.record import COUNT, EXCHANGE_ID, PRICE, QUANTITY, SMALL, UPDATE_ID, Flag, RecordType
 from ....ringbuf import Key
 
 NTH, TS_RECV_NS, TS_EVENT_NS, KEY_ID, FLAGS = range(5)  # the header that every row begins with
@@ -22,6 +22,22 @@ _NS_PER_MS = 1_000_000
 # Bits that a reader should know of, each a member of that name when it is set.
 _MARKS = tuple((flag, flag.name.lower()) for flag in (Flag.LATE, Flag.VOID, Flag.BACKFILL) if flag.name)
 _AGGREGATED = int(Flag.AGGREGATED)
+
+_PLAIN_INTEGERS = (EXCHANGE_ID, UPDATE_ID, COUNT, SMALL)  # written as they are
+_UPDATE = """\
+def update(row):
+    {row} = row
+    recv_ms = recv_ns // 1000000
+    seq = nth + 1
+    if event_ns:
+        ts = event = event_ns // 1000000
+    else:
+        ts, event = recv_ms, "null"
+    tail = tails.get(flags)
+    if tail is None:
+        tail = tail_of(flags)
+{before}    return f{frame}.encode()
+"""
 
 Row = tuple[Any, ...]
 Members = dict[str, Any]
@@ -53,17 +69,12 @@ class Renderer:
         self.price, self.quantity = price, quantity
         formatters: dict[str, Callable[[Any], Any]] = {PRICE.name: price, QUANTITY.name: quantity}
         scalars = [(i, field) for i, field in enumerate(record.fields, _HEADER) if field.length == 1]
+        self._scalars = [field for _, field in scalars]
         self._fields = tuple(
             (i, field.name, formatters.get(field.kind.name) or _rendered(field.kind.render, attributes), field.optional)
             for i, field in scalars
         )
-        self._json_common = _json(self._common)[1:-1]
-        self._json_fields = tuple(
-            (i, f',"{name}":{quote}', quote, text, optional)
-            for (i, name, text, optional), (_, field) in zip(self._fields, scalars, strict=True)
-            for quote in ('"' if field.kind.schema.get("type") == "string" else "",)
-        )
-        self._json_by_flags: dict[int, str] = {}
+        self._tails: dict[int, str] = {}  # of `make_update`, the same as text
         self._by_flags: dict[int, Members] = {}  # what follows from the flags alone; few combinations occur
         ids = {field.name for _, field in scalars if field.kind is EXCHANGE_ID}
         self._own_id = next((name for name in record_ids(record) if name in ids), "")
@@ -90,42 +101,53 @@ class Renderer:
             members["agg_trade_id"] = members[self._own_id]
         return members
 
-    def update_json(self, head: str, row: Row) -> str:
-        """The `update` frame of one row as JSON, the same text as its members give, without making them.
+    def make_update(self, channel: str) -> Callable[[Row], bytes]:
+        """Build ``update(row)``: the `update` frame of one row as JSON, the same as its members give.
 
-        Written out because it is what a client waits for: the process has just been woken, so what counts is how little
-        code and memory it touches until the socket.
-
-        Args:
-            head: the frame up to its number: ``{"type":"update","channel":"...","seq":``.
+        The text of the function follows from the record's declaration, as one expression: it runs in a process that has
+        just been woken, where what counts is how little code and memory it touches.
         """
-        nth, recv_ns, event_ns, _, flags = row[:_HEADER]
-        seq, recv_ms = nth + 1, recv_ns // _NS_PER_MS
-        ts = event = event_ns // _NS_PER_MS
-        if not event_ns:
-            ts, event = recv_ms, "null"
-        fields = "".join(
-            [
-                f"{before}{text(row[i])}{after}"
-                for i, before, after, text, optional in self._json_fields
-                if not optional or row[i]
-            ]
+        record = self.record
+        names = ["nth", "recv_ns", "event_ns", "key_id", "flags", *(field.name for field in record.fields)]
+        scope: dict[str, Any] = {"json": _json, "tails": self._tails, "tail_of": self._tail_of}
+        before, inline = [], []
+        for (i, name, text, optional), field in zip(self._fields, self._scalars, strict=True):
+            scope[f"text_{name}"] = text
+            quote = '"' if field.kind.schema.get("type") == "string" else ""
+            if field.kind in _PLAIN_INTEGERS:
+                value = name
+            elif field.kind in (PRICE, QUANTITY):
+                value = f"text_{name}({name})"
+            else:
+                value, quote = f"json(text_{name}({name}))", ""
+            member = f',"{name}":{quote}{{{value}}}{quote}'
+            if optional:
+                before.append(f"    optional_{i} = f{member!r} if {name} else ''\n")
+                inline.append(f"{{optional_{i}}}")
+            else:
+                inline.append(member)
+        if self._own_id:
+            own = f',"agg_{self._own_id}":"{{{self._own_id}}}"'
+            before.append(f"    own = f{own!r} if flags & {_AGGREGATED} else ''\n")
+            inline.append("{tail}{own}")
+        else:
+            inline.append("{tail}")
+        common = _json(self._common)[1:-1].replace("{", "{{").replace("}", "}}")
+        head = _json(channel).replace("{", "{{").replace("}", "}}")
+        frame = (
+            f'{{{{"type":"update","channel":{head},"seq":{{seq}},"ts":{{ts}},"data":{{{{"ts":{{ts}},"seq":{{seq}},'
+            f'{common},"exchange_ts":{{event}},"recv_ts":{{recv_ms}}{"".join(inline)}}}}}}}}}'
         )
-        tail = self._json_by_flags.get(flags)
-        if tail is None:
-            tail = self._json_by_flags[flags] = self._json_tail(flags)
-        if flags & _AGGREGATED and self._own_id:
-            tail += f',"agg_trade_id":"{row[self._own_id_at]}"'
-        return (
-            f'{head}{seq},"ts":{ts},"data":{{"ts":{ts},"seq":{seq},{self._json_common},'
-            f'"exchange_ts":{event},"recv_ts":{recv_ms}{fields}{tail}}}}}'
-        )
+        source = _UPDATE.format(row=", ".join(names), before="".join(before), frame=repr(frame))
+        exec(compile(source, f"<update {channel}>", "exec"), scope)  # our own text
+        return scope["update"]
 
-    def _json_tail(self, flags: int) -> str:
-        if len(self._json_by_flags) >= FLAGS_KEPT_MAX:
-            self._json_by_flags.clear()
+    def _tail_of(self, flags: int) -> str:
+        if len(self._tails) >= FLAGS_KEPT_MAX:
+            self._tails.clear()
         derived = self._derive(flags)
-        return "," + _json(derived)[1:-1] if derived else ""
+        text = self._tails[flags] = "," + _json(derived)[1:-1] if derived else ""
+        return text
 
     def _derive(self, flags: int) -> Members:
         if len(self._by_flags) >= FLAGS_KEPT_MAX:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import numpy as np
 
 from ....codecs.record import RecordType
@@ -168,7 +167,7 @@ class RecordTopic(Topic):
     def bind(self, source: Source, reader: StreamReader) -> None:
         super().bind(source, reader)
         self.render = Renderer(self.record, source.key)
-        self.head = f'{{"type":"update","channel":{msgspec.json.encode(self.name).decode()},"seq":'
+        self.update = self.render.make_update(self.name)
         self.next = reader.count(self.key_id)
         newest = reader.latest(self.key_id)
         self.last_recv_ns = int(newest["ts_recv_ns"]) if newest is not None else 0
@@ -196,18 +195,32 @@ class RecordTopic(Topic):
         if not self.members:
             return
         render = self.render
-        if len(rows) == 1 and not jumped and not self.special:
-            row = rows[0]
-            frame, seq = RowFrame(self, row), row[NTH] + 1
-            for sub in self.plain:
-                sub.connection.send(sub, frame, seq, seq)
-            return
         if jumped and self.delivery is Delivery.CONFLATING:
             self._fan_out([render(rows[-1])], now, held, conflated=True)
             return
         members = [render(row) for row in rows]
         for start in range(0, len(members), BATCH_ROWS_MAX):
             self._fan_out(members[start : start + BATCH_ROWS_MAX], now, held)
+
+    def publish_lone(self, row: Row) -> bool:
+        """Hand out one new row of this key in the shortest way; False, and nothing done, where there is more to it."""
+        seq = row[NTH] + 1
+        if seq != self.next + 1 or self.special or self.state is not State.LIVE:
+            return False
+        self.next = seq
+        self.last_recv_ns = row[TS_RECV_NS]
+        wire = frame = None
+        for sub in self.plain:
+            connection = sub.connection
+            if connection.clear and connection.encoding is not Encoding.MSGPACK:
+                if wire is None:
+                    wire = framed(OPCODE_TEXT, self.update(row))
+                connection.send_wire(wire)
+            else:
+                if frame is None:
+                    frame = self.frame([self.render(row)])
+                connection.send(sub, frame, seq, seq)
+        return True
 
     def _fan_out(
         self, members: list[Members], now: float, held: Callable[[Subscription], None], *, conflated: bool = False
@@ -355,31 +368,6 @@ class RecordTopic(Topic):
         if self.last_recv_ns < live_since_ns:
             return State.STALE, live_since_ns // _NS_PER_MS
         return State.LIVE, live_since_ns // _NS_PER_MS
-
-
-class RowFrame(Frame):
-    """The `update` of one row: written straight as JSON, made into members only for those who want something else."""
-
-    __slots__ = ("_row", "_topic")
-
-    def __init__(self, topic: RecordTopic, row: Row) -> None:
-        super().__init__(None, topic.render.ids, topic.compress_from)
-        self._topic, self._row = topic, row
-
-    def _encode(self, encoding: int) -> bytes:
-        if encoding == Encoding.JSON:
-            return framed(OPCODE_TEXT, self._topic.render.update_json(self._topic.head, self._row).encode())
-        self._complete()
-        return super()._encode(encoding)
-
-    def conflated(self) -> Frame:
-        self._complete()
-        return super().conflated()
-
-    def _complete(self) -> None:
-        if self.body is None:
-            members = self._topic.render(self._row)
-            self.body = Update(self._topic.name, members["seq"], members["ts"], members)
 
 
 class TradesTopic(RecordTopic):
