@@ -35,8 +35,8 @@ class WsConfig(msgspec.Struct, kw_only=True, frozen=True):
     close_grace_s: Seconds = 3.0  # for the closing handshake; then the socket is cut
     book_interval_ms: Annotated[int, Meta(ge=1, le=60_000)] = 100  # the least time between two frames of a book
     compress_from_bytes: Annotated[int, Meta(ge=0, le=1 << 30)] = 1024  # smaller frames go as they are; 0 = no deflate
-    # After a record the worker looks at its rings for so long without sleeping, so that the next one need not wake it. It
-    # takes a CPU for each worker that has subscribers: for machines where the workers have CPUs of their own. 0 = never.
+    # After a record the worker looks at its rings for so long without sleeping, so that the next one need not wake it.
+    # It takes a CPU for each worker that has subscribers: for machines where they have CPUs of their own. 0 = never.
     spin_us: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
 
     @classmethod
