@@ -7,6 +7,7 @@ Data files map read-only everywhere but in their producer; readers write here. F
 | 0 | 8 | magic | creator | |
 | 8 | 8 | layout_version | creator | |
 | 64 | 8 | alarm | producer; readers store 0 | the producer looks at the lines once ``publish > alarm`` |
+| 72 | 8 | lines_used | who takes a line, under the lock | no line from here on was ever taken |
 | 128 | 8 x 32 | wake_at | the line's reader | sequence at which it wants its doorbell; 0 = never |
 | 512 | 64 x 32 | lines | the line's reader, under the file's lock when it takes or leaves one | see below |
 
@@ -37,18 +38,20 @@ from enum import IntEnum
 from pathlib import Path
 
 from . import doorbell
-from .errors import DirectoryFull, LayoutMismatch
+from .errors import DirectoryFull, LayoutMismatch, SegmentMissing
 from .segment import create_segment, locked, open_segment
 
 MAGIC = int.from_bytes(b"TICKREAD", "little")
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 FILE_SIZE = mmap.PAGESIZE
 ALARM_AT = 64
+LINES_USED_AT = 72
 WAKE_AT = 128
 LINES = 32
 LINES_AT = 512
 LINE = struct.Struct("<IIQIIQ32s")
 LINE_SIZE = 64
+DOORBELL_IN_LINE = 16
 CURSOR_IN_LINE = 24
 NO_DOORBELL = 0xFFFFFFFF
 NEVER = 2**64 - 1
@@ -80,6 +83,15 @@ def create_readers(path: Path, *, mode: int = 0o660, group: str | None = None) -
         memory[ALARM_AT : ALARM_AT + 8] = NEVER.to_bytes(8, "little")
 
     create_segment(path, FILE_SIZE, fill, mode=mode, group=group)
+
+
+def is_reader_file(path: Path) -> bool:
+    """Whether there is one of this version."""
+    try:
+        ReaderFile(path).close()
+    except (SegmentMissing, LayoutMismatch):
+        return False
+    return True
 
 
 class ReaderFile:
@@ -152,6 +164,7 @@ class ReaderFile:
             self.words[WAKE_AT // 8 + chosen] = 0
             bell = NO_DOORBELL if doorbell_index is None else doorbell_index
             self._memory[at : at + LINE_SIZE] = LINE.pack(kind, me, process_start_time(me), bell, 0, cursor, label)
+            self.words[LINES_USED_AT // 8] = max(self.words[LINES_USED_AT // 8], chosen + 1)
         return ReaderLine(self, chosen)
 
     def leave(self, line: int) -> None:
@@ -200,18 +213,16 @@ class Ringer:
 
     def __init__(self, file: ReaderFile, doorbells: Sequence[int]) -> None:
         self._words = file.words
-        self._lines = file._memory
         self._doorbells = doorbells
         self._rung = [0] * LINES  # the wish that was last answered, so that a wish is answered once
-        self._unpack = struct.Struct(f"<{LINES}Q").unpack_from
         self.alarm = file.words[ALARM_AT // 8 : ALARM_AT // 8 + 1]
         self.rings = 0
         self.failed = 0  # wishes that named a doorbell this process does not have
 
     def ring_due(self, publish: int) -> None:
         """Ring every reader whose wish is reached and set the alarm to the next wish."""
-        words, rung, unpack, lines = self._words, self._rung, self._unpack, self._lines
-        wishes = unpack(lines, WAKE_AT)
+        words, rung, first = self._words, self._rung, WAKE_AT // 8
+        wishes = words[first : first + words[LINES_USED_AT // 8]].tolist()
         while True:
             following = NEVER
             for i, wish in enumerate(wishes):
@@ -225,13 +236,13 @@ class Ringer:
             # `publish > alarm` must hold when the wish is reached, so the alarm is one below it.
             words[ALARM_AT // 8] = following - 1 if following != NEVER else NEVER
             doorbell.local_barrier()  # pairs with the barrier between `arm` and the reader's second look
-            again = unpack(lines, WAKE_AT)
+            again = words[first : first + words[LINES_USED_AT // 8]].tolist()
             if again == wishes:
                 return
             wishes = again
 
     def _ring(self, line: int) -> None:
-        bell = LINE.unpack_from(self._lines, LINES_AT + line * LINE_SIZE)[3]
+        bell = self._words[(LINES_AT + line * LINE_SIZE + DOORBELL_IN_LINE) // 8] & 0xFFFFFFFF
         if bell < len(self._doorbells):
             doorbell.ring(self._doorbells[bell])
             self.rings += 1

@@ -21,7 +21,7 @@ from .errors import LayoutMismatch, SegmentMissing
 from .keys import KeyReader, keys_filename
 from .layout import StreamSpec
 from .publish import Store, make_packed_publisher, make_publisher
-from .readers import ReaderFile, ReaderKind, ReaderLine, Ringer, create_readers
+from .readers import ReaderFile, ReaderKind, ReaderLine, Ringer, create_readers, is_reader_file
 from .segment import create_segment, lock_exclusive, open_segment, reserve, unlock
 
 HEADER_DTYPE = np.dtype([
@@ -106,7 +106,7 @@ def create_stream(
     path, readers = folder / spec.filename, folder / spec.readers_filename
     with contextlib.suppress(SegmentMissing, LayoutMismatch):
         if read_spec(path)[0] == spec:
-            if not readers.exists():
+            if not is_reader_file(readers):
                 create_readers(readers, mode=readers_mode, group=group)
             return False
 
