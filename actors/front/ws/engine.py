@@ -204,7 +204,8 @@ class Engine:
 
     def _publish(self, topic: Any, rows: list[Row], now: float) -> None:
         try:
-            topic.publish(rows, now, self._cadence.hold)
+            if len(rows) > 1 or not topic.publish_lone(rows[0]):
+                topic.publish(rows, now, self._cadence.hold)
             if topic.state is not State.LIVE:
                 topic.set_state(*topic.judge(True))
         except Exception:  # noqa: BLE001 - logged there; the pump must go on for all others
