@@ -26,6 +26,7 @@ from harness import Line, percentile
 
 HERE = Path(__file__).resolve().parent
 SYMBOLS = 20
+SPIN_US = 2000  # two messages apart at 1,000 a second: the front that has the subscriber does not sleep between them
 
 
 class Process:
@@ -69,7 +70,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def tickring_tree(exchange_port: int, folder: Path) -> Iterator[tuple[int, int, Path]]:
+def tickring_tree(exchange_port: int, folder: Path, spin_us: int = 0) -> Iterator[tuple[int, int, Path]]:
     """The daemon with one feed, two fronts, writer and embedded engine; yields (port, pid, folder of the rings)."""
     port, name = free_port(), f"bench{os.getpid()}"
     symbols = json.dumps([f"S{i:03d}-USDT" for i in range(SYMBOLS)])
@@ -86,6 +87,7 @@ rest_url = "http://127.0.0.1:{exchange_port}"
 [front]
 port = {port}
 workers = 2
+ws.spin_us = {spin_us}
 [clickhouse]
 port = {free_port()}
 [log]
@@ -147,7 +149,7 @@ def run_relay(rate: int, messages: int, folder: Path) -> np.ndarray:
     return latencies(times, out, messages)
 
 
-def run_tickring(rate: int, messages: int, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def run_tickring(rate: int, messages: int, folder: Path, spin_us: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Latency to the client, and of it the share up to the ring (receive stamp), both in ns by trade."""
     times, out = folder / "times", folder / "out"
     subscribe = json.dumps({"op": "subscribe", "id": 1, "channels": [{"channel": "trades", "exchange": "binance",
@@ -156,7 +158,7 @@ def run_tickring(rate: int, messages: int, folder: Path) -> tuple[np.ndarray, np
         exchange = stack.enter_context(
             helper("exchange.py", "--rate", str(rate), "--messages", str(messages), "--times", str(times))
         )
-        port, _, rings = stack.enter_context(tickring_tree(exchange.read()["port"], folder))
+        port, _, rings = stack.enter_context(tickring_tree(exchange.read()["port"], folder, spin_us))
         client = stack.enter_context(
             helper("client.py", f"ws://127.0.0.1:{port}/ws/v1", str(messages), str(out), subscribe)
         )
@@ -230,6 +232,7 @@ def run(quick: bool = False) -> list[Line]:
             folder = Path(name)
             relay = run_relay(rate, messages, folder)
             ours, ring = run_tickring(rate, messages, folder)
+            spinning = run_tickring(rate, messages, folder, SPIN_US)[0] if rate == 1000 else None
             relay = np.concatenate(
                 (relay, run_relay(rate, messages, folder))
             )  # before and after: the machine may drift
@@ -240,6 +243,12 @@ def run(quick: bool = False) -> list[Line]:
         lines.append(Line(f"exchange to WS client, {rate:,} msg/s, p50", p50, "x relay", 1.5, detail=detail))
         if rate == 1000:
             lines.append(Line(f"exchange to WS client, {rate:,} msg/s, p99", p99, "x relay", 1.5, detail=detail))
+            assert spinning is not None
+            name, detail = f"the same with ws.spin_us = {SPIN_US}", _summary("tickring", spinning)
+            value = float(np.median(spinning) / np.median(relay))
+            lines.append(Line(f"{name}, p50", value, "x relay", 1.5, detail=detail))
+            value = percentile(spinning.tolist(), 0.99) / percentile(relay.tolist(), 0.99)
+            lines.append(Line(f"{name}, p99", value, "x relay", 1.5, detail=detail))
             share = float(np.median(ring) / np.median(ours))
             lines.append(Line("exchange to ring, share of that path", share, "", 0.4, detail=_summary("to ring", ring)))
             if replaced is None:
