@@ -1,4 +1,7 @@
-"""What the model's markets put on their streams: trades, best prices and depth, each consistent with the others."""
+"""What the model's markets put on their streams, each consistent with the others.
+
+Trades, best prices, depth and liquidations follow the market's events; bars, tickers and mark prices go by the clock.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,18 @@ import heapq
 import itertools
 from collections.abc import Iterable
 
+from .clock import Clock, clocked_stream, next_tick
 from .hub import Stream
-from .model import ASK, BID, AggTrade, Market, Trade
+from .market import ASK, BID, AggTrade, Liquidation, Market, Trade
+from .reports import Reports
 from .wire import MS, US, SpotWire, wire_of
 
 # (stream, payload, id, payload in microseconds or None)
 Message = tuple[Stream, bytes, int, bytes | None]
+
+CLOCKED_KINDS = ("kline", "ticker", "miniTicker", "markPrice")
+EVENT_KINDS = ("trade", "aggTrade", "bookTicker", "depth", "partial")  # one event of the market, one message
+SYMBOL_PHASE_NS = 7_919 * MS  # symbols send at different moments of an interval, as on the exchange
 
 
 class DepthStream:
@@ -47,8 +56,7 @@ class DepthStream:
 
     def due_ns(self, time_ns: int) -> int:
         """Return when the message that begins at `time_ns` leaves."""
-        interval = self.interval_ns
-        return ((time_ns - self.phase_ns) // interval + 1) * interval + self.phase_ns if interval else time_ns
+        return next_tick(time_ns, self.interval_ns, self.phase_ns) if self.interval_ns else time_ns
 
     def message(self, market: Market, wire: SpotWire, event_ns: int) -> Message:
         if self.levels:
@@ -71,19 +79,40 @@ class DepthStream:
         return stream, payload, last, micro
 
 
-class Booth:
-    """One market and those of its streams that somebody is subscribed to."""
+class ForceStream:
+    """Liquidations of one market: of those in one interval only the latest is told."""
 
-    __slots__ = ("agg_trade", "depths", "index", "market", "ticker", "trade", "wire")
+    __slots__ = ("latest", "stream")
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.latest: Liquidation | None = None
+
+    def note(self, liquidation: Liquidation) -> bool:
+        """Take in a liquidation; True = the first one since the last message."""
+        began = self.latest is None
+        self.latest = liquidation
+        return began
+
+    def due_ns(self, time_ns: int) -> int:
+        return next_tick(time_ns, self.stream.name.interval_ms * MS)
+
+
+class Booth:
+    """One market and those of its streams that somebody is subscribed to and that follow its events."""
+
+    __slots__ = ("agg_trade", "depths", "forces", "index", "market", "reports", "ticker", "trade", "wire")
 
     def __init__(self, market: Market, index: int) -> None:
         self.market = market
         self.index = index
         self.wire = wire_of(market.instrument)
+        self.reports = Reports(market)
         self.trade: Stream | None = None
         self.agg_trade: Stream | None = None
         self.ticker: Stream | None = None
         self.depths: list[DepthStream] = []
+        self.forces: list[ForceStream] = []
 
     def watch(self, stream: Stream) -> None:
         kind = stream.name.kind
@@ -95,9 +124,9 @@ class Booth:
             self.ticker = stream
         elif kind in ("depth", "partial"):
             self.market.prepare()
-            # Symbols send their depth at different moments of the interval, as on the exchange.
-            phase_ns = self.index * 7_919 * MS
-            self.depths.append(DepthStream(stream, self.market.update_id, phase_ns))
+            self.depths.append(DepthStream(stream, self.market.update_id, self.index * SYMBOL_PHASE_NS))
+        elif kind == "forceOrder":
+            self.forces.append(ForceStream(stream))
 
     def unwatch(self, stream: Stream) -> None:
         if self.trade is stream:
@@ -108,6 +137,7 @@ class Booth:
             self.ticker = None
         else:
             self.depths = [each for each in self.depths if each.stream is not stream]
+            self.forces = [each for each in self.forces if each.stream is not stream]
 
     def trade_messages(self, event_ns: int) -> list[Message]:
         """Return what the last event put on the trade streams."""
@@ -133,27 +163,41 @@ class Booth:
 
 
 class Board:
-    """All markets by product and symbol, and the depth messages that are due."""
+    """All markets by product and symbol, the messages that wait for the end of an interval, and the clock's."""
 
     def __init__(self, markets: Iterable[Market]) -> None:
         self.booths: dict[tuple[str, str], Booth] = {}
         for index, market in enumerate(markets):
             self.booths[market.instrument.product, market.instrument.native] = Booth(market, index)
         self.of_market = {id(booth.market): booth for booth in self.booths.values()}
-        self._due: list[tuple[int, int, Booth, DepthStream]] = []
+        self.clock = Clock()
+        self._due: list[tuple[int, int, Booth, DepthStream | ForceStream]] = []
         self._order = itertools.count()
 
     def find(self, product: str, symbol: str) -> Booth | None:
         return self.booths.get((product, symbol))
 
-    def watch(self, stream: Stream) -> None:
-        booth = self.find(stream.hub.product, stream.name.symbol)
-        if booth is not None:
+    def _booths(self, stream: Stream) -> list[Booth]:
+        """Return the markets that a stream is about."""
+        if stream.name.symbol:
+            booth = self.find(stream.hub.product, stream.name.symbol)
+            return [] if booth is None else [booth]
+        return [booth for key, booth in self.booths.items() if key[0] == stream.hub.product]
+
+    def watch(self, stream: Stream, time_ns: int) -> None:
+        booths = self._booths(stream) if stream.name.kind else []
+        if not booths:
+            return
+        if stream.name.kind in CLOCKED_KINDS:
+            reports = [booth.reports for booth in booths]
+            self.clock.add(clocked_stream(stream, reports, booths[0].index * SYMBOL_PHASE_NS), time_ns)
+            return
+        for booth in booths:
             booth.watch(stream)
 
     def unwatch(self, stream: Stream) -> None:
-        booth = self.find(stream.hub.product, stream.name.symbol)
-        if booth is not None:
+        self.clock.remove(stream)
+        for booth in self._booths(stream):
             booth.unwatch(stream)
 
     # -- publishing
@@ -170,10 +214,14 @@ class Board:
             for depth in booth.depths:
                 if depth.note(market, time_ns):
                     heapq.heappush(self._due, (depth.due_ns(time_ns), next(self._order), booth, depth))
+        if booth.forces and market.liquidation is not None:
+            for force in booth.forces:
+                if force.note(market.liquidation):
+                    heapq.heappush(self._due, (force.due_ns(time_ns), next(self._order), booth, force))
 
     @property
     def due_ns(self) -> int:
-        """Time of the next depth message, or far away."""
+        """Time of the next message that waits for the end of its interval, or far away."""
         return self._due[0][0] if self._due else 1 << 63
 
     @property
@@ -181,10 +229,14 @@ class Board:
         return bool(self._due)
 
     def publish_due(self) -> None:
-        """Send the depth message that is due next."""
-        time_ns, _, booth, depth = heapq.heappop(self._due)
-        if depth in booth.depths:
-            stream, payload, ident, micro = depth.message(booth.market, booth.wire, time_ns)
+        """Send the message whose interval ends next."""
+        time_ns, _, booth, waiting = heapq.heappop(self._due)
+        if isinstance(waiting, ForceStream):
+            liquidation, waiting.latest = waiting.latest, None
+            if waiting in booth.forces and liquidation is not None:
+                waiting.stream.publish(booth.reports.force_order(liquidation, time_ns), time_ns // MS)
+        elif waiting in booth.depths:
+            stream, payload, ident, micro = waiting.message(booth.market, booth.wire, time_ns)
             stream.publish(payload, ident, micro)
 
     def pause(self, nanoseconds: int) -> None:

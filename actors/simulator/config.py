@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -83,6 +83,8 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         0.0  # share of USD-M market orders that also print a trade outside the book
     )
 
+    liquidations: Annotated[float, Meta(ge=0, le=1)] = 0.005  # share of USD-M market orders that are liquidations
+
     messages: Count = 0  # paced and flood: how many to send in all (flood: on each connection), 0 = without end
     flood_distinct: Annotated[int, Meta(ge=1)] = (
         100_000  # flood: frames encoded beforehand; more come from these with their ids moved on
@@ -91,6 +93,9 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     captures: list[str] = msgspec.field(default_factory=list)  # files in order; `usdm:PATH` where the folder is silent
     hold_snapshot_s: float = 3.0  # capture at full speed: wait so long for the depth request at a recorded snapshot
     loop: bool = False  # capture: after the end close every connection and begin again
+
+    # Faults to start with, each as for `POST /sim/faults`: {"fault": "drop", "symbol": "BTCUSDT", "every_s": 10}.
+    faults: list[dict[str, Any]] = msgspec.field(default_factory=list)
 
     backlog_bytes_max: Count = 16 << 20  # unsent bytes after which a slow connection is cut (live sources)
     ledger_frames_max: Count = 0  # sent payloads kept for each stream for comparison

@@ -2,14 +2,14 @@
 
 | request | answer |
 |---|---|
-| `GET /sim/status` | source and its progress, totals, connections, request weights |
+| `GET /sim/status` | source and its progress, totals, connections, request weights, faults so far |
 | `GET /sim/streams` | for each stream: frames sent, kept back, first and last id, subscribers |
 | `GET /sim/connections` | open connections with their subscriptions |
 | `GET /sim/sent?product=&stream=` | payloads sent on a stream, one a line (needs `ledger_frames_max`) |
 | `GET /sim/stamps?product=&stream=` | little-endian int64 pairs of id and send time in UNIX ns (source `paced`) |
 | `GET /sim/book?product=&symbol=` | the whole book now, as a depth body |
 | `POST /sim/start` | begin now, whatever `start` says |
-| `GET`, `POST`, `DELETE /sim/faults` | list the faults; start one: `{"fault": name, ...}`; lift all |
+| `GET`, `POST`, `DELETE /sim/faults` | list the faults; start one: `{"fault": name, ...}`, see `faults`; lift all |
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ class Stream:
 
     def publish(self, payload: bytes, ident: int, micro: bytes | None = None) -> None:
         """Queue one message for all subscribers; it leaves with the next `Hub.flush`."""
-        if self.filters or self.hub.muted:
+        if self.filters or self.hub.muted or self.hub.silent_tiers:
             self._publish_with_faults(payload, ident, micro)
         else:
             self._queue(payload, ident, micro)
@@ -97,6 +97,9 @@ class Stream:
                 each.out.append(frame_of(head + (micro if each.microseconds else payload) + tail))
 
     def _publish_with_faults(self, payload: bytes, ident: int, micro: bytes | None) -> None:
+        if self.name.tier in self.hub.silent_tiers:
+            self.withheld += 1
+            return
         messages = [(payload, micro)]
         for each in list(self.filters):
             messages = [out for message in messages for out in each(*message)]
@@ -124,6 +127,7 @@ class Hub:
         self.streams: dict[str, Stream] = {}
         self.dirty: list[Subscriber] = []
         self.muted = 0  # connections that a fault keeps silent
+        self.silent_tiers: set[str] = set()  # whose streams a fault keeps silent
         self.microseconds = 0  # connections that asked for microseconds
         self.paused = 0  # connections whose socket takes no more at present
         self.writable = asyncio.Event()
@@ -137,6 +141,10 @@ class Hub:
         if stream is None:
             stream = self.streams[text] = Stream(self, parse_stream(self.product, text))
         return stream
+
+    def knows(self, text: str) -> bool:
+        """Tell whether a stream of this name can deliver anything."""
+        return bool(parse_stream(self.product, text).kind)
 
     def attach(self, subscriber: Subscriber, text: str, combined: bool) -> None:
         stream = self.stream(text)

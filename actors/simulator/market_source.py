@@ -6,12 +6,13 @@ import asyncio
 import time
 from array import array
 
-from .board import Board, Booth, DepthStream, Message
+from .board import EVENT_KINDS, Board, Booth, DepthStream, Message
 from .config import Config
 from .hub import Hub, Stream
 from .instruments import make_instruments, spot_info, usdm_info
 from .model import MarketModel
 from .pacer import Pacer
+from .reports import Reports
 from .source import Source
 from .wire import MS
 
@@ -36,20 +37,34 @@ class MarketSource(Source):
             levels=config.levels,
             history=config.history_trades,
             off_book=config.off_book_trades,
+            liquidations=config.liquidations,
         )
         self.board = Board(self.model.markets)
         self.events = 0
 
     def watch(self, stream: Stream) -> None:
-        self.board.watch(stream)
+        self.board.watch(stream, self.time_ns)
 
     def unwatch(self, stream: Stream) -> None:
         self.board.unwatch(stream)
 
+    def begin(self, time_ns: int) -> None:
+        """Let time begin at `time_ns`: before it is only the past."""
+        self.time_ns = time_ns
+        self.model.begin(time_ns)
+        self.board.clock.begin(time_ns)
+
     def settle(self) -> None:
         while self.board.has_due:
             self.board.publish_due()
+        self.board.clock.settle(self.time_ns)
         self.flush()
+
+    def now_ns(self) -> int:
+        return self.time_ns
+
+    def reports(self, product: str) -> dict[str, Reports]:
+        return {key[1]: booth.reports for key, booth in self.board.booths.items() if key[0] == product}
 
     def listed(self, product: str, symbol: str) -> bool:
         return self.board.find(product, symbol) is not None
@@ -92,6 +107,7 @@ class ModelSource(MarketSource):
         if not self.config.epoch_ns:  # time begins now, not when the markets were made
             self._pause(time.time_ns() - self.time_ns)
             self.paused_ns = 0
+        self.begin(self.time_ns)
         tick_s = self.config.tick_ms / 1000
         speed = self.config.speed or 1.0
         begin_ns = time.monotonic_ns()
@@ -107,13 +123,16 @@ class ModelSource(MarketSource):
 
     def advance(self, target_ns: int) -> None:
         """Let everything happen that is due up to `target_ns`, in order of time."""
-        model, board = self.model, self.board
+        model, board, clock = self.model, self.board, self.board.clock
         while True:
             next_ns = model.next_ns
             due_ns = board.due_ns
-            if min(next_ns, due_ns) > target_ns:
+            clock_ns = clock.due_ns
+            if min(next_ns, due_ns, clock_ns) > target_ns:
                 break
-            if due_ns <= next_ns:
+            if clock_ns < next_ns and clock_ns < due_ns:
+                clock.fire(max(clock_ns, self.time_ns))
+            elif due_ns <= next_ns:
                 board.publish_due()
             else:
                 board.publish_event(model.step(), next_ns)
@@ -137,7 +156,7 @@ class Rotation:
         self._turns: list[tuple[Booth, Stream]] = []
         for stream in streams:
             booth = board.find(stream.hub.product, stream.name.symbol)
-            if booth is not None and stream.name.kind:
+            if booth is not None and stream.name.kind in EVENT_KINDS:
                 self._turns.append((booth, stream))
         self._at = 0
 
@@ -167,6 +186,8 @@ class Rotation:
 class PacedSource(MarketSource):
     """One message after the other at exactly `rate` a second; event times are the moment of sending.
 
+    Bars, tickers and mark prices come beside them, at their own pace, and are not counted.
+
     The send time of each message in nanoseconds is kept by its id (`stamps`, pairs of id and UNIX ns), because the
     event time on the wire has only milliseconds, or microseconds on a spot connection that asked for them.
     """
@@ -184,6 +205,8 @@ class PacedSource(MarketSource):
         self._interval_ns = max(1, int(1e9 / self.config.rate))
         while not self.finished:
             await self.wait_for_start()
+            if not self.sent:
+                self.begin(time.time_ns())
             self._subscriptions = self._count_subscriptions()
             self._rotation = Rotation(self.board, self._streams())
             self._over = asyncio.get_running_loop().create_future()
@@ -231,6 +254,8 @@ class PacedSource(MarketSource):
                 stamps.append(now_ns)
             self.sent += 1
         self.events += 1
+        while self.board.clock.due_ns <= now_ns:
+            self.board.clock.fire(now_ns)
         self.flush()
 
     def progress(self) -> dict[str, object]:

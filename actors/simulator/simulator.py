@@ -12,15 +12,16 @@ from typing import Any
 from aiohttp import web
 
 from .capture_source import CaptureSource
-from .config import SPOT, USDM, Config
+from .config import SPOT, USDM, Config, Limits
 from .connection import Connection
 from .control import ControlServer
 from .errors import PortTaken
-from .faults import RestFaults
+from .faults import WHEN, check_fault, start_fault
 from .flood import FloodSource
 from .hub import Hub
 from .market_source import ModelSource, PacedSource
 from .rest import RestServer
+from .rest_faults import RestFaults
 from .server import WsServer
 from .source import Source
 
@@ -45,7 +46,13 @@ class Simulator:
             product: Hub(product, config.limits(product), config.ledger_frames_max) for product in config.products
         }
         self.servers = {product: WsServer(hub, self._backlog_max()) for product, hub in self.hubs.items()}
+        for request in config.faults:
+            check_fault(request)
         self.rest_faults = RestFaults()
+        self.limits_before: dict[str, Limits] = {}  # of products whose limits a fault has changed
+        self.planned_faults: list[asyncio.TimerHandle] = []
+        self.faults_started: dict[str, int] = {}
+        self.faults_missed = 0  # planned ones that found nothing to hit
         self.source: Source = self._make_source()
         self.rest = RestServer(self.source, {p: config.limits(p) for p in self.hubs}, self.rest_faults)
         self.urls: dict[str, str] = {}
@@ -75,9 +82,13 @@ class Simulator:
     async def start(self) -> None:
         """Bind all ports and begin.
 
-        Raises `PortTaken` with the port and its configuration key.
+        Raises `PortTaken` with the port and its configuration key, and `UnknownFault` for a configured one that
+        finds nothing to hit.
         """
         config = self.config
+        for request in config.faults:
+            if not WHEN.keys() & request.keys():
+                start_fault(self, request)
         if SPOT in self.servers:
             await self.servers[SPOT].start(self._listen("spot_ws", config.spot_ws_port))
         if USDM in self.servers:
@@ -88,8 +99,16 @@ class Simulator:
         await runner.setup()
         await web.SockSite(runner, self._listen("rest", config.rest_port)).start()
         self.urls = self._make_urls()
+        self.source.on_start = self._plan_faults
         self._task = asyncio.get_running_loop().create_task(self.source.run())
         self._task.add_done_callback(_report)
+
+    def _plan_faults(self) -> None:
+        """Count the times of the configured faults from now on: the source begins."""
+        self.source.on_start = lambda: None
+        for request in self.config.faults:
+            if WHEN.keys() & request.keys():
+                start_fault(self, request)
 
     def _listen(self, name: str, port: int) -> socket.socket:
         sock = self._sockets.get(name)
@@ -158,10 +177,12 @@ class Simulator:
     def connections(self) -> list[Connection]:
         return [each for server in self.servers.values() for each in server.connections.values() if not each.closed]
 
-    def call_later(self, delay_s: float, call: Callable[..., object], *arguments: Any) -> None:
+    def call_later(self, delay_s: float, call: Callable[..., object], *arguments: Any) -> asyncio.TimerHandle:
         """Run something later, unless the simulator stops first."""
-        self._timers = [timer for timer in self._timers if timer.when() > asyncio.get_running_loop().time()]
-        self._timers.append(asyncio.get_running_loop().call_later(delay_s, call, *arguments))
+        loop = asyncio.get_running_loop()
+        self._timers = [timer for timer in self._timers if timer.when() > loop.time()]
+        self._timers.append(loop.call_later(delay_s, call, *arguments))
+        return self._timers[-1]
 
     def status(self) -> dict[str, object]:
         products = {}
@@ -179,4 +200,5 @@ class Simulator:
         return {
             "source": self.config.source, "started": self.source.started, "finished": self.source.finished,
             "urls": self.urls, "progress": self.source.progress(), "products": products, "rest": self.rest.counts,
+            "faults": {"started": self.faults_started, "missed": self.faults_missed},
         }  # fmt: skip

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from .config import Config
 from .hub import Hub, Stream
+from .reports import Reports
 from .wire import MS
 
 
@@ -23,6 +26,7 @@ class Source(ABC):
         self.started = False
         self.finished = False
         self.start_command = asyncio.Event()
+        self.on_start: Callable[[], None] = lambda: None
         for hub in hubs.values():
             hub.on_first = self.watch
             hub.on_last = self.unwatch
@@ -68,6 +72,14 @@ class Source(ABC):
         """Return the JSON rows of aggregate trades: the newest, or the first that match."""
         return None if not self.listed(product, symbol) else []
 
+    def reports(self, product: str) -> dict[str, Reports]:
+        """Return what tells bars, tickers, mark prices and open interest, by symbol; a capture has none."""
+        return {}
+
+    def now_ns(self) -> int:
+        """Return the source's own time in UNIX nanoseconds."""
+        return time.time_ns()
+
     @abstractmethod
     def listed(self, product: str, symbol: str) -> bool: ...
 
@@ -85,6 +97,7 @@ class Source(ABC):
         elif rule == "subscribed":
             await self._wait_for_subscribers()
         self.started = True
+        self.on_start()
 
     async def _wait_for_subscribers(self) -> None:
         loop = asyncio.get_running_loop()

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .config import SPOT
+from .config import SPOT, USDM
 from .instruments import Instrument
-from .model import AggTrade, Trade
+from .market import AggTrade, Trade
+from .tape import INTERVALS_MS
 
 MS = 1_000_000
 US = 1_000
@@ -42,18 +43,30 @@ class StreamName:
 
     text: str
     symbol: str = ""  # native, upper case
-    kind: str = ""  # trade, aggTrade, bookTicker, depth (differences), partial (best levels)
-    interval_ms: int = 0  # depth and partial: time between messages, 0 = each change
+    # trade, aggTrade, bookTicker, depth (differences), partial (best levels), kline, ticker, miniTicker, markPrice,
+    # forceOrder. Without a symbol the last four are about all markets of the product.
+    kind: str = ""
+    interval_ms: int = 0  # time between messages, 0 = each change
     levels: int = 0  # partial: levels on each side
+    interval: str = ""  # kline: length of a bar
     tier: str = PUBLIC  # USD-M: which routed server delivers it
 
 
 _SPOT_SPEEDS = {"": 1000, "100ms": 100, "1000ms": 1000}
 _USDM_SPEEDS = {"": 250, "0ms": 0, "100ms": 100, "250ms": 250, "500ms": 500}
+_MARK_SPEEDS = {"": 3000, "1s": 1000}
+# Streams about all markets, by product. Spot's `!ticker@arr` was given up in November 2025.
+ALL_MARKETS = {
+    SPOT: ("!miniTicker@arr",),
+    USDM: ("!miniTicker@arr", "!ticker@arr", "!markPrice@arr", "!markPrice@arr@1s", "!forceOrder@arr"),
+}
 
 
 def parse_stream(product: str, text: str) -> StreamName:
     """Read a stream name such as `btcusdt@depth@100ms`. Names with upper-case symbols exist but never deliver."""
+    if text in ALL_MARKETS[product]:
+        kind, _, speed = text[1:].replace("@arr", "").partition("@")
+        return StreamName(text, kind=kind, interval_ms=_report_interval(product, kind, speed), tier=MARKET)
     symbol, _, rest = text.partition("@")
     channel, _, speed = rest.partition("@")
     if not rest or not symbol or symbol != symbol.lower():
@@ -68,7 +81,20 @@ def parse_stream(product: str, text: str) -> StreamName:
             return StreamName(text, native, "depth", interval_ms)
         if interval_ms is not None and count in ("5", "10", "20"):
             return StreamName(text, native, "partial", interval_ms, int(count))
+    if channel.startswith("kline_") and channel[6:] in INTERVALS_MS and not speed:
+        return StreamName(text, native, "kline", interval=channel[6:], tier=MARKET)
+    if channel in ("ticker", "miniTicker") and not speed:
+        return StreamName(text, native, channel, _report_interval(product, channel, ""), tier=MARKET)
+    if product == USDM and (channel, speed) in (("markPrice", ""), ("markPrice", "1s"), ("forceOrder", "")):
+        return StreamName(text, native, channel, _report_interval(product, channel, speed), tier=MARKET)
     return StreamName(text, symbol=native, tier=_tier_of(channel))
+
+
+def _report_interval(product: str, kind: str, speed: str) -> int:
+    """Return the time between two messages of a ticker, mark price or liquidation stream in milliseconds."""
+    if kind == "markPrice":
+        return _MARK_SPEEDS[speed]
+    return 2000 if product == USDM and kind != "forceOrder" else 1000
 
 
 def _tier_of(channel: str) -> str:

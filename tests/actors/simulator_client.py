@@ -77,6 +77,18 @@ async def post(url: str, body: Any) -> tuple[int, Any]:
         return response.status, await response.json()
 
 
+async def fault(played: Simulator, name: str, **parameters: Any) -> Any:
+    """Start a fault over the control endpoint."""
+    status, answer = await post(played.urls["control"] + "/faults", {"fault": name, **parameters})
+    assert status == 200, answer
+    return answer
+
+
+async def lift(played: Simulator) -> Any:
+    async with aiohttp.ClientSession() as session, session.delete(played.urls["control"] + "/faults") as response:
+        return await response.json()
+
+
 class Gap(Exception):
     """The stream does not continue the book."""
 

@@ -220,7 +220,11 @@ def test_exchange_info_is_composed_from_the_frames_where_none_was_recorded(short
             assert row["filters"][1]["stepSize"] == "0.00001000"
             (row,) = usdm["symbols"]
             assert row["quantityPrecision"] == 3
-            assert (await get(f"{played.urls['spot_rest']}/api/v3/depth?symbol=NOSUCH"))[2]["code"] == -1121
+            rest = played.urls["spot_rest"]
+            assert (await get(f"{rest}/api/v3/depth?symbol=NOSUCH"))[2]["code"] == -1121
+            # Only the model knows bars, tickers and mark prices; a capture answers with what was recorded: nothing.
+            assert (await get(f"{rest}/api/v3/klines?symbol=BTCUSDT&interval=1m"))[2] == []
+            assert (await get(f"{rest}/fapi/v1/premiumIndex?symbol=NOSUCH"))[2]["code"] == -1121
 
     run(test)
 

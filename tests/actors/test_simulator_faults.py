@@ -25,20 +25,9 @@ from tickring.actors.simulator.errors import PortTaken
 from tickring.actors.simulator.faults import FAULTS
 from tickring.ringbuf import MetricsPage, State
 
-from .simulator_client import DocumentedBook, Gap, ask, closed, connect, get, post, run, simulator, until
+from .simulator_client import DocumentedBook, Gap, ask, closed, connect, fault, get, lift, post, run, simulator, until
 
 LIVELY: dict[str, Any] = {"speed": 20.0, "ledger_frames_max": 100_000}
-
-
-async def fault(played: Simulator, name: str, **parameters: Any) -> Any:
-    status, answer = await post(played.urls["control"] + "/faults", {"fault": name, **parameters})
-    assert status == 200, answer
-    return answer
-
-
-async def lift(played: Simulator) -> Any:
-    async with aiohttp.ClientSession() as session, session.delete(played.urls["control"] + "/faults") as response:
-        return await response.json()
 
 
 def test_faults_are_listed_with_their_parameters() -> None:
@@ -54,7 +43,11 @@ def test_faults_are_listed_with_their_parameters() -> None:
 @pytest.mark.parametrize(
     "body",
     [{}, {"fault": "no such"}, {"fault": "close", "colour": "red"}, {"fault": "drop"}, {"fault": "drop", "stream": "x"},
-     {"fault": "rest_status", "status": 200}, {"fault": "garbage", "count": 0}, [1]],
+     {"fault": "rest_status", "status": 200}, {"fault": "garbage", "count": 0}, [1], {"fault": "close", "code": 7},
+     {"fault": "close", "after_s": "soon"}, {"fault": "close", "every_s": 0}, {"fault": "limits"},
+     {"fault": "limits", "life_s": "x"}, {"fault": "limits", "product": "options", "life_s": 1},
+     {"fault": "silent_tier", "tier": "private"}, {"fault": "old_snapshot", "symbol": "NOSUCH"},
+     {"fault": "drop", "symbol": "BTCUSDT"}],
 )  # fmt: skip
 def test_unknown_fault_or_parameter_is_refused_by_name(body: Any) -> None:
     async def test() -> None:
@@ -79,11 +72,12 @@ def test_fault_close_ends_connections_of_one_product_with_1001() -> None:
     run(test)
 
 
-def test_fault_reset_tears_the_connection_in_the_middle_of_a_frame() -> None:
+@pytest.mark.parametrize("fin", [False, True])
+def test_fault_reset_tears_the_connection_in_the_middle_of_a_frame(fin: bool) -> None:
     async def test() -> None:
         async with simulator(**LIVELY) as played, connect(played.urls["spot_ws"] + "/ws/btcusdt@trade") as client:
             await client.recv()
-            await fault(played, "reset")
+            await fault(played, "reset", fin=fin)
             with pytest.raises(websockets.ConnectionClosedError) as lost:
                 while True:
                     json.loads(await client.recv())  # what arrives before is whole
@@ -239,9 +233,9 @@ def test_fault_stale_snapshot_is_older_than_the_stream() -> None:
         async with simulator(**LIVELY) as played, connect(played.urls["spot_ws"] + "/ws/btcusdt@depth@100ms") as client:
             await fault(played, "stale_snapshot", product="spot", symbol="BTCUSDT")
             book = DocumentedBook("spot")
-            while book.buffer[:1] == [] or len(book.buffer) < 5:
-                book.event(json.loads(await client.recv()))
-            book.buffer = book.buffer[3:]
+            ((stale,),) = played.rest_faults.stale.values()
+            while not book.buffer or book.buffer[0]["U"] <= json.loads(stale)["lastUpdateId"] + 1:
+                book.buffer = [json.loads(await client.recv())]  # as a client that begins later
             url = f"{played.urls['spot_rest']}/api/v3/depth?symbol=BTCUSDT&limit=1000"
             assert not book.snapshot((await get(url))[2])
             assert book.snapshot((await get(url))[2])

@@ -15,8 +15,9 @@ import pytest
 from tickring.actors.simulator.config import Config
 from tickring.actors.simulator.hub import Hub
 from tickring.actors.simulator.instruments import make_instruments
+from tickring.actors.simulator.market import ASK, BID
 from tickring.actors.simulator.market_source import ModelSource
-from tickring.actors.simulator.model import ASK, BID, MarketModel
+from tickring.actors.simulator.model import MarketModel
 
 from .simulator_client import DocumentedBook, ask, connect, get, run, simulator, until
 

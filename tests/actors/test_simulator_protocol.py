@@ -163,7 +163,9 @@ def test_usdm_streams_of_another_tier_are_acknowledged_and_silent() -> None:
                     assert (await ask(client, method="LIST_SUBSCRIPTIONS", id=2))["result"] == streams
             public = {"btcusdt@bookTicker", "btcusdt@depth@100ms", "btcusdt@trade"}
             assert heard == {
-                "usdm_public_ws": public, "usdm_market_ws": {"btcusdt@aggTrade"}, "usdm_unrouted_ws": public,
+                "usdm_public_ws": public,
+                "usdm_market_ws": {"btcusdt@aggTrade", "btcusdt@kline_1m"},
+                "usdm_unrouted_ws": public,
             }  # fmt: skip
 
     run(test)
@@ -302,11 +304,14 @@ def test_rest_weights_are_counted_and_told() -> None:
     spot = [
         ("ping", "", 1), ("time", "", 1), ("exchangeInfo", "", 20), ("depth", "limit=100", 5),
         ("depth", "limit=500", 25), ("depth", "limit=1000", 50), ("depth", "limit=5000", 250), ("trades", "", 25),
-        ("aggTrades", "", 4),
+        ("aggTrades", "", 4), ("klines", "interval=1m", 2), ("ticker/24hr", "", 2),
     ]  # fmt: skip
     usdm = [
         ("ping", "", 1), ("exchangeInfo", "", 1), ("depth", "limit=50", 2), ("depth", "limit=100", 5),
         ("depth", "limit=500", 10), ("depth", "limit=1000", 20), ("trades", "", 5), ("aggTrades", "", 20),
+        ("klines", "interval=1m&limit=99", 1), ("klines", "interval=1m&limit=499", 2), ("klines", "interval=1m", 5),
+        ("klines", "interval=1m&limit=1001", 10), ("ticker/24hr", "", 1), ("premiumIndex", "", 1),
+        ("openInterest", "", 1), ("fundingRate", "", 0),
     ]  # fmt: skip
 
     async def test() -> None:
@@ -319,6 +324,29 @@ def test_rest_weights_are_counted_and_told() -> None:
                     status, headers, _ = await get(url)
                     total += weight
                     assert (status, headers["X-MBX-USED-WEIGHT-1M"]) == (200, str(total)), url
+            # Without a symbol the answer holds all of them, and costs so.
+            for path, weight in (
+                ("/api/v3/ticker/24hr", 80), ('/api/v3/ticker/24hr?symbols=["BTCUSDT","ETHUSDT"]', 2),
+                ("/fapi/v1/ticker/24hr", 40), ("/fapi/v1/premiumIndex", 10),
+            ):  # fmt: skip
+                ledger = played.rest.weights["spot" if "api/v3" in path else "usdm"].accounts["127.0.0.1"]
+                before = ledger.used
+                _, _, rows = await get(played.urls["spot_rest"] + path)
+                assert (ledger.used - before, [row["symbol"] for row in rows][:2]) == (weight, ["BTCUSDT", "ETHUSDT"])
+
+    run(test)
+
+
+def test_rest_funding_rates_cost_no_weight_but_have_their_own_limit() -> None:
+    async def test() -> None:
+        async with simulator(usdm=limits(weight_window_s=1e9)) as played:
+            url = f"{played.urls['usdm_rest']}/fapi/v1/fundingRate?symbol=BTCUSDT&limit=1"
+            played.rest.fundings.limits.weight_max = 3
+            statuses = [(await get(url))[0] for _ in range(3)]
+            status, headers, body = await get(url)
+            assert statuses == [200] * 3 and (status, body["code"]) == (429, -1003)
+            assert int(headers["Retry-After"]) > 0
+            assert (await get(f"{played.urls['usdm_rest']}/fapi/v1/ping"))[0] == 200
 
     run(test)
 
@@ -363,6 +391,16 @@ def test_rest_over_the_weight_is_refused_then_banned() -> None:
         ("/api/v3/aggTrades?symbol=BTCUSDT&fromId=1&startTime=1", 400, -1128),
         ("/api/v3/exchangeInfo?symbol=NOSUCH", 400, -1121),
         ("/api/v3/exchangeInfo?symbols=x", 400, -1100),
+        ("/api/v3/klines?symbol=BTCUSDT", 400, -1102),
+        ("/api/v3/klines?symbol=BTCUSDT&interval=2m", 400, -1120),
+        ("/api/v3/klines?symbol=NOSUCH&interval=1m", 400, -1121),
+        ("/fapi/v1/klines?symbol=BTCUSDT&interval=1m&startTime=5&endTime=4", 400, -1023),
+        ("/fapi/v1/klines?symbol=BTCUSDT&interval=1m&startTime=x", 400, -1100),
+        ("/api/v3/ticker/24hr?symbol=NOSUCH", 400, -1121),
+        ("/api/v3/ticker/24hr?symbols=x", 400, -1100),
+        ("/fapi/v1/premiumIndex?symbol=NOSUCH", 400, -1121),
+        ("/fapi/v1/openInterest", 400, -1102),
+        ("/fapi/v1/fundingRate?symbol=NOSUCH", 400, -1121),
     ],
 )
 def test_rest_refuses_bad_parameters_as_the_exchange_does(path: str, status: int, code: int) -> None:
