@@ -125,6 +125,62 @@ def restart(actor: str, config_file: Path | None, instance: str | None, folder: 
 
 
 @cli.command()
+@click.option("--once", is_flag=True, help="Print one look and end.")
+@click.option("--interval", type=click.FloatRange(0.1, 3600), default=1.0, show_default=True, help="Seconds.")
+@instance_options
+@json_option
+def top(
+    once: bool, interval: float, config_file: Path | None, instance: str | None, folder: str, as_json: bool
+) -> None:  # fmt: skip
+    """Watch actors, rates, lags and latencies; reads shared memory only, so it works when the daemon hangs."""
+    from .commands import topping
+    from .commands.which import find_folder
+
+    topping.top(find_folder(config_file, instance, folder), interval_s=interval, once=once, as_json=as_json)
+
+
+@cli.command()
+@instance_options
+@json_option
+def reload(config_file: Path | None, instance: str | None, folder: str, as_json: bool) -> None:
+    """Have a running daemon re-read its configuration and restart only the actors that it concerns."""
+    from .commands import showing
+    from .commands.which import find_instance
+
+    sys.exit(showing.reload(find_instance(config_file, instance, folder), as_json=as_json))
+
+
+@cli.command()
+@click.option(
+    "-c", "--config", "config_file", type=click.Path(path_type=Path),
+    help="What is to run [default: tickring.toml, if there is one]",
+)  # fmt: skip
+@json_option
+def doctor(config_file: Path | None, as_json: bool) -> None:
+    """Look for what slows or breaks the daemon on this machine; for each thing, the command that mends it."""
+    from .commands import doctoring
+
+    usual = Path("tickring.toml")
+    sys.exit(doctoring.doctor(config_file or (usual if usual.exists() else None), as_json=as_json))
+
+
+@cli.group()
+def storage() -> None:
+    """Look after history in ClickHouse."""
+
+
+@storage.command("status")
+@instance_options
+@json_option
+def storage_status(config_file: Path | None, instance: str | None, folder: str, as_json: bool) -> None:
+    """Show tables, spool, cursors and gaps of a running daemon."""
+    from .commands import storing
+    from .commands.which import find_folder
+
+    sys.exit(storing.status(find_folder(config_file, instance, folder), config_file, as_json=as_json))
+
+
+@cli.command()
 @click.argument("record")
 @click.argument("symbol", required=False)
 @click.option(

@@ -73,7 +73,8 @@ class SupervisorConfig(msgspec.Struct, kw_only=True, frozen=True):
     restarts_max: Annotated[int, Meta(ge=0, le=100_000)] = 20  # more within the window: the actor is given up
     restart_window_s: Seconds = 60.0
     on_fatal: Literal["keep", "exit"] = "keep"  # an actor was given up: keep the rest running, or end the daemon
-    drain_timeout_s: Seconds = 10.0  # for each stage of the drain; who is late is killed
+    drain_timeout_s: Seconds = 10.0  # of the whole drain (see `drain`); who is late is killed
+    wakeup_latency_us: Annotated[int, Meta(ge=0, le=10_000)] | None = None  # idle CPUs wake up within it (see `wakeup`)
 
 
 class Spot(msgspec.Struct, kw_only=True, frozen=True):

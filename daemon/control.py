@@ -5,11 +5,13 @@
 | `{"command": "status"}` | `{"ok": true, "instance": ..., "pid": ..., "ready": ..., "actors": [...]}` |
 | `{"command": "stop"}` | `{"ok": true}`, then the daemon drains and ends |
 | `{"command": "restart", "actor": name}` | `{"ok": true}`: the actor is stopped in order and started again |
+| `{"command": "reload"}` | `{"ok": true, "added": [names], "restarted": ..., ...}` once all that it touched run again |
 | `{"command": "doorbell"}` | `{"ok": true, "doorbell": number}` and, as SCM_RIGHTS, that doorbell's eventfd |
 
-An error is `{"ok": false, "error": text}`. A doorbell is lent for as long as the connection lives. Whoever can open the
-socket (its owner and, if one is configured, the group) may ask for status and doorbells; the rest is for the daemon's
-own user and root, whom the kernel names (SO_PEERCRED).
+An error is `{"ok": false, "error": text, "exit_code": number}`: the code is what a command should end with. A doorbell
+is lent for as long as the connection lives. Whoever can open the socket (its owner and, if one is configured, the
+group) may ask for status and doorbells; the rest is for the daemon's own user and root, whom the kernel names
+(SO_PEERCRED).
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from .errors import DaemonError, NotRunning
+from ..ringbuf.errors import TickringError
+from .errors import EXIT_SOFTWARE, DaemonError, NotRunning, exit_code_of
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +47,19 @@ class Daemon(Protocol):
 
     def request_restart(self, name: str) -> None: ...
 
+    def request_reload(self) -> Awaitable[dict[str, Any]]: ...
+
     def lend_doorbell(self) -> tuple[int, int]: ...
 
     def return_doorbell(self, number: int) -> None: ...
 
 
 class Refused(DaemonError):
-    """A command that cannot be carried out; its text goes back to the client."""
+    """A command that cannot be carried out; its text goes back to the client, which ends with its exit code."""
+
+    def __init__(self, text: str, exit_code: int = EXIT_SOFTWARE) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 class ControlServer:
@@ -98,7 +107,7 @@ class ControlServer:
                 buffer += data
                 *lines, buffer = buffer.split(b"\n")
                 for line in lines:
-                    answer, fds = self._answer(line, _peer_uid(client), lent)
+                    answer, fds = await self._answer(line, _peer_uid(client), lent)
                     encoded = json.dumps(answer).encode() + b"\n"
                     if fds:
                         socket.send_fds(client, [encoded], fds)  # a short line into an empty buffer: does not block
@@ -113,7 +122,7 @@ class ControlServer:
                 self.daemon.return_doorbell(number)
             client.close()
 
-    def _answer(self, line: bytes, uid: int, lent: list[int]) -> tuple[dict[str, Any], list[int]]:
+    async def _answer(self, line: bytes, uid: int, lent: list[int]) -> tuple[dict[str, Any], list[int]]:
         try:
             request = json.loads(line)
             handler = _COMMANDS.get(request.get("command"))
@@ -121,44 +130,50 @@ class ControlServer:
                 raise Refused(f"unknown command {request.get('command')!r}; known: {', '.join(_COMMANDS)}")
             if handler in _OWNER_ONLY and uid not in (0, os.getuid()):
                 raise Refused(f"user {uid} may not do that: only the daemon's own user ({os.getuid()}) and root")
-            members, fds = handler(self.daemon, request, lent)
+            members, fds = await handler(self.daemon, request, lent)
             return {"ok": True, **members}, fds
         except (ValueError, AttributeError):
-            return {"ok": False, "error": 'expected one JSON object per line, such as {"command": "status"}'}, []
-        except Refused as error:
-            return {"ok": False, "error": str(error)}, []
+            error = Refused('expected one JSON object per line, such as {"command": "status"}')
+        except TickringError as refusal:
+            error = refusal
+        return {"ok": False, "error": str(error), "exit_code": exit_code_of(error)}, []
 
 
 Answer = tuple[dict[str, Any], list[int]]
 
 
-def _status(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
+async def _status(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
     return daemon.status(), []
 
 
-def _stop(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
+async def _stop(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
     daemon.request_stop("asked over the control socket")
     return {}, []
 
 
-def _restart(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
+async def _restart(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
     daemon.request_restart(str(request.get("actor")))
     return {}, []
 
 
-def _doorbell(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
+async def _reload(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
+    return await daemon.request_reload(), []
+
+
+async def _doorbell(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
     number, fd = daemon.lend_doorbell()
     lent.append(number)
     return {"doorbell": number}, [fd]
 
 
-_COMMANDS: dict[str, Callable[[Daemon, dict[str, Any], list[int]], Answer]] = {
+_COMMANDS: dict[str, Callable[[Daemon, dict[str, Any], list[int]], Awaitable[Answer]]] = {
     "status": _status,
     "stop": _stop,
     "restart": _restart,
+    "reload": _reload,
     "doorbell": _doorbell,
 }
-_OWNER_ONLY = (_stop, _restart)
+_OWNER_ONLY = (_stop, _restart, _reload)
 
 
 def _peer_uid(client: socket.socket) -> int:
@@ -166,14 +181,15 @@ def _peer_uid(client: socket.socket) -> int:
     return _CREDENTIALS.unpack(credentials)[1]
 
 
-def ask(path: Path, command: str, **members: Any) -> dict[str, Any]:
-    """Send one command and return the answer.
+def ask(path: Path, command: str, *, timeout_s: float = TIMEOUT_S, **members: Any) -> dict[str, Any]:
+    """Send one command and return the answer, which may take `timeout_s`.
 
     Raises:
         NotRunning: nobody answers there.
         Refused: the daemon says no.
     """
     with contextlib.closing(connect(path)) as client:
+        client.settimeout(timeout_s)
         return exchange(client, command, **members)[0]
 
 
@@ -206,5 +222,7 @@ def exchange(client: socket.socket, command: str, **members: Any) -> tuple[dict[
         raise NotRunning(f"the daemon did not answer {command!r}: {error.strerror or error}") from None
     answer = json.loads(buffer)
     if not answer.get("ok"):
-        raise Refused(answer.get("error", "the daemon refused without a reason"))
+        raise Refused(
+            answer.get("error", "the daemon refused without a reason"), answer.get("exit_code", EXIT_SOFTWARE)
+        )
     return answer, fds

@@ -1,7 +1,9 @@
 """Stop the actors in order: what feeds others first, what others talk to last.
 
 Feeds stop, so the rings get no more records; the writer empties them into ClickHouse; the fronts say goodbye to their
-clients; last come the simulator and the engine. Each rank has its own deadline, after which the late ones are killed.
+clients; last come the simulator and the engine. The drain as a whole has a deadline: each rank may take half of what is
+left of it, the last one all, and who is late is killed. So the writer has most of the time, and one that hangs leaves
+some to those after it.
 """
 
 from __future__ import annotations
@@ -24,15 +26,22 @@ KILL_WAIT_S = 5.0  # a killed process is gone at once, unless the kernel holds i
 async def drain(
     processes: Sequence[Process], timeout_s: float, wake: asyncio.Event, in_a_hurry: Callable[[], bool]
 ) -> None:
-    """Stop all, rank by rank. `wake` is set at each exit; `in_a_hurry` is asked whether waiting is still wanted."""
+    """Stop all, rank by rank, within `timeout_s` and the time the kernel takes to end what was killed.
+
+    `wake` is set at each exit; `in_a_hurry` is asked whether waiting is still wanted.
+    """
+    over_at = time.monotonic() + timeout_s
     for process in processes:  # nothing is started any more, whatever its rank
         if process.state is State.BACKOFF:
             process.ask_to_stop(timeout_s, for_good=True)
-    for rank in sorted({process.plan.drain_rank for process in processes}):
-        stage = [process for process in processes if process.plan.drain_rank == rank and process.alive]
+    while ranks := {process.plan.drain_rank for process in processes if process.alive}:
+        left_s = max(0.0, over_at - time.monotonic())
+        share_s = left_s / 2 if len(ranks) > 1 else left_s
+        stage = [process for process in processes if process.plan.drain_rank == min(ranks) and process.alive]
         for process in stage:
-            process.ask_to_stop(timeout_s, for_good=True)
-        await _wait_for(stage, processes, timeout_s, wake, in_a_hurry)
+            process.ask_to_stop(share_s, for_good=True)
+        if not await _wait_for(stage, processes, share_s, wake, in_a_hurry):
+            processes = [process for process in processes if process not in stage]
 
 
 async def _wait_for(
@@ -41,13 +50,14 @@ async def _wait_for(
     timeout_s: float,
     wake: asyncio.Event,
     in_a_hurry: Callable[[], bool],
-) -> None:
+) -> bool:
+    """Until the stage has ended; False if the kernel does not let go of one."""
     given_up_at = time.monotonic() + timeout_s + KILL_WAIT_S
     while left := [process for process in stage if process.alive]:
         now = time.monotonic()
         if now > given_up_at:
             log.error("drain left=%s: killed and still there", ",".join(process.name for process in left))
-            return
+            return False
         for process in left:
             if in_a_hurry():
                 process.kill("asked to stop at once")
@@ -59,3 +69,4 @@ async def _wait_for(
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(wake.wait(), LOOK_S)
         wake.clear()
+    return True

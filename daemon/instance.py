@@ -17,8 +17,9 @@ from ..ringbuf import keys as key_directory
 from ..ringbuf.errors import RingError
 from ..ringbuf.page import FILE_SIZE as PAGE_FILE_SIZE
 from ..ringbuf.page import page_filename
+from ..ringbuf.readers import ReaderFile
 from ..ringbuf.segment import free_bytes, prepare_folder
-from ..ringbuf.stream import create_stream, read_spec
+from ..ringbuf.stream import StreamReader, create_stream, read_spec
 from .errors import FolderUnusable, InstanceBusy, SpaceShort
 from .plan import ActorPlan, Plan
 
@@ -28,6 +29,7 @@ LOCK_FILE = "lock"
 CONTROL_SOCKET = "control.sock"
 FOLDER_PREFIX = "tickring-"
 SUPERVISOR = "supervisor"  # name of the supervisor's own metrics page
+RINGS_READ_WAIT_S = 10.0  # a ring that is to go waits so long for the writer to have read it
 # Files that belong to a producer or an actor; whatever else stands in the folder is not ours to remove at a start.
 OWNED_SUFFIXES = (".ring", ".readers", ".keys", ".bytes", ".page")
 
@@ -108,54 +110,90 @@ def prepare_streams(plan: Plan) -> int:
     """
     remove_leftovers(plan)
     for actor in plan.actors:
-        _drop_mismatched_keys(plan, actor)
+        _drop_mismatched_keys(plan.folder, actor)
     check_space(plan)
-    return create_streams(plan)
+    return sum(make_streams(plan, actor) for actor in plan.actors)
 
 
-def create_streams(plan: Plan) -> int:
-    """Make the streams and key directories that are not there yet; returns the number of streams made."""
-    made = 0
+def make_streams(plan: Plan, actor: ActorPlan) -> int:
+    """Make those of an actor's streams that are not there as it needs them; returns how many.
+
+    The actor must not run: a stream that no longer fits is replaced, with its numbering.
+
+    Raises:
+        NoSpace: the file system cannot hold them.
+    """
+    if not actor.streams:
+        return 0
+    _drop_mismatched_keys(plan.folder, actor)
+    path = plan.folder / key_directory.keys_filename(actor.name)
+    if not path.exists():
+        key_directory.create_keys(path, actor.streams[0].keys_max, group=plan.group or None)
     epoch_ns = time.time_ns()
-    for actor in plan.actors:
-        if actor.streams and not (path := plan.folder / key_directory.keys_filename(actor.name)).exists():
-            key_directory.create_keys(path, actor.streams[0].keys_max, group=plan.group or None)
-        for spec in actor.streams:
-            made += create_stream(plan.folder, spec, epoch_ns, group=plan.group or None)
-    return made
+    return sum(create_stream(plan.folder, spec, epoch_ns, group=plan.group or None) for spec in actor.streams)
 
 
-def remove_leftovers(plan: Plan) -> list[str]:
-    """Remove files of streams and actors that are no longer configured, and half-made ones; returns their names."""
-    expected = {page_filename(actor.name) for actor in plan.actors}
+def remove_leftovers(plan: Plan, *, half_made: bool = True) -> list[str]:
+    """Remove files of streams and actors that are no longer configured; returns their names.
+
+    `half_made` ones go too, unless actors run, which may be making them.
+    """
+    removed = sorted(
+        path.name
+        for path in plan.folder.iterdir()
+        if (half_made and path.name.startswith(".")) or _is_leftover(plan, path)
+    )
+    for name in removed:
+        (plan.folder / name).unlink(missing_ok=True)
+    if removed:
+        listing = ", ".join(removed)
+        log.info("folder=%s removed=%d files that nothing configured uses: %s", plan.folder, len(removed), listing)
+    return removed
+
+
+def _is_leftover(plan: Plan, path: Path) -> bool:
+    """Whether a finished file belongs to a stream or an actor that the plan does not have."""
+    if path.suffix not in OWNED_SUFFIXES or path.name.startswith("."):
+        return False
+    expected = {page_filename(name) for name in (SUPERVISOR, *(actor.name for actor in plan.actors))}
     expected |= {key_directory.keys_filename(actor.name) for actor in plan.actors if actor.streams}
     for spec in plan.streams:
         expected |= {spec.filename, spec.readers_filename}
+    # byte rings are made by their producers, so only those of unknown producers are left over
     producers = tuple(f"{actor.name}." for actor in plan.actors)
-    removed = []
-    for path in plan.folder.iterdir():
-        half_made = path.name.startswith(".")
-        # byte rings are made by their producers, so only those of unknown producers are left over
-        foreign = path.suffix in OWNED_SUFFIXES and path.name not in expected
-        kept = path.suffix == ".bytes" and path.name.startswith(producers)
-        if half_made or (foreign and not kept):
-            path.unlink(missing_ok=True)
-            removed.append(path.name)
-    if removed:
-        log.info(
-            "folder=%s removed=%d files that nothing configured uses: %s",
-            plan.folder,
-            len(removed),
-            ", ".join(sorted(removed)),
-        )
-    return sorted(removed)
+    return path.name not in expected and not (path.suffix == ".bytes" and path.name.startswith(producers))
 
 
-def _drop_mismatched_keys(plan: Plan, actor: ActorPlan) -> None:
+def unread_leftovers(plan: Plan) -> bool:
+    """Whether a durable reader still wants records of a ring that is left over."""
+    return any(_is_leftover(plan, path) and _is_unread(path) for path in plan.folder.glob("*.ring"))
+
+
+def unread_misfits(folder: Path, actor: ActorPlan) -> bool:
+    """Whether a durable reader still wants records of a ring that the actor's next start replaces."""
+    paths = [folder / spec.filename for spec in actor.streams if not _is_kept(folder, spec)]
+    return any(_is_unread(path) for path in paths if path.exists())
+
+
+def _is_unread(path: Path) -> bool:
+    producer, _, record = path.stem.rpartition(".")
+    try:
+        readers = ReaderFile(path.with_suffix(".readers"))
+        cursor = readers.durable_cursor()
+        readers.close()
+        stream = StreamReader(path.parent, producer, record)
+        published = stream.published()
+        stream.close()
+    except (RingError, OSError):
+        return False
+    return cursor is not None and cursor < published
+
+
+def _drop_mismatched_keys(folder: Path, actor: ActorPlan) -> None:
     """Without its key directory a producer's streams cannot be read: the numbers in them would mean other keys."""
     if not actor.streams:
         return
-    path = plan.folder / key_directory.keys_filename(actor.name)
+    path = folder / key_directory.keys_filename(actor.name)
     try:
         reader = key_directory.KeyReader(path)
         matches = reader.keys_max == actor.streams[0].keys_max
@@ -165,11 +203,11 @@ def _drop_mismatched_keys(plan: Plan, actor: ActorPlan) -> None:
     if not matches:
         path.unlink(missing_ok=True)
         for spec in actor.streams:
-            (plan.folder / spec.filename).unlink(missing_ok=True)
+            (folder / spec.filename).unlink(missing_ok=True)
 
 
-def check_space(plan: Plan) -> None:
-    """Refuse to start if the streams cannot all be held, instead of failing at some later record. Raises SpaceShort."""
+def memory_needed(plan: Plan) -> tuple[int, int]:
+    """(bytes of all streams, key directories and pages; of these, bytes in files that are there and are kept)."""
     keys = sum(
         key_directory.ROWS_AT + key_directory.ROW_SIZE * actor.streams[0].keys_max
         for actor in plan.actors
@@ -178,6 +216,12 @@ def check_space(plan: Plan) -> None:
     needed = plan.memory_bytes + keys + PAGE_FILE_SIZE * (len(plan.actors) + 1)
     held = sum(_reserved(plan.folder / spec.filename) for spec in plan.streams if _is_kept(plan.folder, spec))
     held += sum(_reserved(path) for suffix in (".keys", ".page") for path in plan.folder.glob(f"*{suffix}"))
+    return needed, held
+
+
+def check_space(plan: Plan) -> None:
+    """Refuse to start if the streams cannot all be held, instead of failing at some later record. Raises SpaceShort."""
+    needed, held = memory_needed(plan)
     free = free_bytes(plan.folder)
     if needed - held > free:
         raise SpaceShort(

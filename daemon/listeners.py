@@ -35,14 +35,7 @@ def open_listeners(what: str, host: str, port: int, count: int) -> list[socket.s
         probe.listen(1)  # bind alone succeeds beside a listener that set SO_REUSEADDR too
         bound = probe.getsockname()
         probe.close()
-        for _ in range(count):
-            worker = socket.socket(family, socket.SOCK_STREAM)
-            sockets.append(worker)
-            worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            _bind(worker, what, host, port, bound)
-            worker.listen(BACKLOG)
-            worker.setblocking(False)
+        sockets.extend(_listen_beside(family, bound) for _ in range(count))
     except BaseException as error:
         probe.close()
         for opened in sockets:
@@ -51,6 +44,25 @@ def open_listeners(what: str, host: str, port: int, count: int) -> list[socket.s
             raise _taken(what, host, port) from None
         raise
     return sockets
+
+
+def share_listener(listener: socket.socket) -> socket.socket:
+    """One more socket for another worker on the address that `listener` of ours is bound to."""
+    return _listen_beside(listener.family, listener.getsockname())
+
+
+def _listen_beside(family: int, address: tuple) -> socket.socket:
+    worker = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        worker.bind(address)
+        worker.listen(BACKLOG)
+        worker.setblocking(False)
+    except BaseException:
+        worker.close()
+        raise
+    return worker
 
 
 def open_unix_listener(path: Path, mode: int) -> socket.socket:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import zlib
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from .config import Log, Settings, Spot, SupervisorConfig, Usdm
 from .cpus import assign
 from .errors import ConfigError, Mistake
 from .kinds import KINDS, Kind
+from .listeners import open_listeners
 
 DOORBELLS_MIN = (
     64  # made before the first spawn and inherited by all; those beyond the actors are lent to outside readers
@@ -72,6 +73,7 @@ class Plan:
     supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
     log: Log = field(default_factory=Log)
     group: str = ""
+    deferred: tuple[str, ...] = ()  # settings of the file that only a new daemon can carry out
 
     @property
     def streams(self) -> list[StreamSpec]:
@@ -85,6 +87,15 @@ class Plan:
     def memory_bytes(self) -> int:
         """What all streams together take in shared memory once every configured key has been added."""
         return sum(spec.bytes_needed(min(actor.keys, spec.keys_max)) for actor in self.actors for spec in actor.streams)
+
+
+def by_group(plan: Plan) -> Iterator[tuple[Address, list[ActorPlan]]]:
+    """Each address that actors listen on, with those actors."""
+    groups: dict[Address, list[ActorPlan]] = {}
+    for actor in plan.actors:
+        if actor.address is not None:
+            groups.setdefault(actor.address, []).append(actor)
+    yield from groups.items()
 
 
 @dataclass
@@ -250,7 +261,19 @@ def make_plan(settings: Settings, source: str = "configuration") -> Plan:
 
 
 def _preparation(kind: Kind, config: Any, settings: Settings) -> Callable[[], None] | None:
-    return functools.partial(prepare_store, settings.data / config.folder) if kind.name == "clickhouse" else None
+    """What must hold before any process is started; whoever starts the daemon is told in one line why it cannot."""
+    if kind.name == "clickhouse":
+        return functools.partial(prepare_store, settings.data / config.folder)
+    if kind.name == "simulator":
+        return functools.partial(check_ports_free, kind.name, config)
+    return None
+
+
+def check_ports_free(what: str, config: msgspec.Struct) -> None:
+    """See that nobody listens on the ports which an actor opens itself. Raises PortTaken or FolderUnusable."""
+    for name in config.__struct_fields__:
+        if name.endswith("_port") and (port := getattr(config, name)):
+            open_listeners(f"{what}.{name}", getattr(config, "host", "127.0.0.1"), port, 0)
 
 
 def prepare_store(folder: Path) -> None:

@@ -74,15 +74,11 @@ class Process:
         self.killed_at = 0.0
         self.spawned: Spawned | None = None
         self.started = 0.0
+        self.ended_at = 0.0
         self.silent_from = 0.0  # silence before this moment does not count
         self.probe: PageProbe | None = None
-        self.policy = RestartPolicy(
-            delay_s=config.restart_delay_s,
-            delay_max_s=config.restart_delay_max_s,
-            stable_s=config.restart_stable_s,
-            restarts_max=config.restarts_max,
-            window_s=config.restart_window_s,
-        )
+        self.policy = RestartPolicy()
+        self.replan(plan, config)
 
     @property
     def name(self) -> str:
@@ -100,6 +96,26 @@ class Process:
         old, self.state = self.state, checked(self.state, state)
         self.since_ns = time.time_ns()
         log.debug("actor=%s state=%s from=%s", self.name, state, old)
+
+    def replan(self, plan: ActorPlan, config: SupervisorConfig) -> None:
+        """Take over another plan, which its next start carries out."""
+        self.plan, self.config = plan, config
+        policy = self.policy
+        policy.delay_s, policy.delay_max_s = config.restart_delay_s, config.restart_delay_max_s
+        policy.stable_s = config.restart_stable_s
+        policy.restarts_max, policy.window_s = config.restarts_max, config.restart_window_s
+
+    def move_to_cpus(self) -> None:
+        """Pin the process that runs, with all its threads, to the CPUs of its plan."""
+        if self.spawned is None:
+            return
+        cpus = self.plan.cpus or os.sched_getaffinity(0)
+        try:
+            for thread in os.listdir(f"/proc/{self.pid}/task"):
+                os.sched_setaffinity(int(thread), cpus)
+            log.info("actor=%s pid=%d moved to cpus=%s", self.name, self.pid, ",".join(map(str, sorted(cpus))))
+        except OSError as error:  # it has just ended: its next start pins it
+            log.warning("actor=%s pid=%d not moved to other CPUs: %s", self.name, self.pid, error)
 
     def start(self, shared: Shared) -> None:
         """Fork it; the caller watches `spawned.pidfd`."""
@@ -128,6 +144,8 @@ class Process:
             self.move(State.STOPPING)
             self.kill_at = time.monotonic() + timeout_s
             self.signal(signal.SIGTERM)
+        elif self.state is State.STOPPING:
+            self.kill_at = min(self.kill_at, time.monotonic() + timeout_s)
         elif self.state in (State.BACKOFF, State.FATAL) and for_good:
             self.move(State.EXITED)
 
@@ -172,6 +190,7 @@ class Process:
         os.close(self.spawned.words)
         os.close(self.spawned.pidfd)
         self.spawned = self.probe = None
+        self.ended_at = time.monotonic()
         self._decide(code, words, ran_for)
         return True
 

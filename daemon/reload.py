@@ -5,80 +5,85 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
+
+from .config import Instance, Settings
 from .errors import ConfigError, Mistake
 from .plan import ActorPlan, Plan
 
-_FIXED = ("name", "folder", "data", "group")
+_RESTARTS = ("kind", "config", "nice", "address", "streams")  # what a process has from its start on
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Actors by what happens to them; `added` and `changed` carry their doorbell numbers."""
+    """Actors by what happens to them; those that are started anew carry their doorbell numbers."""
 
     added: tuple[ActorPlan, ...]
-    changed: tuple[ActorPlan, ...]
+    restarted: tuple[ActorPlan, ...]
+    moved: tuple[ActorPlan, ...]  # only to other CPUs, which needs no restart
     removed: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    settings: tuple[str, ...]  # of the daemon itself that are taken over
+    needs_restart: tuple[str, ...]  # settings that only another daemon can carry out; they stay as they were
+
+    def to_dict(self) -> dict[str, list[str]]:
+        """Names, as the control socket answers."""
+        return {
+            "added": [actor.name for actor in self.added],
+            "restarted": [actor.name for actor in self.restarted],
+            "moved": [actor.name for actor in self.moved],
+            "removed": list(self.removed),
+            "unchanged": list(self.unchanged),
+            "settings": list(self.settings),
+            "needs_restart": list(self.needs_restart),
+        }
 
     def __str__(self) -> str:
-        parts = []
-        for what, names in (
-            ("added", [actor.name for actor in self.added]),
-            ("changed", [actor.name for actor in self.changed]),
-            ("removed", self.removed),
-        ):
-            if names:
-                parts.append(f"{what}: {', '.join(names)}")
-        return "; ".join(parts) or "nothing changed"
+        return describe(self.to_dict()) or "nothing changed"
+
+
+def describe(changes: dict[str, Any]) -> str:
+    """`added: feed-1; restarted: feed-0, writer`, without those that stay."""
+    said = {name.replace("_", " "): names for name, names in changes.items() if names and name != "unchanged"}
+    return "; ".join(f"{name}: {', '.join(names)}" for name, names in said.items())
 
 
 def compare(old: Plan, new: Plan, doorbells: int, lent: Collection[int]) -> Changes:
     """The changes from `old` to `new`; doorbells of added actors come from those that nobody has.
 
     Raises:
-        ConfigError: a change that needs a restart of the whole daemon.
+        ConfigError: there are not enough doorbells, which are made when the daemon starts.
     """
-    mistakes = [
-        Mistake(
-            f"instance.{name}",
-            f"cannot change while the daemon runs (it is {getattr(old, name)}): restart it",
-            str(getattr(new, name)),
-        )
-        for name in _FIXED
-        if getattr(old, name) != getattr(new, name)
-    ]
+    assert (old.name, old.folder, old.data) == (new.name, new.folder, new.data), "an instance keeps its identity"
     before = {actor.name: actor for actor in old.actors}
-    after = {actor.name: actor for actor in new.actors}
-    changed = []
-    for name in before.keys() & after.keys():
-        actor = dataclasses.replace(after[name], doorbell=before[name].doorbell)
-        if _same(before[name], actor):
-            continue
-        if before[name].streams != actor.streams or before[name].address != actor.address:
-            mistakes.append(
-                Mistake(name, "its rings or its port cannot change while others use them: restart the daemon")
-            )
-        changed.append(actor)
-    removed = tuple(sorted(before.keys() - after.keys()))
     taken = {actor.doorbell for actor in old.actors} | set(lent)
     free = iter([number for number in range(doorbells) if number not in taken])
-    added = []
-    for name in [actor.name for actor in new.actors if actor.name not in before]:
-        number = next(free, None)
+    added, restarted, moved, unchanged = [], [], [], []
+    for actor in new.actors:
+        was = before.get(actor.name)
+        number = next(free, None) if was is None else was.doorbell
         if number is None:
-            mistakes.append(Mistake(name, f"no doorbell is left of {doorbells}: restart the daemon"))
-            break
-        if after[name].address is not None:
-            mistakes.append(Mistake(name, "a new listening actor needs a restart of the daemon"))
-        added.append(dataclasses.replace(after[name], doorbell=number))
-    if mistakes:
-        raise ConfigError("reload", mistakes)
-    return Changes(tuple(added), tuple(sorted(changed, key=lambda actor: actor.name)), removed)
-
-
-def _same(old: ActorPlan, new: ActorPlan) -> bool:
-    names = {field.name for field in dataclasses.fields(ActorPlan)} - {"load", "prepare"}  # functions of the plan
-    return all(getattr(old, name) == getattr(new, name) for name in names)
+            raise ConfigError(
+                "reload", [Mistake(actor.name, f"no doorbell is left of {doorbells}: restart the daemon")]
+            )
+        now = dataclasses.replace(actor, doorbell=number)
+        if was is None:
+            added.append(now)
+        elif any(getattr(was, name) != getattr(now, name) for name in _RESTARTS):
+            restarted.append(now)
+        elif was.cpus != now.cpus:
+            moved.append(now)
+        else:
+            unchanged.append(now.name)
+    return Changes(
+        tuple(added), tuple(restarted), tuple(moved),
+        removed=tuple(sorted(before.keys() - {actor.name for actor in new.actors})),
+        unchanged=tuple(unchanged),
+        settings=tuple(name for name in ("supervisor", "log") if getattr(old, name) != getattr(new, name)),
+        needs_restart=(*new.deferred, *(("log (of actors that run)",) if old.log != new.log else ())),
+    )  # fmt: skip
 
 
 def merged(old: Plan, new: Plan, changes: Changes) -> Plan:
@@ -86,3 +91,11 @@ def merged(old: Plan, new: Plan, changes: Changes) -> Plan:
     doorbells = {actor.name: actor.doorbell for actor in (*old.actors, *changes.added)}
     actors = tuple(dataclasses.replace(actor, doorbell=doorbells[actor.name]) for actor in new.actors)
     return dataclasses.replace(new, actors=actors)
+
+
+def keep_instance(new: Settings, running: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """`new` with the identity of the instance that runs, and the settings that it therefore does not have."""
+    names = Instance.__struct_fields__
+    differing = [name for name in names if getattr(new.instance, name) != getattr(running.instance, name)]
+    kept = msgspec.structs.replace(new, instance=running.instance)
+    return kept, tuple(f"instance.{name}" for name in differing)

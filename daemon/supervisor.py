@@ -14,12 +14,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..ringbuf.doorbell import make_bell
-from ..ringbuf.errors import TickringError
-from ..ringbuf.page import MetricsPage
-from ..ringbuf.page import State as PageState
+from ..ringbuf.errors import RingError
 from . import child
 from .child import Shared
 from .control import ControlServer, Refused
@@ -27,20 +26,23 @@ from .drain import drain
 from .errors import ActorFailed
 from .instance import (
     CONTROL_SOCKET,
-    SUPERVISOR,
+    RINGS_READ_WAIT_S,
     InstanceLock,
-    create_streams,
+    make_streams,
     open_folder,
     prepare_streams,
     purge,
     tidy,
+    unread_misfits,
 )
 from .listeners import open_listeners, open_unix_listener
 from .notify import Notifier
-from .plan import ActorPlan, Plan
+from .overview import Overview
+from .plan import Plan, by_group
 from .process import Process
-from .reload import Changes, compare, merged
+from .reloading import Reloader
 from .states import State
+from .wakeup import DEVICE, WakeupLimit
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Supervisor:
         notifier: Notifier | None = None,
         on_ready: Callable[[Supervisor], None] | None = None,
         replan: Callable[[], Plan] | None = None,
+        wakeup_device: Path = DEVICE,
     ) -> None:
         """Args:
         leave_nothing: remove the instance's shared memory at the end.
@@ -75,7 +78,7 @@ class Supervisor:
         self.leave_nothing = leave_nothing
         self.facts = facts
         self.on_ready = on_ready
-        self.replan = replan
+        self.reloader = None if replan is None else Reloader(self, replan)
         self.notifier = notifier or Notifier()
         self.processes = {actor.name: Process(actor, plan.supervisor) for actor in plan.actors}
         self.listeners: dict[str, socket.socket] = {}
@@ -83,14 +86,14 @@ class Supervisor:
         self.ready = False
         self.stop_reason = ""
         self.hurry = False  # asked twice: no more waiting
-        self._lent: set[int] = set()
-        self._restarts_asked: set[str] = set()
-        self._reload_asked = False
+        self.wakeup = WakeupLimit(wakeup_device)
+        self.lent: set[int] = set()
+        self.restarts_asked: set[str] = set()
         self._wake = asyncio.Event()
         self._started = time.monotonic()
         self._last_turn = self._started
-        self._page: MetricsPage | None = None
-        self._shared: Shared | None = None
+        self._overview: Overview | None = None
+        self.shared: Shared | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -130,35 +133,30 @@ class Supervisor:
             plan.name, plan.folder, len(plan.streams), made, plan.memory_bytes, len(plan.actors),
         )  # fmt: skip
         self._open_ports()
+        self.wakeup.hold(plan.supervisor.wakeup_latency_us)
         for actor in plan.actors:
             if actor.prepare is not None:
                 actor.prepare()
         self.doorbells = [make_bell() for _ in range(plan.doorbells)]
         listener = open_unix_listener(plan.folder / CONTROL_SOCKET, CONTROL_MODE_GROUP if plan.group else CONTROL_MODE)
         child.preload()
-        self._page = MetricsPage(plan.folder, SUPERVISOR, time.time_ns(), plan.group or None)
-        self._shared = Shared(plan.folder, plan.data, self.doorbells, plan.group, plan.log, self.listeners)
+        self._overview = Overview(plan.folder, plan.group)
+        self.shared = Shared(plan.folder, plan.data, self.doorbells, plan.group, plan.log, self.listeners)
         return ControlServer(listener, self)
 
     def _open_ports(self) -> None:
-        groups: dict[str, list[ActorPlan]] = {}
-        for actor in self.plan.actors:
-            if actor.address:
-                groups.setdefault(actor.address.group, []).append(actor)
-        for actors in groups.values():
-            address = actors[0].address
-            assert address is not None, "grouped by address above"
+        for address, actors in by_group(self.plan):
             sockets = open_listeners(address.group, address.host, address.port, len(actors))
             self.listeners |= {actor.name: opened for actor, opened in zip(actors, sockets, strict=True)}
 
     def _clean_up(self, lock: InstanceLock, *, everything: bool) -> None:
+        self.wakeup.close()
         for opened in self.listeners.values():
             opened.close()
         for bell in self.doorbells:
             os.close(bell)
-        if self._page is not None:
-            self._page.state = PageState.STOPPED
-            self._page.close()
+        if self._overview is not None:
+            self._overview.close()
         if everything:
             purge(self.plan.folder)
         else:
@@ -169,10 +167,10 @@ class Supervisor:
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.request_stop, number.name)
-        if self.replan is None:
+        if self.reloader is None:
             loop.add_signal_handler(signal.SIGHUP, self.request_stop, "SIGHUP")
         else:
-            loop.add_signal_handler(signal.SIGHUP, self.request_reload)
+            loop.add_signal_handler(signal.SIGHUP, lambda: None if self.stop_reason else self.request_reload())
 
     # -- turns --------------------------------------------------------------------------------------------------
 
@@ -184,7 +182,9 @@ class Supervisor:
             if asleep:
                 process.forgive_silence(now)
             process.watch(now)
-        self._carry_out_reload()
+        self._forget_removed()
+        if self.reloader is not None:
+            self.reloader.turn(now)
         self._carry_out_restarts()
         self._start_due(now)
         self._check_ready(now)
@@ -194,7 +194,8 @@ class Supervisor:
     async def _sleep(self) -> None:
         """Until something happens, at most one turn."""
         settled = all(
-            process.state in (State.RUNNING, State.FATAL, State.EXITED) for process in self.processes.values()
+            process.state in (State.RUNNING, State.FATAL) or (process.state is State.EXITED and not process.wanted)
+            for process in self.processes.values()
         )
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), TURN_QUIET_S if settled else TURN_BUSY_S)
@@ -202,20 +203,32 @@ class Supervisor:
 
     def _start_due(self, now: float) -> None:
         for process in self.processes.values():
-            first = process.state is State.EXITED and process.wanted and self._may_start(process.plan, now)
+            first = process.state is State.EXITED and process.wanted and self._may_start(process, now)
             again = process.state is State.BACKOFF and now >= process.start_at
             if first or again:
                 self._start(process)
 
-    def _may_start(self, plan: ActorPlan, now: float) -> bool:
-        """Whether those run that it is to be started after; it does not wait for them for ever."""
-        if self.ready or now - self._started > START_ORDER_WAIT_S:
+    def _may_start(self, process: Process, now: float) -> bool:
+        """Whether nothing is in the way of a start that was asked for; it does not wait for others for ever."""
+        plan = process.plan
+        first = [self.processes[name] for name in plan.after if name in self.processes]
+        if any(map(self._is_between, first)) and now - max(self._started, process.ended_at) <= START_ORDER_WAIT_S:
+            return False
+        if not plan.streams:
             return True
-        return all(self.processes[name].state is State.RUNNING for name in plan.after if name in self.processes)
+        # symbols may move from one producer to another, and two must not record the same ones
+        if any(one.state is State.STOPPING and one.plan.kind == plan.kind for one in self.processes.values()):
+            return False
+        return now - process.ended_at > RINGS_READ_WAIT_S or not unread_misfits(self.plan.folder, plan)
 
     def _start(self, process: Process) -> None:
-        assert self._shared is not None, "prepared before the first turn"
-        process.start(self._shared)
+        assert self.shared is not None, "prepared before the first turn"
+        try:
+            make_streams(self.plan, process.plan)
+        except RingError as error:
+            process.give_up(str(error))
+            return
+        process.start(self.shared)
         assert process.spawned is not None, "it was just started"
         asyncio.get_running_loop().add_reader(process.spawned.pidfd, self._exited, process, process.spawned.pidfd)
 
@@ -225,60 +238,47 @@ class Supervisor:
         asked = process.state is State.STOPPING
         if not process.ended():
             asyncio.get_running_loop().add_reader(pidfd, self._exited, process, pidfd)
-        elif self._page is not None and not asked:
-            self._page.counter(
-                "tickring_actor_deaths_total", "Ends of actors that nobody asked for", actor=process.name
-            ).inc()
+        elif self._overview is not None and not asked:
+            self._overview.count_death(process.name)
         self._wake.set()
 
     def _carry_out_restarts(self) -> None:
-        for name in sorted(self._restarts_asked):
+        """Of workers on one port one after the other, so that the port is always served."""
+        for name in sorted(self.restarts_asked):
             process = self.processes[name]
+            if any(self._is_between(other) for other in self._beside(process)):
+                continue
+            self.restarts_asked.discard(name)
             process.policy.forgive()
             if process.alive:
                 process.ask_to_stop(self.plan.supervisor.drain_timeout_s, for_good=False)
-            else:
-                self._start(process)
-        self._restarts_asked.clear()
+            elif process.state is not State.EXITED:
+                process.move(State.EXITED)  # from where it is started like any other
 
-    def _carry_out_reload(self) -> None:
-        """Apply a changed configuration to the actors that it concerns; one with mistakes changes nothing."""
-        if self._reload_asked and self.replan is not None and self._shared is not None:
-            self._reload_asked = False
-            self.notifier.reloading()
-            try:
-                new = self.replan()
-                changes = compare(self.plan, new, len(self.doorbells), self._lent)
-                create_streams(new)
-            except TickringError as error:
-                log.error("instance=%s reload refused, the running configuration stays: %s", self.plan.name, error)
-            else:
-                self.plan = merged(self.plan, new, changes)
-                self._apply(changes)
-                log.info("instance=%s reloaded %s", self.plan.name, changes)
-            self.notifier.ready(self._summary())
-        gone = [
-            name for name, process in self.processes.items() if not process.wanted and process.state is State.EXITED
+    def _beside(self, process: Process) -> list[Process]:
+        """The other workers on its port."""
+        address = process.plan.address
+        return [
+            one for one in self.processes.values() if address and one is not process and one.plan.address == address
         ]
-        for name in gone:
-            del self.processes[name]
 
-    def _apply(self, changes: Changes) -> None:
-        timeout_s = self.plan.supervisor.drain_timeout_s
-        for name in changes.removed:
-            self.processes[name].ask_to_stop(timeout_s, for_good=True)
-        for actor in changes.changed:
-            self.processes[actor.name].plan = actor
-            self._restarts_asked.add(actor.name)
-        for actor in changes.added:
-            self.processes[actor.name] = Process(actor, self.plan.supervisor)
+    @staticmethod
+    def _is_between(process: Process) -> bool:
+        return process.state in (State.STOPPING, State.EXITED, State.STARTING)
+
+    def _forget_removed(self) -> None:
+        """Let go of actors that a reload took out, once they have ended."""
+        gone = [one.name for one in self.processes.values() if not one.wanted and one.state is State.EXITED]
+        for name in gone:
+            self.restarts_asked.discard(name)
+            del self.processes[name]
 
     def _check_ready(self, now: float) -> None:
         if self.ready or any(process.state is not State.RUNNING for process in self.processes.values()):
             return
         self.ready = True
         log.info("instance=%s ready after %.2f s actors=%d", self.plan.name, now - self._started, len(self.processes))
-        self.notifier.ready(self._summary())
+        self.notifier.ready(self.summary())
         if self.on_ready is not None:
             self.on_ready(self)
 
@@ -293,20 +293,9 @@ class Supervisor:
         if self.healthy(now):
             self.notifier.watchdog()
         if self.ready:
-            self.notifier.status(self._summary())
-        if self._page is not None:
-            actors = {name: process.status() for name, process in self.processes.items()}
-            detail = {"instance": self.plan.name, "ready": self.ready, "actors": actors}
-            if detail != self._page.detail:
-                self._page.detail = detail
-            for name, process in self.processes.items():
-                self._page.gauge("tickring_actor_restarts", "Restarts since the daemon started", actor=name).set(
-                    process.restarts
-                )
-                up = process.state is State.RUNNING
-                self._page.gauge("tickring_actor_running", "1 while the actor runs", actor=name).set(up)
-            self._page.state = PageState.RUNNING if self.ready else PageState.STARTING
-            self._page.beat(time.monotonic_ns())
+            self.notifier.status(self.summary())
+        if self._overview is not None:
+            self._overview.show(self.plan.name, self.processes, ready=self.ready)
 
     def healthy(self, now: float) -> bool:
         """Whether systemd may believe that we keep the tree going: nothing we killed refuses to go away.
@@ -315,7 +304,7 @@ class Supervisor:
         """
         return not any(p.killed and p.alive and now - p.killed_at > REAP_S for p in self.processes.values())
 
-    def _summary(self) -> str:
+    def summary(self) -> str:
         running = sum(process.state is State.RUNNING for process in self.processes.values())
         others = [
             f"{name} {process.state}" for name, process in self.processes.items() if process.state is not State.RUNNING
@@ -323,18 +312,20 @@ class Supervisor:
         return f"{running} of {len(self.processes)} actors running" + (f"; {', '.join(others)}" if others else "")
 
     async def _drain(self) -> None:
+        if self.reloader is not None:
+            self.reloader.give_up()
         self.notifier.stopping(f"stopping: {self.stop_reason or 'an error'}")
         log.info("instance=%s stopping: %s", self.plan.name, self.stop_reason or "an error")
-        if self._page is not None:
-            self._page.state = PageState.DRAINING
+        if self._overview is not None:
+            self._overview.draining()
         await drain(list(self.processes.values()), self.plan.supervisor.drain_timeout_s, self._wake, lambda: self.hurry)
         log.info("instance=%s stopped", self.plan.name)
 
     def _raise_if_failed(self) -> None:
         fatal = [process for process in self.processes.values() if process.state is State.FATAL]
         if fatal and (not self.ready or self.plan.supervisor.on_fatal == "exit"):
-            lines = "\n  ".join(f"{process.name}: {process.reason}" for process in fatal)
-            raise ActorFailed(f"instance {self.plan.name!r} stopped, because an actor was given up:\n  {lines}")
+            reasons = "; ".join(f"{process.name}: {process.reason}" for process in fatal)
+            raise ActorFailed(f"instance {self.plan.name!r} stopped, because an actor was given up: {reasons}")
 
     # -- what signals and the control socket ask for: notes for the next turn --------------------------------------
 
@@ -343,31 +334,36 @@ class Supervisor:
         self.stop_reason = self.stop_reason or why
         self._wake.set()
 
-    def request_reload(self) -> None:
-        self._reload_asked = True
+    def request_reload(self) -> asyncio.Future[dict[str, Any]]:
+        """Re-read the configuration; the result comes when all actors that it concerns run as it says."""
+        if self.reloader is None:
+            raise Refused("this daemon has no configuration file to read again")
+        if self.stop_reason:
+            raise Refused("the daemon is stopping")
         self._wake.set()
+        return self.reloader.request()
 
     def request_restart(self, name: str) -> None:
         if name not in self.processes:
             raise Refused(f"unknown actor {name!r}; known: {', '.join(self.processes)}")
         if self.stop_reason:
             raise Refused("the daemon is stopping")
-        self._restarts_asked.add(name)
+        self.restarts_asked.add(name)
         self._wake.set()
 
     def lend_doorbell(self) -> tuple[int, int]:
         """(number, eventfd) of a doorbell that no actor owns."""
         owned = {process.plan.doorbell for process in self.processes.values()}
         for number in range(len(self.doorbells)):
-            if number not in self._lent and number not in owned:
-                self._lent.add(number)
+            if number not in self.lent and number not in owned:
+                self.lent.add(number)
                 return number, self.doorbells[number]
         raise Refused(
-            f"all {len(self._lent)} doorbells for outside readers are lent: poll instead, or close another reader"
+            f"all {len(self.lent)} doorbells for outside readers are lent: poll instead, or close another reader"
         )
 
     def return_doorbell(self, number: int) -> None:
-        self._lent.discard(number)
+        self.lent.discard(number)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self.doorbells[number])  # the next borrower does not hear rings meant for this one
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def print_json(data: Any) -> None:
@@ -17,14 +20,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     """An aligned table; with frames and colours only where a person watches, so that `awk` can read it elsewhere."""
     if sys.stdout.isatty():
         from rich.console import Console
-        from rich.table import Table
 
-        table = Table(title=title or None, title_justify="left", header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*[_styled(cell) for cell in row])
-        Console().print(table)
+        Console().print(make_table(columns, rows, title))
         return
     texts = [list(columns), *[[str(cell) for cell in row] for row in rows]]
     widths = [max(len(row[index]) for row in texts) for index in range(len(columns))]
@@ -32,9 +29,21 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> Table:
+    """A table with frames and colours, for a terminal."""
+    from rich.table import Table
+
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*[_styled(cell) for cell in row])
+    return table
+
+
 _STYLES: Mapping[str, str] = {
     "running": "green", "starting": "yellow", "backoff": "yellow", "stopping": "yellow", "fatal": "bold red",
-    "exited": "dim",
+    "exited": "dim", "hung": "bold red", "down": "bold red", "wrong": "bold red", "ok": "green", "unknown": "dim",
 }  # fmt: skip
 
 

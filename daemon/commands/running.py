@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import shutil
 import socket
@@ -20,6 +21,7 @@ from ..config import Log
 from ..instance import remove_dead
 from ..loading import check, load
 from ..plan import Plan, make_plan
+from ..reload import keep_instance
 from ..supervisor import Supervisor
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -30,12 +32,16 @@ DEMO_PREFIX = "demo-"
 def run(config_file: Path, log_options: dict[str, str], *, purge: bool) -> None:
     """Run the daemon of a configuration file until it is asked to stop."""
 
-    def make() -> Plan:
-        return _with_log(make_plan(load(config_file), str(config_file)), log_options)
+    settings = load(config_file)
+    plan = _with_log(make_plan(settings, str(config_file)), log_options)
 
-    plan = make()
+    def replan() -> Plan:
+        new, deferred = keep_instance(load(config_file), settings)
+        made = _with_log(make_plan(new, str(config_file)), log_options)
+        return dataclasses.replace(made, deferred=deferred)
+
     logs.setup(plan.log.level, plan.log.format)
-    asyncio.run(Supervisor(plan, leave_nothing=purge, replan=make).run())
+    asyncio.run(Supervisor(plan, leave_nothing=purge, replan=replan).run())
 
 
 def demo(
@@ -94,8 +100,6 @@ def demo_settings(port: int | None, symbols: int, name: str, data: Path) -> dict
 
 
 def _with_log(plan: Plan, options: dict[str, str]) -> Plan:
-    import dataclasses
-
     chosen = msgspec.convert({**msgspec.structs.asdict(plan.log), **options}, Log)
     return dataclasses.replace(plan, log=chosen)
 

@@ -1,4 +1,4 @@
-"""Commands that show something: check, status, inspect, version; and the two that only send a word: stop, restart."""
+"""Commands that show something: check, status, inspect, version; and those that send a word: stop, restart, reload."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ..control import ask
-from ..errors import EXIT_CONFIG, EXIT_OK, ConfigError, InputMissing
+from ..errors import EXIT_CONFIG, EXIT_OK, EXIT_SOFTWARE, ConfigError, InputMissing
 from .output import print_json, print_table
 
+RELOAD_TIMEOUT_S = 120.0  # the daemon answers when what it restarted runs again, or has had time enough
 LIBRARIES = ("aiohttp", "chdb", "clickhouse-connect", "msgspec", "numpy", "picows", "uvloop")
 
 
@@ -84,6 +85,26 @@ def stop(socket: Path) -> None:
 def restart(socket: Path, actor: str) -> None:
     ask(socket, "restart", actor=actor)
     print(f"{actor}: asked to restart")
+
+
+def reload(socket: Path, *, as_json: bool) -> int:
+    """Have the daemon re-read its configuration and print what became of it; returns the exit code.
+
+    Raises:
+        Refused: the configuration holds mistakes, which are in the message, or cannot be carried out.
+    """
+    answer = ask(socket, "reload", timeout_s=RELOAD_TIMEOUT_S)
+    if as_json:
+        print_json(answer)
+    else:
+        for what in ("added", "restarted", "moved", "removed", "unchanged", "settings"):
+            if answer[what]:
+                print(f"{what:<10} {', '.join(answer[what])}")
+        for setting in answer["needs_restart"]:
+            print(f"not taken over, needs a restart of the daemon: {setting}")
+        for name, state in answer["failed"].items():
+            print(f"{name} does not run: {state}", file=sys.stderr)
+    return EXIT_SOFTWARE if answer["failed"] else EXIT_OK
 
 
 def inspect_target(target: str | None) -> Path | None:

@@ -8,6 +8,8 @@ from ..control import ask
 from ..errors import InputMissing, NotRunning
 from ..instance import CONTROL_SOCKET, FOLDER_PREFIX, instances
 
+ANSWER_TIMEOUT_S = 1.0
+
 
 def find_folder(config_file: Path | None, instance: str | None, folder: str) -> Path:
     """The shared-memory folder of an instance, which may or may not be running: rings outlive their daemon.
@@ -27,6 +29,8 @@ def find_folder(config_file: Path | None, instance: str | None, folder: str) -> 
             raise InputMissing(f"there is no instance {instance!r} in {folder}: {_listing(folder)}")
         return found
     there = list(instances(Path(folder)))
+    if len(there) == 1:
+        return there[0]  # nobody has to be asked, so one whose daemon hangs is found too
     running = [path for path in there if _answers(path)]
     for candidates in (running, there):
         if len(candidates) == 1:
@@ -43,7 +47,7 @@ def find_instance(config_file: Path | None, instance: str | None, folder: str) -
 
 def _answers(folder: Path) -> bool:
     try:
-        ask(folder / CONTROL_SOCKET, "status")
+        ask(folder / CONTROL_SOCKET, "status", timeout_s=ANSWER_TIMEOUT_S)
     except NotRunning:
         return False
     return True

@@ -60,11 +60,15 @@ class Tree:
             )
         return self
 
-    def reload(self, actors: list[dict[str, Any]]) -> None:
-        spec = {"folder": str(self.folder), "data": str(self.data), "actors": actors}
+    def plan_next(self, actors: list[dict[str, Any]], **spec: Any) -> None:
+        """Leave what the next reload finds."""
+        spec |= {"folder": str(self.folder), "data": str(self.data), "actors": actors}
         (self.data / "next.json").write_text(json.dumps(spec))
-        assert self.process is not None
-        self.process.send_signal(signal.SIGHUP)
+
+    def reload(self, actors: list[dict[str, Any]], **spec: Any) -> dict[str, Any]:
+        """Reload over the control socket; its answer."""
+        self.plan_next(actors, **spec)
+        return ask(self.folder / "control.sock", "reload", timeout_s=60)
 
     def ready(self) -> Tree:
         wait_for("the tree to be ready", self._is_ready)

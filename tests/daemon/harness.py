@@ -96,18 +96,21 @@ def make_plan(spec: dict) -> Plan:
     for index, actor in enumerate(spec["actors"]):
         streams = ()
         if actor.get("streams"):
-            capacity = actor.get("capacity", 1024)
-            streams = tuple(StreamSpec(actor["name"], record, 64, capacity, 4, 64, 1) for record in ("trade", "quote"))
+            capacity, keys_max = actor.get("capacity", 1024), actor.get("keys_max", 64)
+            records = actor.get("records", ("trade", "quote"))
+            streams = tuple(StreamSpec(actor["name"], record, 64, capacity, 4, keys_max, 1) for record in records)
         actors.append(
             ActorPlan(
                 name=actor["name"],
                 kind=actor.get("kind", "fake"),
                 load=lambda main=BEHAVIOURS[actor["main"]]: main,
-                config=actor,
+                config={name: value for name, value in actor.items() if name not in ("cpus", "after", "port")},
                 doorbell=index,
                 cpus=tuple(actor.get("cpus", ())),
                 drain_rank=actor.get("rank", 0),
-                address=Address(actor["group"], "127.0.0.1", spec.get("port", 0)) if "group" in actor else None,
+                address=Address(actor["group"], "127.0.0.1", actor.get("port", spec.get("port", 0)))
+                if "group" in actor
+                else None,
                 after=tuple(actor.get("after", ())),
                 streams=streams,
                 keys=4,
@@ -119,6 +122,7 @@ def make_plan(spec: dict) -> Plan:
         data=Path(spec["data"]),
         actors=tuple(actors),
         supervisor=msgspec.convert(spec.get("supervisor", {}), SupervisorConfig),
+        deferred=tuple(spec.get("deferred", ())),
     )
 
 
@@ -130,6 +134,7 @@ def main() -> int:
         supervisor = Supervisor(
             make_plan(spec),
             leave_nothing=spec.get("leave_nothing", False),
+            wakeup_device=Path(spec.get("wakeup_device", "/dev/null")),
             replan=lambda: make_plan(json.loads((Path(spec["data"]) / "next.json").read_text())),
         )
         return asyncio.run(supervisor.run())

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tickring.daemon.config import SupervisorConfig
+from tickring.daemon.drain import KILL_WAIT_S
+
 UNIT = Path(__file__).resolve().parents[2] / "systemd" / "tickring.service"
 ANALYZE = shutil.which("systemd-analyze")
 needs_systemd = pytest.mark.skipif(ANALYZE is None, reason="systemd-analyze is not installed: the unit is not verified")
@@ -44,3 +47,6 @@ def test_unit_is_a_notifying_service_with_a_watchdog_that_stops_in_order():
     assert service["WatchdogSec"]
     assert "78" in service["RestartPreventExitStatus"].split()
     assert service["ExecReload"].endswith("-HUP $MAINPID")
+    assert service["DeviceAllow"] == "/dev/cpu_dma_latency w", "for supervisor.wakeup_latency_us"
+    drain_s = SupervisorConfig().drain_timeout_s
+    assert int(service["TimeoutStopSec"].removesuffix("s")) > drain_s + KILL_WAIT_S

@@ -1,0 +1,77 @@
+"""`tickring storage status` against a whole daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+
+import pytest
+
+from tickring.daemon.commands.storing import _kept
+from tickring.ringbuf import read_page
+
+from .conftest import wait_for
+from .test_cli import demo, tickring  # noqa: F401
+
+
+def look(name, *options):
+    done = tickring("storage", "status", "--instance", name, *options)
+    return done, json.loads(done.stdout) if "--json" in options else {}
+
+
+def test_storage_status_tells_of_tables_spool_cursors_and_gaps(demo):  # noqa: F811
+    one = demo("--symbols", "2")
+    one.address()
+    name = one.folder.name.removeprefix("tickring-")
+
+    def stored():
+        done, facts = look(name, "--json")
+        assert done.returncode == 0, done.stderr
+        trades = next(table for table in facts["tables"] if table["table"] == "trades")
+        return trades["rows"] > 0 and (facts, trades)
+
+    facts, trades = wait_for("stored trades", stored)
+    assert 0 < trades["bytes_compressed"] <= trades["bytes_on_disk"]
+    assert trades["partitions"] in (1, 2)
+    assert 0 < trades["oldest_ns"] <= trades["newest_ns"]
+    assert trades["ttl"] == "toDateTime(ts_recv_ns) + toIntervalDay(90)"
+    assert facts["clickhouse"]["up"] is True
+    assert (facts["spool"]["bytes"], facts["spool"]["batches"], facts["spool"]["bytes_max"]) == (0, 0, 4 << 30)
+    cursors = {line["stream"]: line for line in facts["cursors"]}
+    line = cursors["feed-binance-spot-0.trade"]
+    assert line["alive"] and line["lag_rows"] == line["published"] - line["safe"] >= 0
+    assert facts["gaps"] == []
+
+    engine = next(actor["pid"] for actor in one.status()["actors"] if actor["name"] == "clickhouse")
+    os.kill(engine, signal.SIGSTOP)
+    wait_for("a waiting batch", lambda: read_page(one.folder / "writer.page").detail["spool"]["oldest"])
+    done, _ = look(name)
+    assert done.returncode == 69, done.stderr
+    assert "tables are not known" in done.stdout and "no answer" in done.stdout
+    assert "oldest waiting batch: " in done.stdout and "feed-binance-spot-0.trade" in done.stdout
+    with contextlib.suppress(ProcessLookupError):  # the supervisor may have ended it meanwhile
+        os.kill(engine, signal.SIGCONT)
+    done = wait_for("tables again", lambda: (d := look(name)[0]).returncode == 0 and d)
+    assert "trades" in done.stdout and "90 d" in done.stdout
+
+
+def test_storage_status_without_a_daemon_ends_with_one_line(tmp_path):
+    done = tickring("storage", "status", "--folder", str(tmp_path))
+    assert done.returncode == 69
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "start one with" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("ttl", "said"),
+    [
+        ("", "for ever"),
+        ("toDateTime(ts_recv_ns) + toIntervalDay(90)", "90 d"),
+        ("toDateTime(ts_recv_ns) + toIntervalDay(multiIf(interval = '15m', 30, 1095))", "30 to 1095 d"),
+        ("toDateTime(ts_recv_ns) + toIntervalMonth(2)", "toDateTime(ts_recv_ns) + toIntervalMonth(2)"),
+    ],
+)
+def test_retention_is_said_in_days(ttl, said):
+    assert _kept(ttl) == said
