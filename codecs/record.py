@@ -36,6 +36,10 @@ class Flag(IntFlag):
     RESYNC = 1 << 8  # first record after a gap in the exchange's sequence
     INVERSE = 1 << 9  # quantity counts contracts worth a fixed amount of quote currency
     BACKFILL = 1 << 10  # from the exchange's REST history, not from its stream
+    CLOSED = 1 << 11  # a bar whose time is over
+    PARTIAL = 1 << 12  # a bar that was seen only in part
+    ROLLED_UP = 1 << 13  # a bar made here of shorter ones
+    SETTLED = 1 << 14  # a funding rate that was paid
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class Kind:
     clickhouse: str
     schema: Mapping[str, Any]  # JSON schema
     render: Callable[[Any, Mapping[str, Any]], Any]  # (value, key attributes) -> JSON value
+    codec: str = "ZSTD(1)"  # of the column, in a table sorted by key and time
 
 
 def _price(value: float, key: Mapping[str, Any]) -> str:
@@ -56,6 +61,10 @@ def _price(value: float, key: Mapping[str, Any]) -> str:
 
 def _quantity(value: float, key: Mapping[str, Any]) -> str:
     return decimal_text(value, key.get("quantity_precision", 0))
+
+
+def _rate(value: float, key: Mapping[str, Any]) -> str:
+    return decimal_text(value, 0)
 
 
 def _integer(value: int, key: Mapping[str, Any]) -> int:
@@ -68,12 +77,26 @@ def _text(value: int, key: Mapping[str, Any]) -> str:
 
 _DECIMAL = {"type": "string", "pattern": r"^-?\d+(\.\d+)?$"}
 
-PRICE = Kind("price", "d", "<f8", "Float64", _DECIMAL, _price)
+_DELTA, _STEADY, _FEW = "Delta(8), ZSTD(1)", "DoubleDelta, ZSTD(1)", "T64, ZSTD(1)"
+
+# Codecs: bytes a value, measured on 41,217 trades and 139,263 quotes of BTCUSDT (2024-08-08), plain ZSTD(1) first: ids
+# 1.02, Delta 0.39, DoubleDelta 0.01; prices 1.24, Delta 0.95, Gorilla 1.36, FPC 1.18; quantities 2.61, Delta 3.71,
+# Gorilla 5.40; times 1.35 and 2.89, Delta 0.90 and 2.45, DoubleDelta 1.36 and 2.66; flags 0.36, T64 0.14.
+PRICE = Kind("price", "d", "<f8", "Float64", _DECIMAL, _price, _DELTA)
 QUANTITY = Kind("quantity", "d", "<f8", "Float64", _DECIMAL, _quantity)
-EXCHANGE_ID = Kind("exchange id", "q", "<i8", "Int64", {"type": "string", "pattern": r"^-?\d+$"}, _text)
-UPDATE_ID = Kind("update id", "q", "<i8", "Int64", {"type": "integer"}, _integer)
-COUNT = Kind("count", "Q", "<u8", "UInt64", {"type": "integer", "minimum": 0}, _integer)
-SMALL = Kind("small count", "I", "<u4", "UInt32", {"type": "integer", "minimum": 0}, _integer)
+EXCHANGE_ID = Kind("exchange id", "q", "<i8", "Int64", {"type": "string", "pattern": r"^-?\d+$"}, _text, _STEADY)
+UPDATE_ID = Kind("update id", "q", "<i8", "Int64", {"type": "integer"}, _integer, _DELTA)
+RATE = Kind("rate", "d", "<f8", "Float64", _DECIMAL, _rate)
+TIME_MS = Kind(
+    "time", "q", "<i8", "DateTime64(3, 'UTC')", {"type": "integer", "description": "UNIX ms"}, _integer, _DELTA
+)
+COUNT = Kind("count", "Q", "<u8", "UInt64", {"type": "integer", "minimum": 0}, _integer, _DELTA)
+SMALL = Kind("small count", "I", "<u4", "UInt32", {"type": "integer", "minimum": 0}, _integer, _FEW)
+
+
+def choice_kind(name: str, words: Sequence[str]) -> Kind:
+    """A small closed set: a number in the slot and in the table, a word in text."""
+    return Kind(name, "I", "<u4", "UInt32", {"enum": list(words)}, lambda value, key: words[value], _FEW)
 
 
 @dataclass(frozen=True)
@@ -112,6 +135,7 @@ HEADER_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("ts_event_ns", "DateTime64(9, 'UTC')", "the exchange's own time; 1970 where it sends none"),
     ("flags", "UInt32", "see the flags table"),
 )
+_HEADER_CODECS = {"epoch": "ZSTD(1)", "nth": _STEADY, "ts_recv_ns": _DELTA, "ts_event_ns": _DELTA, "flags": _FEW}
 KEY_COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("exchange", "LowCardinality(String)", "binance, okx, deribit"),
     ("market_type", "LowCardinality(String)", "spot, perpetual, future, option"),
@@ -128,6 +152,7 @@ class RecordType:
         doc: one sentence.
         fields: in slot order.
         derived: text members that follow from the flags.
+        key_columns: what a key of this type is beyond its instrument, as `KEY_COLUMNS`; attributes of the key.
         ring: False for latest values that nobody follows as a stream.
         tail: records kept for each key (power of two), 0 = counts only.
         store: what goes to ClickHouse by default.
@@ -140,12 +165,14 @@ class RecordType:
         fields: Sequence[Field],
         *,
         derived: Sequence[Derived] = (),
+        key_columns: Sequence[tuple[str, str, str]] = (),
         ring: bool = True,
         tail: int = 0,
         store: Store = Store.ALL,
     ) -> None:
         self.name, self.doc = name, doc
         self.fields, self.derived = tuple(fields), tuple(derived)
+        self.key_columns = tuple(key_columns)
         self.ring, self.tail, self.store = ring, tail, store
         codes = "".join(f"{f.length if f.length > 1 else ''}{f.kind.code}" for f in self.fields)
         used = struct.calcsize("<" + ROW_HEADER.format.lstrip("<") + codes)
@@ -185,23 +212,28 @@ class RecordType:
 
         Args:
             row: one record of `dtype`.
-            key: the attributes of its key; `price_precision` and `quantity_precision` pad the decimals.
+            key: the attributes of its key; `price_precision` and `quantity_precision` pad the decimals, and those
+                named in `key_columns` are members.
         """
-        members: dict[str, Any] = {}
-        for field in self._scalars:
-            value = row[field.name].item()
+        return self.members([row[field.name].item() for field in self._scalars], int(row["flags"]), key)
+
+    def members(self, values: Sequence[Any], flags: int, key: Mapping[str, Any]) -> dict[str, Any]:
+        """The same of the values of the fields that are no arrays."""
+        members: dict[str, Any] = {name: key.get(name, "") for name, _, _ in self.key_columns}
+        for field, value in zip(self._scalars, values, strict=True):
             if value or not field.optional:
                 members[field.name] = field.kind.render(value, key)
-        flags = int(row["flags"])
         for derived in self.derived:
             members[derived.name] = derived.value(flags)
         return members
 
     def json_schema(self) -> dict[str, Any]:
         """OpenAPI 3.1 schema of `to_dict`."""
-        properties = {f.name: {**f.kind.schema, "description": f.doc} for f in self._scalars}
+        properties: dict[str, Any] = {name: {"type": "string", "description": doc} for name, _, doc in self.key_columns}
+        properties |= {f.name: {**f.kind.schema, "description": f.doc} for f in self._scalars}
         properties |= {d.name: {**d.schema, "description": d.doc} for d in self.derived}
-        required = [f.name for f in self._scalars if not f.optional] + [d.name for d in self.derived]
+        required = [name for name, _, _ in self.key_columns]
+        required += [f.name for f in self._scalars if not f.optional] + [d.name for d in self.derived]
         return {"type": "object", "description": self.doc, "properties": properties, "required": required}
 
     # -- ClickHouse ---------------------------------------------------------------------------------------------
@@ -211,7 +243,21 @@ class RecordType:
         own = [
             (f.name, f.kind.clickhouse if f.length == 1 else f"Array({f.kind.clickhouse})", f.doc) for f in self.fields
         ]
-        return [*KEY_COLUMNS, *HEADER_COLUMNS, *own]
+        return [*KEY_COLUMNS, *self.key_columns, *HEADER_COLUMNS, *own]
+
+    def codecs(self) -> dict[str, str]:
+        """Compression codecs of the table's columns by name; those of the key have a dictionary instead."""
+        return {**_HEADER_CODECS, **{f.name: f.kind.codec for f in self.fields}}
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """Columns that are attributes of the key."""
+        return tuple(name for name, _, _ in (*KEY_COLUMNS, *self.key_columns))
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Columns that name one row for good, and the order of the table."""
+        return ("exchange", "instrument", *(name for name, _, _ in self.key_columns), "epoch", "nth")
 
     # -- documentation ------------------------------------------------------------------------------------------
 

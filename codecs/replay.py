@@ -8,7 +8,9 @@ those of the record:
 - `quote`: bid, bid_qty, ask, ask_qty;
 - `orderbook`: update_type (`snapshot`, `update`), bids, asks as `[price, quantity]`, last_update_id, first_update_id,
   prev_update_id where the exchange sends it. Only what was applied to the book: events older than the snapshot, or
-  after a gap until the next one, are left out.
+  after a gap until the next one, are left out;
+- `kline` (open bars too, `closed` says which), `ticker`, `mark_price`, `funding`, `liquidation`: the members of the
+  record type.
 
 Prices and quantities are decimal strings. Where the exchange counts in contracts, `native_quantity` stands beside
 `quantity`; inverse contracts are the same number in both. The precision comes from the instrument list if the capture
@@ -18,7 +20,7 @@ holds one, else from the decimals first seen.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -32,7 +34,8 @@ from .book import BookState, Level, OrderBook
 from .captures import Entry, EntryKind, Source, read_session, source_of
 from .errors import CaptureError, CodecError
 from .numbers import decimal_formatter, decimals_of
-from .record import Flag
+from .record import Flag, RecordType
+from .records import FUNDING, KLINE, LIQUIDATION, MARK_PRICE, TICKER
 from .sink import NoHooks, Reason
 from .symbols import Instrument
 
@@ -285,6 +288,30 @@ class Market(NoHooks):
     def book(self, key_id: int, ts_recv_ns: int, ts_event_ns: int, book: OrderBook) -> None:
         pass
 
+    def kline(self, key_id: int, ts_recv_ns: int, ts_event_ns: int, flags: int, interval: str, *values: float) -> None:
+        self._add(KLINE, key_id, ts_recv_ns, ts_event_ns, flags, values, interval=interval)
+
+    def ticker(self, key_id: int, ts_recv_ns: int, ts_event_ns: int, flags: int, *values: float) -> None:
+        self._add(TICKER, key_id, ts_recv_ns, ts_event_ns, flags, values)
+
+    def mark_price(self, key_id: int, ts_recv_ns: int, ts_event_ns: int, flags: int, *values: float) -> None:
+        self._add(MARK_PRICE, key_id, ts_recv_ns, ts_event_ns, flags, values)
+
+    def funding(self, key_id: int, ts_recv_ns: int, ts_event_ns: int, flags: int, *values: float) -> None:
+        self._add(FUNDING, key_id, ts_recv_ns, ts_event_ns, flags, values)
+
+    def liquidation(self, key_id: int, ts_recv_ns: int, ts_event_ns: int, flags: int, *values: float) -> None:
+        self._add(LIQUIDATION, key_id, ts_recv_ns, ts_event_ns, flags, values)
+
+    def _add(
+        self, record: RecordType, key_id: int, ts_recv_ns: int, ts_event_ns: int, flags: int,
+        values: Sequence[float], **key: str,
+    ) -> None:  # fmt: skip
+        """A record with the members that its declaration gives it."""
+        face = self._faces[key_id]
+        row = face.row(record.name, ts_event_ns, ts_recv_ns)
+        self._rows.append(row | record.members(values, flags, {**face.attributes, **key}))
+
     # -- output -----------------------------------------------------------------------------------------------
 
     def books(self) -> Iterator[Record]:
@@ -312,6 +339,7 @@ class _Face:
         self.instrument = instrument
         self.price = decimal_formatter(instrument.price_precision)
         self.quantity = decimal_formatter(instrument.quantity_precision)
+        self.attributes = instrument.attributes()
         self.names = {
             "exchange": instrument.exchange,
             "market_type": instrument.market_type,

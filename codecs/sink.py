@@ -36,6 +36,14 @@ class Sink(Protocol):
     # (key_id, ts_recv_ns, ts_event_ns, flags, bid, bid_qty, ask, ask_qty)
     quote: Callable[[int, int, int, int, float, float, float, float], Any]
 
+    # Each of the next: (key_id, ts_recv_ns, ts_event_ns, flags, *values), values as the record type declares them; of
+    # a bar the interval comes before them, and its key is that of the instrument.
+    kline: Callable[..., Any]
+    ticker: Callable[..., Any]
+    mark_price: Callable[..., Any]
+    funding: Callable[..., Any]
+    liquidation: Callable[..., Any]
+
     def levels(
         self, key_id: int, ts_recv_ns: int, ts_event_ns: int, flags: int, update_id: int,
         bids: list[Level], asks: list[Level],
@@ -120,11 +128,22 @@ class LevelsRow(NamedTuple):
     asks: list[Level]
 
 
+class OtherRow(NamedTuple):
+    """A record of one of the rarer types, values in the order of its declaration; of a bar the interval comes first."""
+
+    record: str
+    key_id: int
+    ts_recv_ns: int
+    ts_event_ns: int
+    flags: int
+    values: tuple[Any, ...]
+
+
 class ListSink:
     """Keeps every record in one list, in order: for tests and for looking at captures."""
 
     def __init__(self) -> None:
-        self.rows: list[TradeRow | QuoteRow | LevelsRow] = []
+        self.rows: list[TradeRow | QuoteRow | LevelsRow | OtherRow] = []
 
     def trade(self, *values: Any) -> None:
         self.rows.append(TradeRow(*values))
@@ -137,3 +156,21 @@ class ListSink:
 
     def book(self, key_id: int, ts_recv_ns: int, ts_event_ns: int, book: OrderBook) -> None:
         pass
+
+    def kline(self, *values: Any) -> None:
+        self._other("kline", *values)
+
+    def ticker(self, *values: Any) -> None:
+        self._other("ticker", *values)
+
+    def mark_price(self, *values: Any) -> None:
+        self._other("mark_price", *values)
+
+    def funding(self, *values: Any) -> None:
+        self._other("funding", *values)
+
+    def liquidation(self, *values: Any) -> None:
+        self._other("liquidation", *values)
+
+    def _other(self, record: str, key_id: int, ts_recv_ns: int, ts_event_ns: int, flags: int, *values: Any) -> None:
+        self.rows.append(OtherRow(record, key_id, ts_recv_ns, ts_event_ns, flags, values))

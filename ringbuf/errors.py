@@ -5,7 +5,7 @@ TickringError
     ├── SegmentMissing        the file is not there (retriable: its producer may not have started)
     ├── LayoutMismatch        another layout version, record declaration or geometry
     ├── SegmentBusy           another live process already writes it
-    ├── NoSpace               the file system cannot hold the segment
+    ├── NoSpace               the file system cannot hold the segment (retriable: others may give room back)
     ├── DirectoryFull         a key directory or reader file has no free row
     ├── KeyTooLong            a key's text and attributes do not fit a directory row
     └── UnsupportedMachine    stores are not ordered on this CPU
@@ -37,7 +37,7 @@ class SegmentBusy(RingError):
 
 
 class NoSpace(RingError):
-    pass
+    retriable = True  # whatever took the room may give it back
 
 
 class DirectoryFull(RingError):

@@ -17,8 +17,10 @@ File: ``<producer>.<record>.ring``, little-endian, mapped shared.
 | 48 | 8 | epoch_ns | creator, once | wall clock at creation, UNIX ns; numbering restarts only with a new epoch |
 | 64 | 8 | producer_pid | producer, at attach | 0 = never attached |
 | 72 | 8 | live_since_ns | producer, at attach | wall clock; rows received before it may be stale |
-| 80 | 8 | keys_ready | producer | keys whose tails have their memory reserved |
+| 80 | 8 | keys_ready | producer | one more than the highest key whose tail has its memory reserved |
 | 88 | 8 | tail_batch | producer | slots of one tail that may be in the making now; stored BEFORE the first; 0 means 1 |
+| 96 | 8 | sampled_recv_ns | producer, at times | ts_recv_ns of records that it timed; stored AFTER the next field |
+| 104 | 8 | sampled_publish_ns | producer, at times | our wall clock when those had been published; 0 = never |
 | 128 | 8 | claim | producer | end of the batch being written; stored BEFORE its first slot byte; never decreases |
 | 192 | 8 | publish | producer | end of the readable range; stored AFTER the last slot byte |
 | 256 | 96 | producer | creator, once | UTF-8, zero padded |
@@ -54,7 +56,7 @@ from dataclasses import dataclass
 from .errors import RingError, UnsupportedMachine
 
 MAGIC = int.from_bytes(b"TICKRING", "little")
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 PAGE = mmap.PAGESIZE
 
 ROW_HEADER = struct.Struct("<QqqII")
@@ -75,6 +77,8 @@ PRODUCER_PID_AT = 64
 LIVE_SINCE_AT = 72
 KEYS_READY_AT = 80
 TAIL_BATCH_AT = 88
+SAMPLED_RECV_AT = 96
+SAMPLED_PUBLISH_AT = 104
 CLAIM_AT = 128
 PUBLISH_AT = 192
 PRODUCER_NAME_AT, PRODUCER_NAME_SIZE = 256, 96
@@ -88,6 +92,7 @@ assert all(
     at % 8 == 0
     for at in (PRODUCER_PID_AT, LIVE_SINCE_AT, KEYS_READY_AT, TAIL_BATCH_AT, CLAIM_AT, PUBLISH_AT, COUNTS_AT)
 )
+assert SAMPLED_PUBLISH_AT == SAMPLED_RECV_AT + 8 < CLAIM_AT and SAMPLED_RECV_AT % 8 == 0
 assert RECORD_NAME_AT + RECORD_NAME_SIZE <= COUNTS_AT
 
 PUBLISH_BYTES_MAX = 256 * 1024  # a bulk publish claims at most this much at a time

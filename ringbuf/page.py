@@ -13,8 +13,11 @@ File: ``<actor>.page``. The actor is its only writer.
 | 80 | 8 | values | f64 slots in use; stored AFTER their definitions |
 | 88 | 8 | definitions | bytes of definitions in use |
 | 128 | 4,096 - 128 | detail | u32 length, u32 CRC-32, JSON: whatever the actor wants to show |
-| 4096 | 64 KiB | definitions | JSON lines, append-only: kind, name, help, labels, first slot, slots, bounds |
-| 69632 | 64 KiB | values | f64 |
+| 4096 | 256 KiB | definitions | JSON lines, append-only: kind, name, help, labels, first slot, slots, bounds |
+| 266240 | 128 KiB | values | f64 |
+
+A metric for which there is no room left is counted by the actor and not shown; how many those are is shown. No actor
+ends because it has much to tell.
 
 Counters live in ordinary Python attributes and are copied to the page by `beat`: a counter on the hot path costs an
 integer addition. A float64 holds counts up to 2^53 exactly.
@@ -23,7 +26,9 @@ integer addition. A float64 holds counts up to 2^53 exactly.
 from __future__ import annotations
 
 import bisect
+import functools
 import json
+import logging
 import mmap
 import os
 import struct
@@ -34,16 +39,20 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from .errors import DirectoryFull, LayoutMismatch
+from .errors import LayoutMismatch
 from .segment import create_segment, open_segment
 
+log = logging.getLogger("tickring.ringbuf.page")
+
 MAGIC = int.from_bytes(b"TICKPAGE", "little")
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 BEAT_AT, STATE_AT, VALUES_USED_AT, DEFINITIONS_USED_AT = 64, 72, 80, 88
 DETAIL_AT, DETAIL_SIZE = 128, 4096 - 128
-DEFINITIONS_AT, DEFINITIONS_SIZE = 4096, 65536
-VALUES_AT, VALUES = 69632, 8192
+DEFINITIONS_AT, DEFINITIONS_SIZE = 4096, 256 * 1024
+VALUES_AT, VALUES = 266_240, 16_384
 FILE_SIZE = VALUES_AT + VALUES * 8
+HIDDEN = "tickring_page_hidden_metrics"
+HIDDEN_BYTES = 256  # kept for the definition of HIDDEN
 DETAIL = struct.Struct("<II")
 assert DEFINITIONS_AT + DEFINITIONS_SIZE == VALUES_AT
 
@@ -146,6 +155,7 @@ class MetricsPage:
         self._next_slot = 0
         self._definitions = 0
         self._detail: Mapping[str, Any] = {}
+        self._hidden: Gauge | None = None
 
     def counter(self, name: str, help: str, **labels: str) -> Counter:
         """The counter of that name and labels, made at first use."""
@@ -183,8 +193,9 @@ class MetricsPage:
             "slots": slots,
         }
         line = json.dumps(definition | ({"bounds": bounds} if bounds else {}), separators=(",", ":")).encode() + b"\n"
-        if self._definitions + len(line) > DEFINITIONS_SIZE or self._next_slot + slots > VALUES:
-            raise DirectoryFull(f"page {self.path.name}: no room for metric {name!r}: it has too many label values")
+        kept = 0 if name == HIDDEN else HIDDEN_BYTES
+        if self._definitions + len(line) > DEFINITIONS_SIZE - kept or self._next_slot + slots > VALUES - bool(kept):
+            return self._hide(identity, make)
         at = DEFINITIONS_AT + self._definitions
         self._memory[at : at + len(line)] = line
         metric = make(self._next_slot)
@@ -194,6 +205,18 @@ class MetricsPage:
         self._words[VALUES_USED_AT // 8] = self._next_slot
         self._metrics[identity] = metric
         self._order.append(metric)
+        return metric
+
+    def _hide(self, identity: tuple[str, str, tuple[tuple[str, str], ...]], make: Any) -> Any:
+        """A metric that works and is not shown."""
+        if self._hidden is None:
+            self._hidden = self.gauge(HIDDEN, "Metrics for which the page has no room: too many label values")
+            log.warning(
+                "page=%s no room for metric=%s and what comes after it: they are counted and not shown. "
+                "Run fewer streams in one process (shards, instances)", self.path.name, identity[1],
+            )  # fmt: skip
+        self._hidden.value += 1
+        metric = self._metrics[identity] = make(0)
         return metric
 
     def beat(self, monotonic_ns: int) -> None:
@@ -274,13 +297,19 @@ def _read_detail(memory: mmap.mmap) -> Mapping[str, Any]:
 def _read_samples(memory: mmap.mmap, slots: int, definitions: int) -> Iterator[Sample]:
     values = struct.unpack_from(f"<{slots}d", memory, VALUES_AT)
     for line in memory[DEFINITIONS_AT : DEFINITIONS_AT + definitions].splitlines():
-        one = json.loads(line)
+        one = _definition(line)
         first = one["slot"]
         if first + one["slots"] <= slots:
             yield Sample(
                 one["kind"], one["name"], one["help"], one["labels"], values[first : first + one["slots"]],
                 tuple(one.get("bounds", ())),
             )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=16_384)
+def _definition(line: bytes) -> Any:
+    """A line of the definitions; pages are read again and again, and their lines stay."""
+    return json.loads(line)
 
 
 def read_pages(folder: Path) -> list[PageView]:

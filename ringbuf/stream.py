@@ -161,6 +161,8 @@ class StreamWriter:
         self._publish = self._words[layout.PUBLISH_AT // 8 : layout.PUBLISH_AT // 8 + 1]
         self.counts = self._words[layout.COUNTS_AT // 8 : layout.COUNTS_AT // 8 + spec.keys_max]
         self._tail_batch = self._words[layout.TAIL_BATCH_AT // 8 : layout.TAIL_BATCH_AT // 8 + 1]
+        # `[0]` ts_recv_ns, `[1]` when it was published: for a producer that times its publishing. Store [1] first.
+        self.sampled = self._words[layout.SAMPLED_RECV_AT // 8 : layout.SAMPLED_PUBLISH_AT // 8 + 1]
         # A batch cut short by a crash claimed up to here; `claim` must not fall below it.
         self._claim_floor = self._claim[0]
         self._mend_tails()
@@ -174,17 +176,14 @@ class StreamWriter:
         return self._publish[0]
 
     def add_key(self, key_id: int) -> None:
-        """Reserve the memory of a key's tail, before its first record.
+        """Reserve the memory of a key's tail, before its first record. Keys of other streams' records take none here.
 
         Raises:
             NoSpace: the file system is full.
         """
-        ready = self._words[layout.KEYS_READY_AT // 8]
-        if key_id < ready:
-            return
         size = self.spec.tail_bytes
-        reserve(self._fd, self.spec.tails_at + ready * size, (key_id + 1 - ready) * size, self.path)
-        self._words[layout.KEYS_READY_AT // 8] = key_id + 1
+        reserve(self._fd, self.spec.tails_at + key_id * size, size, self.path)
+        self._words[layout.KEYS_READY_AT // 8] = max(key_id + 1, self._words[layout.KEYS_READY_AT // 8])
 
     def _store(self) -> Store:
         return Store(
@@ -321,7 +320,15 @@ class StreamWriter:
     def close(self) -> None:
         """Give up the lock and unmap; the files stay."""
         unlock(self._fd)  # said aloud: a mapping that is still in use keeps a copy of the descriptor, and so the lock
-        for view in (self._claim, self._publish, self._tail_batch, self.counts, self.ringer.alarm, self._words):
+        for view in (
+            self._claim,
+            self._publish,
+            self._tail_batch,
+            self.sampled,
+            self.counts,
+            self.ringer.alarm,
+            self._words,
+        ):
             view.release()
         self._readers.close()
         with contextlib.suppress(BufferError):
@@ -391,6 +398,11 @@ class StreamReader:
     @property
     def producer_pid(self) -> int:
         return self._words[layout.PRODUCER_PID_AT // 8]
+
+    def published_at_ns(self, ts_recv_ns: int) -> int:
+        """When records received at that time were published, wall clock; 0 where the producer did not sample it."""
+        words, at = self._words, layout.SAMPLED_RECV_AT // 8
+        return words[at + 1] if words[at] == ts_recv_ns else 0
 
     def published(self) -> int:
         """Sequence of the next record to be written: all before it have been."""

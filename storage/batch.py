@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,7 @@ class BatchHead(msgspec.Struct, frozen=True, kw_only=True):
     exchange: str  # identity of the first row, by which a table tells whether it has the batch
     instrument: str
     nth: int
+    key: dict[str, str] = {}  # the further key columns of its identity
     ts_first_ns: int  # receipt of the first and the last row
     ts_last_ns: int
 
@@ -86,20 +88,28 @@ def make_batch(
         stream=stream, record=record.name, table=table, columns=column_names(record), kind=kind,
         epoch=epoch, first=first, stop=stop, rows=len(rows), token=f"{stream}/{epoch}/{middle}{first}-{stop}",
         exchange=str(attributes.get("exchange", "")), instrument=str(attributes.get("instrument", "")),
-        nth=int(rows["nth"][0]), ts_first_ns=int(rows["ts_recv_ns"][0]), ts_last_ns=int(rows["ts_recv_ns"][-1]),
+        nth=int(rows["nth"][0]), key=key_of(record, attributes),
+        ts_first_ns=int(rows["ts_recv_ns"][0]), ts_last_ns=int(rows["ts_recv_ns"][-1]),
     )  # fmt: skip
     return Batch(head, encode_block(record, rows, keys, epoch))
 
 
+def key_of(record: RecordType, attributes: Mapping[str, Any]) -> dict[str, str]:
+    """What a key of the record type is beyond its instrument."""
+    return {name: str(attributes.get(name, "")) for name, _, _ in record.key_columns}
+
+
 async def is_stored(
-    client: Client, database: str, table: str, *, exchange: str, instrument: str, epoch: int, nth: int
-) -> bool:
+    client: Client, database: str, table: str, *, exchange: str, instrument: str, epoch: int, nth: int,
+    key: Mapping[str, str],
+) -> bool:  # fmt: skip
     """Whether a table holds the row of that identity, and so the whole batch whose first row it is."""
     parameters: dict[str, Any] = {"exchange": exchange, "instrument": instrument, "epoch": epoch, "nth": nth}
+    further = "".join(f" AND {quote_name(name)} = {{{name}:String}}" for name in key)
     answer = await client.fetch(
         f"SELECT count() FROM {quote_name(database)}.{quote_name(table)} WHERE exchange = {{exchange:String}} "
-        "AND instrument = {instrument:String} AND epoch = {epoch:UInt64} AND nth = {nth:UInt64}",
-        parameters, fmt="TabSeparated",
+        "AND instrument = {instrument:String} AND epoch = {epoch:UInt64} AND nth = {nth:UInt64}" + further,
+        {**parameters, **key}, fmt="TabSeparated",
     )  # fmt: skip
     return int(answer) > 0
 
@@ -115,8 +125,9 @@ async def insert_batch(client: Client, database: str, batch: Batch, timeout_s: f
     """
     head = batch.head
     if batch.uncertain and await is_stored(
-        client, database, head.table, exchange=head.exchange, instrument=head.instrument, epoch=head.epoch, nth=head.nth
-    ):
+        client, database, head.table,
+        exchange=head.exchange, instrument=head.instrument, epoch=head.epoch, nth=head.nth, key=head.key,
+    ):  # fmt: skip
         return False
     table = f"{quote_name(database)}.{quote_name(head.table)}"
     await client.insert(table, head.columns, batch.block, head.token, timeout_s)

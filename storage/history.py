@@ -84,6 +84,21 @@ def _layout(record: RecordType) -> tuple[str, np.dtype, tuple[str, ...]]:
     return ", ".join(select), np.dtype(packed), (*_HEADER, *(field.name for field in record.fields))
 
 
+def row_columns(record: RecordType) -> str:
+    """Select list of whole rows, for a query in RowBinary whose answer `parse_rows` reads."""
+    return _layout(record)[0]
+
+
+def parse_rows(record: RecordType, answer: bytes) -> Rows:
+    """Rows of a RowBinary answer to a query of `row_columns`."""
+    _, packed, names = _layout(record)
+    raw = np.frombuffer(answer, packed)
+    rows = np.zeros(len(raw), record.dtype)
+    for name in names:
+        rows[name] = raw[name]
+    return Rows(record, rows, raw["epoch"].copy())
+
+
 class History:
     """Queries with deadlines, a bounded number of them at once. For one event loop.
 
@@ -199,12 +214,7 @@ class History:
 
     @staticmethod
     def _parse(record: RecordType, answer: bytes) -> Rows:
-        _, packed, names = _layout(record)
-        raw = np.frombuffer(answer, packed)
-        rows = np.zeros(len(raw), record.dtype)
-        for name in names:
-            rows[name] = raw[name]
-        return Rows(record, rows, raw["epoch"].copy())
+        return parse_rows(record, answer)
 
     async def close(self) -> None:
         """Drop the connections."""

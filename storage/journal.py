@@ -68,10 +68,13 @@ class Journal:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-            if os.fstat(self._fd).st_size < 2 * SLOT_SIZE:
-                os.pwrite(
-                    self._fd, bytes(2 * SLOT_SIZE), 0
-                )  # both slots: a disk that fills up later does not concern it
+            try:
+                if os.fstat(self._fd).st_size < 2 * SLOT_SIZE:
+                    # both slots: a disk that fills up later does not concern it
+                    os.pwrite(self._fd, bytes(2 * SLOT_SIZE), 0)
+            except OSError:
+                os.close(self._fd)
+                raise
         except OSError as error:
             raise DiskUnusable(f"journal {self.path}: {error.strerror}: make room or mend its rights") from error
         self._generation, self.position = self._load()
@@ -88,14 +91,22 @@ class Journal:
         return newest
 
     def store(self, position: Position) -> None:
-        """Write a position; it is there for the next process once this returns."""
+        """Write a position; it is there for the next process once this returns.
+
+        Raises:
+            DiskUnusable: the position before it stands.
+        """
         assert position.safe <= position.stop, f"journal {self.path.name}: {position}"
         self._generation += 1
         data = SLOT.pack(
             self._generation, position.epoch, position.safe, position.stop, position.probe_nth, position.probe_key,
             position.drained,
         )  # fmt: skip
-        os.pwrite(self._fd, data + CRC.pack(zlib.crc32(data)), self._generation % 2 * SLOT_SIZE)
+        try:
+            os.pwrite(self._fd, data + CRC.pack(zlib.crc32(data)), self._generation % 2 * SLOT_SIZE)
+        except OSError as error:
+            self._generation -= 1
+            raise DiskUnusable(f"journal {self.path}: {error.strerror}: make room on that disk") from error
         self.position = position
 
     def intend(self, epoch: int, safe: int, stop: int, probe_key: int, probe_nth: int) -> None:

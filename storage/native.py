@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..codecs.record import KEY_COLUMNS, Flag, RecordType
+from ..codecs.record import Flag, RecordType
 from ..ringbuf import Key
 
 ROWS_MAX = 1_000_000  # an insert stays one block below 1,048,449 rows
@@ -27,8 +27,6 @@ _U64 = struct.Struct("<Q")
 _LOW_CARDINALITY_VERSION = 1
 _OWN_DICTIONARY = 1 << 9 | 1 << 10  # HasAdditionalKeys, NeedUpdateDictionary
 _INDEX_TYPES = (np.dtype("<u1"), np.dtype("<u2"), np.dtype("<u4"))
-_SORTED_BY = ("exchange", "instrument")
-_KEY_NAMES = tuple(name for name, _, _ in KEY_COLUMNS)
 _VOID = np.uint32(Flag.VOID)
 
 
@@ -82,10 +80,11 @@ def encode_block(record: RecordType, rows: np.ndarray, keys: Keys, epoch: int) -
     assert 0 < n <= ROWS_MAX, f"a block of {n} rows: expected 1 to {ROWS_MAX}"
     columns = record.columns()
     out: list[bytes | memoryview] = [leb128(len(columns)), leb128(n)]
-    held, position, order = _by_key(rows["key_id"], keys)
+    key_names = record.key_names
+    held, position, order = _by_key(rows["key_id"], keys, record.identity[:-2])
     for name, type_name, _ in columns:
         out.append(_column_head(name, type_name))
-        if name in _KEY_NAMES:
+        if name in key_names:
             _append_texts(out, [_text(key, name) for key in held], position)
         elif name == "epoch":
             out.append(_raw(np.full(n, epoch, "<u8")))
@@ -99,7 +98,9 @@ def _text(key: Key, name: str) -> str:
     return str(key.attributes.get(name, ""))
 
 
-def _by_key(key_ids: np.ndarray, keys: Keys) -> tuple[list[Key], np.ndarray, np.ndarray | None]:
+def _by_key(
+    key_ids: np.ndarray, keys: Keys, sorted_by: Sequence[str]
+) -> tuple[list[Key], np.ndarray, np.ndarray | None]:
     """The distinct keys in the order of the table, for each row of the block which of them it has, and the rows' order.
 
     A ring has the rows of a key in the order of `nth`; so keys in the order of the table and a stable sort by key give
@@ -109,7 +110,7 @@ def _by_key(key_ids: np.ndarray, keys: Keys) -> tuple[list[Key], np.ndarray, np.
     used = np.flatnonzero(seen)
     if len(used) == 1:
         return [keys[int(used[0])]], np.zeros(len(key_ids), "<u1"), None
-    held = sorted((keys[key_id] for key_id in used.tolist()), key=lambda key: [_text(key, name) for name in _SORTED_BY])
+    held = sorted((keys[key_id] for key_id in used.tolist()), key=lambda key: [_text(key, name) for name in sorted_by])
     ranks = np.zeros(len(seen), _index_type(len(used)))
     ranks[[key.key_id for key in held]] = np.arange(len(held))
     position = ranks[key_ids]

@@ -1,19 +1,30 @@
 """ClickHouse tables, derived from the record types, and kept up with them.
 
-One table for each record type, named in the plural: `trades`, `quotes`, `book_levels`, `book_tops`. A field that was
-added to a record type is added to its filled table; old rows read the column's default. What cannot be done without a
-person (a column of another type, a field that was removed and has no default) is an error that says what to do.
+One table for each record type, named in the plural: `trades`, `quotes`, `book_levels`, `book_tops`.
 
-A table is sorted by ``(exchange, instrument, epoch, nth)``: the identity of a row, and the order in which it came. "The
-newest n of an instrument below this one" is then a read from the end of one range, and times, which rise with `nth`,
-are found through their minimum and maximum in each granule. Partitions are days of receipt, so that expired days are
-dropped whole and an insert, which is no older than its ring, stays in one partition.
+A table is sorted by the identity of a row, which is the order in which it came: ``(exchange, instrument, epoch, nth)``,
+with whatever else a key of the type is made of behind the instrument. "The newest n of an instrument below this one" is
+then a read from the end of one range, and times, which rise with `nth`, are found through their minimum and maximum in
+each granule. Partitions are days of receipt, months where rows are few and kept long, so that what has expired is
+dropped whole and an insert, which ends with the UTC day, stays in one.
+
+What a table of an earlier version needs is found by comparing its columns with the declaration:
+
+| difference | what is done |
+|---|---|
+| a field was added | its column is added; old rows read the column's default |
+| a field was given up | its column stays for the old rows, with a default for the new ones |
+| a type holds more than before | the column is converted in place |
+| another type, or another sorting key | the table is renamed and a new one made; the log says how to bring rows over |
+| the last, but the table is replicated or none of ours | `SchemaConflict`: batches wait in the spool for a person |
+| another retention | its TTL is changed, for the rows that are there too |
 """
 
 from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -23,29 +34,34 @@ from .errors import SchemaConflict
 
 log = logging.getLogger("tickring.storage.schema")
 
-SORTING_KEY = ("exchange", "instrument", "epoch", "nth")
-PARTITION = "toYYYYMMDD(ts_recv_ns)"
+PARTITION_DAY = "toYYYYMMDD(ts_recv_ns)"
+PARTITION_MONTH = "toYYYYMM(ts_recv_ns)"
+DAYS_IN_DAYS_MAX = 120  # records that are kept longer by default are few, and are partitioned by month
 # The exchange's time, ours where it sends none. A query must use the same text for the index to serve it.
 EVENT_TIME = "if(toUnixTimestamp64Nano(ts_event_ns) = 0, ts_recv_ns, ts_event_ns)"
 _TIME_INDICES = (("received", "ts_recv_ns"), ("event_time", EVENT_TIME))
 DEDUPLICATION_WINDOW = 10_000  # inserts whose tokens a table remembers
 DDL_TIMEOUT_S = 60.0
 
-# Days; 0 = for ever. Trades are history, the rest is sampled or off and grows fast.
-RETENTION_DAYS: Mapping[str, int] = {"trade": 90, "quote": 30, "book_top": 30, "book_level": 3, "book_depth": 3}
+# Days after receipt; 0 = for ever. Trades, bars, funding, open interest and liquidations are history, the rest is
+# sampled or off and grows fast.
+RETENTION_DAYS: Mapping[str, int] = {
+    "trade": 90, "quote": 30, "book_top": 30, "book_level": 3, "book_depth": 3, "ticker": 30, "mark_price": 30,
+    "kline": 1095, "kline_open": 3, "funding": 365, "open_interest": 365, "liquidation": 180,
+}  # fmt: skip
 RETENTION_DAYS_DEFAULT = 90
-
-# Measured on 100,000 trades of 2,000 keys (bytes a row; ms an insert): no codec 30.6, 53; Delta and ZSTD 19.9, 48;
-# DoubleDelta for times and Gorilla for prices 24.7, 54; Delta and LZ4 27.8, 40.
-_CODECS: Mapping[str, str] = {
-    "DateTime64(9, 'UTC')": "Delta(8), ZSTD(1)",
-    "Int64": "Delta(8), ZSTD(1)",
-    "UInt64": "Delta(8), ZSTD(1)",
-    "UInt32": "ZSTD(1)",
-    "Float64": "ZSTD(1)",
-    "Array(Float64)": "ZSTD(1)",
+# Of record types whose keys differ in one column: its values that are kept for other than the record's own days.
+RETENTION_SPLITS: Mapping[str, tuple[str, Mapping[str, int]]] = {
+    "kline": (
+        "interval",
+        {"1s": 30, "1m": 30, "3m": 90, "5m": 90, "15m": 180, "30m": 365, "1h": 365, "2h": 730, "4h": 730},
+    ),
 }
-_TTL_DAYS = re.compile(r"TTL toDateTime\(ts_recv_ns\) \+ toIntervalDay\((\d+)\)(?= |$)")
+DAYS_MAX = 20_000  # stands for ever beside other values; a table's own time would overflow in 2106
+
+_WIDER = frozenset((("UInt32", "UInt64"), ("Int32", "Int64"), ("UInt32", "Int64")))  # (before, after)
+TTL_CLAUSE = re.compile(r" TTL (.+?)(?: SETTINGS |$)")
+_OUR_TTL = "toDateTime(ts_recv_ns) + toIntervalDay("
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +70,37 @@ class SchemaOptions:
 
     database: str = "tickring"
     engine: str = "MergeTree"  # on a cluster for instance ReplicatedMergeTree
-    retention_days: Mapping[str, int] = field(default_factory=dict)  # by record type, over the defaults; 0 = for ever
+    # By record type, or record type and value of its split (`kline.1m`), over the defaults; 0 = for ever.
+    retention_days: Mapping[str, int] = field(default_factory=dict)
 
-    def days(self, record: RecordType) -> int:
-        return self.retention_days.get(record.name, RETENTION_DAYS.get(record.name, RETENTION_DAYS_DEFAULT))
+    def ttl(self, record: RecordType) -> str:
+        """The TTL expression of a record type's table; empty when all rows are kept for ever."""
+        chosen, own = self.retention_days, RETENTION_DAYS.get(record.name, RETENTION_DAYS_DEFAULT)
+        days = chosen.get(record.name, own)
+        column, split = RETENTION_SPLITS.get(record.name, ("", {}))
+        if record.name in chosen:
+            split = {}
+        named = {name.partition(".")[2]: n for name, n in chosen.items() if name.startswith(f"{record.name}.")}
+        by_value = {value: n for value, n in {**split, **named}.items() if n != days}
+        if not by_value:
+            return f"{_OUR_TTL}{days})" if days else ""
+        cases = "".join(f"{column} = {quote_text(value)}, {n or DAYS_MAX}, " for value, n in by_value.items())
+        return f"{_OUR_TTL}multiIf({cases}{days or DAYS_MAX}))"
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table as the server has it. `columns` is name -> (type, kind of its default or "")."""
+
+    name: str
+    engine: str
+    definition: str
+    sorting_key: str
+    columns: Mapping[str, tuple[str, str]]
+
+    @property
+    def replaceable(self) -> bool:
+        return self.engine.endswith("MergeTree") and not self.engine.startswith(("Replicated", "Shared"))
 
 
 def table_name(record: RecordType) -> str:
@@ -69,24 +112,35 @@ def qualified_table(database: str, record: RecordType) -> str:
     return f"{quote_name(database)}.{quote_name(table_name(record))}"
 
 
-def column_ddl(name: str, type_name: str, comment: str) -> str:
+def column_ddl(name: str, type_name: str, comment: str, codec: str | None) -> str:
     """One column of a CREATE or ADD COLUMN statement."""
-    codec = _CODECS.get(type_name)
     return f"{quote_name(name)} {type_name} COMMENT {quote_text(comment)}{f' CODEC({codec})' if codec else ''}"
+
+
+def partition_of(record: RecordType) -> str:
+    """The partition expression of a record type's table: by day or by month, whatever retention is configured."""
+    few = RETENTION_DAYS.get(record.name, 0) > DAYS_IN_DAYS_MAX
+    return PARTITION_MONTH if few else PARTITION_DAY
 
 
 def create_table(record: RecordType, options: SchemaOptions) -> str:
     """The CREATE TABLE statement of a record type."""
-    parts = [column_ddl(*column) for column in record.columns()]
+    codecs = record.codecs()
+    parts = [column_ddl(*column, codecs.get(column[0])) for column in record.columns()]
     parts += [f"INDEX {name} {expression} TYPE minmax GRANULARITY 1" for name, expression in _TIME_INDICES]
-    days = options.days(record)
-    ttl = f"TTL toDateTime(ts_recv_ns) + toIntervalDay({days})\n" if days else ""
+    ttl = options.ttl(record)
     return (
         f"CREATE TABLE IF NOT EXISTS {qualified_table(options.database, record)}\n(\n    "
         + ",\n    ".join(parts)
-        + f"\n)\nENGINE = {options.engine}\nPARTITION BY {PARTITION}\nORDER BY ({', '.join(SORTING_KEY)})\n{ttl}"
-        f"SETTINGS {_deduplication(options.engine)}, ttl_only_drop_parts = 1\nCOMMENT {quote_text(record.doc)}"
+        + f"\n)\nENGINE = {options.engine}\nPARTITION BY {partition_of(record)}\n"
+        + f"ORDER BY ({', '.join(record.identity)})\n{f'TTL {ttl}' if ttl else ''}\n"
+        + f"SETTINGS {_deduplication(options.engine)}, {_expiry(record)}\nCOMMENT {quote_text(record.doc)}"
     )
+
+
+def _expiry(record: RecordType) -> str:
+    """Expired parts are dropped and not rewritten, unless rows of one part are kept for different times."""
+    return f"ttl_only_drop_parts = {int(record.name not in RETENTION_SPLITS)}, materialize_ttl_recalculate_only = 1"
 
 
 def _deduplication(engine: str) -> str:
@@ -98,7 +152,7 @@ def _deduplication(engine: str) -> str:
 
 
 async def ensure_schema(client: Client, records: Iterable[RecordType], options: SchemaOptions) -> list[str]:
-    """Make what is missing and add what is new; returns the statements that were run.
+    """Make what is missing and bring up to date what is there; returns the statements that were run.
 
     Raises:
         SchemaConflict: a table differs in a way that needs a decision.
@@ -117,66 +171,103 @@ async def ensure_schema(client: Client, records: Iterable[RecordType], options: 
     ):
         await execute(f"CREATE DATABASE IF NOT EXISTS {quote_name(options.database)}")
     for record in records:
-        definition = existing.get(table_name(record))
-        if definition is None:
-            await execute(create_table(record, options))
-            continue
-        for statement in await _changes(client, record, options, definition):
+        table = existing.get(table_name(record))
+        if table is not None and (reasons := _conflicts(record, table)):
+            await execute(_set_aside(record, options, table, reasons))
+            table = None
+        for statement in [create_table(record, options)] if table is None else _changes(record, options, table):
             await execute(statement)
     return run
 
 
-async def _existing(client: Client, database: str) -> dict[str, str]:
-    """Engine clause of each table of the database, by name."""
-    rows = await client.rows(
-        "SELECT name, engine_full FROM system.tables WHERE database = {database:String}", {"database": database}
+async def _existing(client: Client, database: str) -> dict[str, _Table]:
+    """The tables of the database, by name."""
+    tables = await client.rows(
+        "SELECT name, engine, engine_full, sorting_key FROM system.tables WHERE database = {database:String}",
+        {"database": database},
     )
-    return dict(rows)
+    columns: dict[str, dict[str, tuple[str, str]]] = {name: {} for name, *_ in tables}
+    for table, name, type_name, default_kind in await client.rows(
+        "SELECT table, name, type, default_kind FROM system.columns WHERE database = {database:String}",
+        {"database": database},
+    ):
+        columns.setdefault(table, {})[name] = (type_name, default_kind)
+    return {name: _Table(name, *rest, columns=columns[name]) for name, *rest in tables}
 
 
-async def _changes(client: Client, record: RecordType, options: SchemaOptions, definition: str) -> list[str]:
-    """The ALTER statements that bring a table up to its record type."""
-    table = qualified_table(options.database, record)
-    columns = await client.rows(
-        "SELECT name, type, default_kind FROM system.columns "
-        "WHERE database = {database:String} AND table = {table:String}",
-        {"database": options.database, "table": table_name(record)},
-    )
-    found = {name: type_name for name, type_name, _ in columns}
-    changes, previous = [], ""
-    for name, type_name, comment in record.columns():
-        if name not in found:
-            place = f" AFTER {quote_name(previous)}" if previous else " FIRST"
-            changes.append(f"ADD COLUMN IF NOT EXISTS {column_ddl(name, type_name, comment)}{place}")
-        elif found[name] != type_name:
-            raise SchemaConflict(
-                f"table {table}: column {name!r} is {found[name]}, record type {record.name!r} declares {type_name}: "
-                f"rename the table (RENAME TABLE {table} TO ...) and start again, which makes a new one, "
-                f"or convert it: ALTER TABLE {table} MODIFY COLUMN {quote_name(name)} {type_name}"
-            )
-        previous = name
-    declared = {name for name, _, _ in record.columns()}
-    # A column with a default expression is a person's own and stays; one without is a field that was given up.
-    if extra := [name for name, _, default_kind in columns if name not in declared and not default_kind]:
+def _conflicts(record: RecordType, table: _Table) -> list[str]:
+    """What keeps a table from ever holding rows of this declaration, in words."""
+    reasons = [
+        f"column {name!r} is {table.columns[name][0]}, declared is {type_name}"
+        for name, type_name, _ in record.columns()
+        if name in table.columns and table.columns[name][0] != type_name
+        and (table.columns[name][0], type_name) not in _WIDER
+    ]  # fmt: skip
+    declared = ", ".join(record.identity)
+    if table.sorting_key and not f"{table.sorting_key}, ".startswith(f"{declared}, "):
+        reasons.append(f"it is sorted by {table.sorting_key}, declared is {declared}")
+    return reasons
+
+
+def _set_aside(record: RecordType, options: SchemaOptions, table: _Table, reasons: list[str]) -> str:
+    """The RENAME statement for a table that a new one takes the place of."""
+    name = qualified_table(options.database, record)
+    aside_name = f"{table.name}_until_{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}"
+    aside = f"{quote_name(options.database)}.{quote_name(aside_name)}"
+    shared = ", ".join(quote_name(column) for column, _, _ in record.columns() if column in table.columns)
+    key = ", ".join(record.identity)
+    copy = f"INSERT INTO {name} ({shared}) SELECT {shared} FROM {aside}"
+    if all(column in table.columns for column in record.identity):
+        # rows whose acknowledgement was lost before the change may have been sent to the new table again
+        copy += f" WHERE ({key}) NOT IN (SELECT {key} FROM {name})"
+    if not table.replaceable:
         raise SchemaConflict(
-            f"table {table}: record type {record.name!r} no longer declares {', '.join(extra)}: "
-            + "; ".join(f"ALTER TABLE {table} DROP COLUMN {quote_name(name)}" for name in extra)
-            + " removes what is stored, MODIFY COLUMN ... DEFAULT 0 in its place keeps it"
+            f"table {name}: {'; '.join(reasons)}; its engine is {table.engine}, so it is left alone: on every replica "
+            f"run RENAME TABLE {name} TO {aside}, and start again, which makes a new one; then {copy}"
         )
-    statements = [f"ALTER TABLE {table} {', '.join(changes)}"] if changes else []
-    if "MergeTree" in definition and "deduplication_window" not in definition:
-        statements.append(f"ALTER TABLE {table} MODIFY SETTING {_deduplication(definition)}")
-    return statements + _retention_change(table, definition, options.days(record))
+    log.warning(
+        "table=%s set aside as %s, a new one is made: %s. To bring the rows over: %s",
+        name, aside, "; ".join(reasons), copy,
+    )  # fmt: skip
+    return f"RENAME TABLE {name} TO {aside}"
 
 
-def _retention_change(table: str, definition: str, days: int) -> list[str]:
+def _changes(record: RecordType, options: SchemaOptions, table: _Table) -> list[str]:
+    """The ALTER statements that bring a table up to its record type."""
+    name = qualified_table(options.database, record)
+    codecs, previous, changes = record.codecs(), "", []
+    for column, type_name, comment in record.columns():
+        if column not in table.columns:
+            place = f" AFTER {quote_name(previous)}" if previous else " FIRST"
+            definition = column_ddl(column, type_name, comment, codecs.get(column))
+            changes.append(f"ADD COLUMN IF NOT EXISTS {definition}{place}")
+        elif table.columns[column][0] != type_name:
+            changes.append(f"MODIFY COLUMN {quote_name(column)} {type_name}")
+        previous = column
+    declared = {column for column, _, _ in record.columns()}
+    for column, (type_name, default_kind) in table.columns.items():
+        # A column with a default is given up already, or a person's own.
+        if column not in declared and not default_kind:
+            default = f"defaultValueOfTypeName({quote_text(type_name)})"
+            changes.append(f"MODIFY COLUMN {quote_name(column)} {type_name} DEFAULT {default}")
+    statements = [f"ALTER TABLE {name} {', '.join(changes)}"] if changes else []
+    if "MergeTree" in table.engine and "deduplication_window" not in table.definition:
+        statements.append(f"ALTER TABLE {name} MODIFY SETTING {_deduplication(table.engine)}")
+    return statements + _retention_changes(record, name, table.definition, options.ttl(record))
+
+
+def _retention_changes(record: RecordType, table: str, definition: str, ttl: str) -> list[str]:
     """Bring a TTL of our own form up to the configuration; one that a person wrote is left alone."""
-    ours = _TTL_DAYS.search(definition)
-    if ours is None and (" TTL " in definition or not days):
+    match = TTL_CLAUSE.search(definition)
+    found = match.group(1) if match else ""
+    if found == ttl or (found and not found.startswith(_OUR_TTL)):
         return []
-    if ours is not None and int(ours.group(1)) == days:
-        return []
-    if not days:
+    if not ttl:
         return [f"ALTER TABLE {table} REMOVE TTL"]
-    ttl = f"toDateTime(ts_recv_ns) + toIntervalDay({days})"
-    return [f"ALTER TABLE {table} MODIFY TTL {ttl} SETTINGS materialize_ttl_after_modify = 0"]
+    # Parts carry the time at which they expire. Unless it is computed again, rows that are there keep the old one: they
+    # would stay longer than asked, or go earlier. That runs in the background, reads two columns and writes no rows.
+    statements = []
+    if "materialize_ttl_recalculate_only" not in definition:
+        statements.append(f"ALTER TABLE {table} MODIFY SETTING {_expiry(record)}")
+    statements.append(f"ALTER TABLE {table} MODIFY TTL {ttl} SETTINGS materialize_ttl_after_modify = 1")
+    return statements

@@ -1,77 +1,62 @@
 """Batches on disk while ClickHouse is away.
 
 A queue of batches in files ``<number>.spool`` of one folder. `append` returns when the batch is safe (fsync); batches
-leave in the order in which they came. A record:
-
-| offset | size | field | meaning |
-|---|---|---|---|
-| 0 | 4 | magic | |
-| 4 | 4 | flags | bit 0: the batch had been sent before and no answer came |
-| 8 | 4 | head_size | |
-| 12 | 4 | body_size | |
-| 16 | 4 | body_crc | CRC-32 of the body |
-| 20 | 4 | head_crc | CRC-32 of the 20 bytes before it and of the head |
-| 24 | head_size | head | JSON of `BatchHead` |
-| | body_size | body | the Native block, exactly as it will be sent |
+leave in the order in which they came.
 
 The file ``head`` says which record is the next to be sent. It is not fsynced: if it is lost, records are sent again,
 and their tokens and the table itself keep them from being stored twice.
 
-The size is bounded. At the bound the oldest file yields, and its batches are handed back to be entered into the gap
-ledger: of market data the newest is worth most. A record that a crash cut short is cut off at the next start.
+The size is bounded. At the bound the oldest file yields: of market data the newest is worth most. It is renamed to
+``<number>-<offset of the first that waited>.yielded`` and stays until its batches are in the gap ledger, so that a
+crash leaves no batch in neither. A record that a crash cut short is cut off at the next start.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import struct
 import threading
 import zlib
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from .batch import Batch, BatchHead
 from .errors import DiskUnusable, StorageError
+from .spoolfile import CRC, Entry, encode_record, next_record, read_body, read_head
 
 log = logging.getLogger("tickring.storage.spool")
 
-RECORD = struct.Struct("<IIIII")
-CRC = struct.Struct("<I")
 POSITION = struct.Struct("<QQ")
-_MAGIC_BYTES = b"TRSP"
-MAGIC = int.from_bytes(_MAGIC_BYTES, "little")
-UNCERTAIN = 1
-HEAD_SIZE_MAX = 1 << 20
 SEGMENT_BYTES = 64 << 20
 SEGMENT_BYTES_MIN = 1 << 20
 SEGMENTS_MIN = 8  # the bound holds at least so many files, so that little yields at a time
-
-_encode_head = msgspec.json.Encoder().encode
-_decode_head = msgspec.json.Decoder(BatchHead).decode
+YIELDED_SUFFIX = ".yielded"
 
 
 class SpoolRecordBroken(StorageError):
-    """A record on disk is not what was written; it has been skipped. `head` says which batch it was."""
+    """A record on disk is not what was written. It stays the first until `sent`; `entry` says which batch it was."""
 
-    def __init__(self, message: str, head: BatchHead) -> None:
+    def __init__(self, message: str, entry: Entry) -> None:
         super().__init__(message)
-        self.head = head
+        self.entry = entry
 
 
 @dataclass(frozen=True)
-class Entry:
-    """Where a batch lies."""
+class Yielded:
+    """Batches that had to yield, oldest first; an uncertain one may have been stored all the same."""
 
-    segment: int
-    offset: int
-    size: int  # of the whole record
-    head: BatchHead
-    uncertain: bool
+    entries: Sequence[Entry]
+    path: Path | None  # where their bytes are
+
+    def forget(self) -> None:
+        """They are in the gap ledger: their bytes may go."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
 
 
 @dataclass
@@ -87,7 +72,7 @@ class SpoolCounters:
     """What went wrong since the start."""
 
     torn: int = 0  # records cut short by a crash, cut off
-    broken: int = 0  # records that do not match their CRC, skipped
+    broken: int = 0  # damaged places in which no record was found
     disk_errors: int = 0  # appends that the disk refused
 
 
@@ -109,6 +94,8 @@ class Spool:
         self._lock = threading.Lock()
         self._segments: deque[_Segment] = deque()
         self._entries: deque[Entry] = deque()
+        self._yielded: deque[Yielded] = deque()
+        self._last_number = 0  # numbers never come again, even when every file is gone: the position refers to them
         self._sending: Entry | None = None
         self._fd = -1  # of the last segment, for appending
         self.size = 0  # bytes on disk
@@ -123,11 +110,13 @@ class Spool:
     # -- at start -----------------------------------------------------------------------------------------------
 
     def _open(self) -> None:
+        self._find_yielded()
         paths = sorted(self.folder.glob("*.spool"), key=lambda path: int(path.stem))
         position = self._load_position()
         if position is None and not paths:
             self._store_position(0, 0)
         head_segment, head_offset = position or (0, 0)
+        self._last_number = max([self._last_number, head_segment, *(int(path.stem) for path in paths)])
         for path in paths:
             number = int(path.stem)
             if number < head_segment:
@@ -141,6 +130,18 @@ class Spool:
         if self._entries:
             self._unsure = 1 if position is not None else len(self._entries)
         self._drop_finished()
+
+    def _find_yielded(self) -> None:
+        """Batches that an earlier life let yield, and perhaps had no time to enter into the gap ledger."""
+        for path in sorted(self.folder.glob(f"*{YIELDED_SUFFIX}")):
+            number, start = map(int, path.stem.split("-"))
+            self._scan(_Segment(number, path, path.stat().st_size), start, last=False)
+            if self._entries:
+                # whether the first had been tried is not known any more
+                self._entries[0] = dataclasses.replace(self._entries[0], uncertain=True)
+            self._yielded.append(Yielded(list(self._entries), path))
+            self._entries.clear()
+            self._last_number = max(self._last_number, number)
 
     def _load_position(self) -> tuple[int, int] | None:
         data = os.pread(self._position_fd, POSITION.size + CRC.size, 0)
@@ -161,9 +162,9 @@ class Spool:
         try:
             offset = 0
             while offset < segment.size:
-                found = self._read_head(fd, segment, offset)
+                found = read_head(fd, segment.number, offset)
                 if found is None or (last and self._is_torn(fd, segment, found)):
-                    if following := self._next_head(fd, segment, offset + 1):
+                    if following := next_record(fd, segment.number, offset + 1, segment.size):
                         self.counters.broken += 1
                         log.error("spool=%s damaged=%d bytes at=%d", segment.path, following - offset, offset)
                         offset = following
@@ -182,36 +183,7 @@ class Spool:
 
     def _is_torn(self, fd: int, segment: _Segment, entry: Entry) -> bool:
         end = entry.offset + entry.size
-        return end > segment.size or (end == segment.size and self._read_body(fd, entry) is None)
-
-    def _next_head(self, fd: int, segment: _Segment, start: int) -> int | None:
-        """Offset of the next whole head from `start` on."""
-        data = os.pread(fd, segment.size - start, start)
-        at = data.find(_MAGIC_BYTES)
-        while at >= 0:
-            if self._read_head(fd, segment, start + at) is not None:
-                return start + at
-            at = data.find(_MAGIC_BYTES, at + 1)
-        return None
-
-    def _read_head(self, fd: int, segment: _Segment, offset: int) -> Entry | None:
-        fixed = os.pread(fd, RECORD.size + CRC.size, offset)
-        if len(fixed) < RECORD.size + CRC.size:
-            return None
-        magic, flags, head_size, body_size, _ = RECORD.unpack_from(fixed)
-        if magic != MAGIC or head_size > HEAD_SIZE_MAX:
-            return None
-        text = os.pread(fd, head_size, offset + len(fixed))
-        if zlib.crc32(text, zlib.crc32(fixed[: RECORD.size])) != CRC.unpack_from(fixed, RECORD.size)[0]:
-            return None
-        size = len(fixed) + head_size + body_size
-        return Entry(segment.number, offset, size, _decode_head(text), bool(flags & UNCERTAIN))
-
-    @staticmethod
-    def _read_body(fd: int, entry: Entry) -> bytes | None:
-        _, _, head_size, body_size, crc = RECORD.unpack(os.pread(fd, RECORD.size, entry.offset))
-        body = os.pread(fd, body_size, entry.offset + RECORD.size + CRC.size + head_size)
-        return body if len(body) == body_size and zlib.crc32(body) == crc else None
+        return end > segment.size or (end == segment.size and read_body(fd, entry) is None)
 
     # -- in life ------------------------------------------------------------------------------------------------
 
@@ -223,19 +195,27 @@ class Spool:
         with self._lock:
             return [entry.head for entry in self._entries]
 
-    def append(self, batch: Batch) -> list[BatchHead]:
-        """Store a batch at the end; returns those that had to yield, oldest first.
+    def oldest(self) -> BatchHead | None:
+        """The batch that waits longest; waits for no disk."""
+        try:
+            return self._entries[0].head
+        except IndexError:
+            return None
+
+    def append(self, batch: Batch) -> None:
+        """Store a batch at the end. Afterwards, whatever the outcome, some may have had to yield: see `take_yielded`.
 
         Raises:
-            DiskUnusable: it is not stored, and nothing else has changed.
+            DiskUnusable: it is not stored.
         """
-        record = _encode_record(batch)
+        record = encode_record(batch)
         size = sum(map(len, record))
         with self._lock:
             if size > self.bytes_max:
-                return [batch.head]
-            dropped = self._make_room(size)
+                self._yielded.append(Yielded([Entry(-1, 0, size, batch.head, batch.uncertain)], None))
+                return
             try:
+                self._make_room(size)
                 segment = self._tail(size)
                 offset = segment.size
                 self._write(segment, record)
@@ -247,22 +227,32 @@ class Spool:
             self.size += size
             segment.waiting += 1
             self._entries.append(Entry(segment.number, offset, size, batch.head, batch.uncertain))
-        return dropped
 
-    def _make_room(self, size: int) -> list[BatchHead]:
-        dropped: list[BatchHead] = []
+    def take_yielded(self) -> list[Yielded]:
+        """What had to yield since the last call, and in an earlier life; waits for no disk.
+
+        The caller enters it into the gap ledger and calls `Yielded.forget`; until then a restart finds it again.
+        """
+        return [self._yielded.popleft() for _ in range(len(self._yielded))]
+
+    def _make_room(self, size: int) -> None:
         kept = self._sending.segment if self._sending is not None else -1
         for segment in [s for s in self._segments if s.number != kept]:
             if self.size + size <= self.bytes_max:
                 break
             if segment is self._segments[-1]:
                 self._close_tail()
-            dropped += [entry.head for entry in self._entries if entry.segment == segment.number]
-            self._entries = deque(entry for entry in self._entries if entry.segment != segment.number)
+            if entries := [entry for entry in self._entries if entry.segment == segment.number]:
+                aside = self.folder / f"{segment.number:010d}-{entries[0].offset}{YIELDED_SUFFIX}"
+                segment.path.rename(aside)
+                if entries[0] is self._entries[0] and self._unsure:
+                    entries[0] = dataclasses.replace(entries[0], uncertain=True)
+                self._yielded.append(Yielded(entries, aside))
+                self._entries = deque(entry for entry in self._entries if entry.segment != segment.number)
+            else:
+                segment.path.unlink(missing_ok=True)  # its first record found no room on the disk
             self._segments.remove(segment)
             self.size -= segment.size
-            segment.path.unlink(missing_ok=True)
-        return dropped
 
     def _tail(self, size: int) -> _Segment:
         """The file to append to, a new one when the last is full."""
@@ -271,17 +261,12 @@ class Spool:
                 self._fd = os.open(self._segments[-1].path, os.O_WRONLY | os.O_CLOEXEC)
             return self._segments[-1]
         self._close_tail()
-        number = self._next_number()
+        self._last_number = number = self._last_number + 1
         path = self.folder / f"{number:010d}.spool"
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o640)
         self._segments.append(_Segment(number, path, 0))
         self._sync_folder()
         return self._segments[-1]
-
-    def _next_number(self) -> int:
-        """Numbers never come again, even when every file is gone: the position file refers to them."""
-        position = self._load_position()
-        return max(self._segments[-1].number if self._segments else 0, position[0] if position else 0) + 1
 
     def _sync_folder(self) -> None:
         fd = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -313,7 +298,7 @@ class Spool:
         """The batch to be sent next; it stays where it is until `sent` or `yield_back`. None when the spool is empty.
 
         Raises:
-            SpoolRecordBroken: its bytes are not what was written; it has been taken out.
+            SpoolRecordBroken: its bytes are not what was written; `sent` takes it out.
         """
         with self._lock:
             if not self._entries:
@@ -323,23 +308,21 @@ class Spool:
             try:
                 fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    body = self._read_body(fd, entry)
+                    body = read_body(fd, entry)
                 finally:
                     os.close(fd)
             except OSError as error:
                 log.error("spool=%s at=%d: %s", path, entry.offset, error)
                 body = None
             if body is None:
-                self.counters.broken += 1
-                self._forget_first()
                 raise SpoolRecordBroken(
-                    f"spool {path}: the record at {entry.offset} does not match its CRC: skipped", entry.head
+                    f"spool {path}: the record at {entry.offset} does not match its CRC: skipped", entry
                 )
             self._sending = entry
             return entry, Batch(entry.head, body, uncertain=entry.uncertain or self._unsure > 0)
 
     def sent(self, entry: Entry) -> None:
-        """The batch is in ClickHouse: forget it."""
+        """The batch is in ClickHouse, or given up and in the gap ledger: forget it."""
         with self._lock:
             assert self._entries and self._entries[0] is entry, f"spool {self.folder}: sent out of order"
             self._sending = None
@@ -384,9 +367,6 @@ class Spool:
             os.close(self._position_fd)
 
 
-def _encode_record(batch: Batch) -> tuple[bytes, ...]:
-    text = _encode_head(batch.head)
-    fixed = RECORD.pack(
-        MAGIC, UNCERTAIN if batch.uncertain else 0, len(text), len(batch.block), zlib.crc32(batch.block)
-    )
-    return fixed, CRC.pack(zlib.crc32(text, zlib.crc32(fixed))), text, batch.block
+def spool_bytes(folder: Path) -> int:
+    """The size of a spool's files, for somebody other than its process."""
+    return sum(path.stat().st_size for path in folder.glob("*.spool"))

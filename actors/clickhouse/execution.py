@@ -148,7 +148,7 @@ class Execution:
     def _run(self) -> Result:
         connection = self._open()
         if self._statement.has_data:
-            return connection.insert(self._statement.head, self.format, self._data)
+            return connection.insert(self._statement.head, self.format, self._data, self._statement.settings)
         sql = self._sql
         self._check(connection, sql)
         if self._statement.kind == b"KILL":

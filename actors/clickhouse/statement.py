@@ -39,14 +39,21 @@ _FORBIDDEN = frozenset((b"SYSTEM SHUTDOWN", b"SYSTEM KILL", b"SYSTEM SUSPEND", b
 
 @dataclass(slots=True)
 class Statement:
-    """What was found. For an INSERT with data: `head` ends before FORMAT or VALUES and data begins at `data_at`."""
+    """What was found. For an INSERT with data: `head` ends before SETTINGS, FORMAT or VALUES, `settings` is the clause
+    of that name, and data begins at `data_at`."""
 
     kind: bytes = b""  # first keyword, upper case; "" for no statement at all
     format: str = ""  # of the FORMAT clause; of the insert data when there is data
     head: bytes = b""
+    settings: bytes = b""
     data_at: int = -1  # -1: no insert data
     words: frozenset[bytes] = frozenset()  # every bare word, upper case (not for an INSERT with data)
     forbidden: bytes = b""  # a pair of words that no client may send
+
+    def _has_data(self, head: bytes, settings_at: int, data_at: int) -> Statement:
+        cut = len(head) if settings_at < 0 else settings_at
+        self.head, self.settings, self.data_at = head[:cut], head[cut:], data_at
+        return self
 
     @property
     def has_data(self) -> bool:
@@ -77,6 +84,7 @@ def scan(text: bytes) -> Statement:
     words: set[bytes] = set()
     depth = 0
     previous = b""  # the word or mark before this one
+    settings_at = -1  # where the keyword SETTINGS stands
     format_at = -1  # where the keyword FORMAT stands, if it is the token before this one
     named = False  # INSERT only: the table's name has been passed
     for kind, start, end in tokens(text):
@@ -93,8 +101,7 @@ def scan(text: bytes) -> Statement:
         elif format_at >= 0:
             found.format = text[start:end].decode()
             if found.kind == b"INSERT":
-                found.head, found.data_at = text[:format_at], _data_start(text, end)
-                return found
+                return found._has_data(text[:format_at], settings_at, _data_start(text, end))
         elif found.kind == b"INSERT" and depth == 0 and not named:
             # INTO, TABLE and FUNCTION stand before the name; the name follows them or a dot, whatever it is spelt like.
             named = word not in (b"INSERT", b"INTO") and not (word in (b"TABLE", b"FUNCTION") and previous == b"INTO")
@@ -107,8 +114,10 @@ def scan(text: bytes) -> Statement:
                     words.add(word)
                     continue
                 if found.kind == b"INSERT" and word == b"VALUES":
-                    found.format, found.head, found.data_at = "Values", text[:start], end
-                    return found
+                    found.format = "Values"
+                    return found._has_data(text[:start], settings_at, end)
+                if word == b"SETTINGS" and settings_at < 0:
+                    settings_at = start
                 if found.kind == b"INSERT" and word in (b"SELECT", b"WITH", b"WATCH"):
                     found.kind = b"INSERT SELECT"
             words.add(word)

@@ -7,7 +7,12 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-Channel = Literal["trade", "agg_trade", "quote", "book"]
+from ...codecs.klines import INTERVALS
+
+Channel = Literal[
+    "trade", "agg_trade", "quote", "book", "kline", "ticker", "mark_price", "open_interest", "liquidation"
+]
+Interval = Literal["1m", "3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d", "3d", "1w", "1M"]
 Seconds = Annotated[float, Meta(gt=0)]
 Slots = Annotated[int, Meta(ge=1024, le=1 << 28)]
 
@@ -29,6 +34,22 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     depth_interval_ms: Literal[0, 100, 250, 500, 1000] = 100  # how often depth events are sent; 0 = unthrottled (USD-M)
     depth_publish_ms: Annotated[int, Meta(ge=1)] = 100  # book_depth of a symbol at most so often
 
+    # bars
+    kline_intervals: list[Interval] = msgspec.field(default_factory=lambda: ["1m"])  # taken from the exchange
+    # Made here of closed 1m bars. What stands in both lists is taken from the exchange and compared.
+    kline_rollups: list[Interval] = msgspec.field(default_factory=lambda: ["5m", "15m", "1h", "4h", "1d"])
+    kline_preload: Annotated[int, Meta(ge=0, le=1500)] = 1500  # closed bars of each key fetched at the first start
+
+    # futures
+    mark_price_interval_ms: Literal[1000, 3000] = 1000
+    open_interest_interval_s: Seconds = 30.0  # how often the open interest of each symbol is asked for
+
+    # streams that went silent
+    silence: bool = True  # look for them, and subscribe them anew
+    silence_min_s: Seconds = 30.0  # shorter silences are never taken for an error
+    silence_learn_s: Seconds = 600.0  # how long a stream's cadence is learned before it is judged
+    silence_tick_s: Seconds = 0.5  # how often the streams are looked at
+
     # connection
     watchdog_s: Seconds = 30.0  # no market data for so long: the connection is dead, whatever its pings say
     watchdog_max_s: Seconds = 600.0  # where reconnecting brought no data either, wait longer each time, up to this
@@ -44,11 +65,14 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     # REST
     rest_timeout_s: Seconds = 10.0
     weight_limit: Annotated[int, Meta(ge=1)] | None = None  # per minute; None = as documented, then as published
+    instruments_refresh_s: Seconds = 3600.0  # how often changed tick sizes and precisions are looked for
 
     # rings
     trade_capacity: Slots = 1 << 17
     quote_capacity: Slots = 1 << 17
     level_capacity: Slots = 1 << 18
+    kline_capacity: Slots = 1 << 16  # closed bars: the preloaded ones pass through too
+    other_capacity: Slots = 1 << 14  # of each of open bars, tickers, mark prices, funding, open interest, liquidations
     keys_max: Annotated[int, Meta(ge=1, le=1 << 20)] = 4096
 
     # diagnosis
@@ -70,3 +94,12 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     @property
     def books(self) -> bool:
         return "book" in self.channels
+
+    @property
+    def klines(self) -> bool:
+        return "kline" in self.channels
+
+    @property
+    def intervals(self) -> list[str]:
+        """Intervals of all bars, those made here too, the shortest first."""
+        return sorted({*self.kline_intervals, *self.kline_rollups}, key=INTERVALS.__getitem__)

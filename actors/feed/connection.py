@@ -28,7 +28,7 @@ class Connection(WSListener):
     Args:
         number: counts the connections of this feed.
         feed: the decoder: ``feed(messages, ts_recv_ns)``, those of one read. It must not raise.
-        flush: called after it: publishes what they brought.
+        flush: called after it: publishes what they brought; ``flush(one of them, ts_recv_ns)``.
         message_bytes_max: of a message in fragments, all of them together.
         closed: called once, when the connection is gone.
     """
@@ -37,7 +37,7 @@ class Connection(WSListener):
         self,
         number: int,
         feed: Callable[[Sequence[bytes], int], object],
-        flush: Callable[[], object],
+        flush: Callable[[bytes, int], object],
         message_bytes_max: int,
         closed: Callable[[Connection], None],
     ) -> None:
@@ -75,9 +75,10 @@ class Connection(WSListener):
             nonlocal frames, size
             frames += len(pending)
             size += sum(map(len, pending))
+            one = pending[ts % len(pending)]  # any: the last is of the same channel again and again
             feed(pending, ts)
             forget()
-            flush()
+            flush(one, ts)
 
         def on_ws_frame(transport: WSTransport, frame: WSFrame) -> None:
             nonlocal ts
@@ -186,3 +187,5 @@ async def connect(url: str, connection: Connection, timeout_s: float, frame_byte
             max_frame_size=frame_bytes_max,
             read_buffer_init_size=READ_BUFFER_BYTES,
         )  # fmt: skip
+    if connection.transport is None:  # picows returns as if connected when the peer hangs up during the handshake
+        raise ConnectionResetError("hung up before the handshake was over")

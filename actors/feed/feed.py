@@ -11,37 +11,37 @@ import asyncio
 import dataclasses
 import gc
 import logging
-import random
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from ...codecs.binance.decoder import BinanceDecoder
 from ...codecs.binance.rest import (
-    EXCHANGE_INFO_WEIGHT,
     depth_path,
     depth_weight,
-    exchange_info_path,
-    parse_exchange_info,
 )
-from ...codecs.errors import CodecError
+from ...codecs.binance.rest_market import KLINES_LIMIT_MAX, klines_path, klines_weight, parse_klines
+from ...codecs.klines import Bar
 from ...codecs.record import Flag
 from ...codecs.records import BY_NAME
 from ...codecs.symbols import Instrument
 from ...ringbuf import KeyWriter, StreamReader, StreamSpec, StreamWriter, keys_filename, read_spec
-from ..ledger import Ledger
+from ..ledger import Ledger, Priority
 from ..runtime import BEAT_INTERVAL_S, ActorContext
 from .config import Config
-from .errors import NoInstruments, RestFailed
 from .gaps import GapLedger, gaps_path
 from .hooks import FeedHooks
-from .keys import add_keys, cache_path, choose, load_instruments, save_instruments
+from .keys import add_keys
+from .klines import Klines, series_key
 from .links import Links
+from .listing import Listing
 from .metrics import FeedMetrics
-from .protocol import connect_budget, published_weight_limit, streams_of, weight_budget
+from .open_interest import OpenInterestPoller
+from .protocol import connect_budget, streams_of, weight_budget
 from .publish import MS, RingSink
 from .rest import RestClient
 from .snapshots import Snapshots
+from .stream_watch import StreamWatch
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,13 @@ def streams(name: str, config: Config) -> list[StreamSpec]:
         capacities["quote"] = config.quote_capacity
     if config.books:
         capacities |= {"book_level": config.level_capacity, "book_top": 0, "book_depth": 0}
+    if config.klines:
+        capacities |= {"kline": config.kline_capacity, "kline_open": config.other_capacity}
+    for channel in ("ticker", "mark_price", "open_interest", "liquidation"):
+        if channel in config.channels:
+            capacities[channel] = config.other_capacity
+    if "mark_price" in config.channels:
+        capacities["funding"] = config.other_capacity
     return [
         BY_NAME[record].spec(name, capacity=capacity, keys_max=config.keys_max)
         for record, capacity in capacities.items()
@@ -79,9 +86,12 @@ class Feed:
         self.config: Config = ctx.config
         self.clock = clock
         self.instruments: dict[int, Instrument] = {}  # by key id
-        self.unknown: list[str] = []  # symbols of the plan that the exchange does not list
-        self.metrics = FeedMetrics(ctx.page)
+        self.metrics = FeedMetrics(ctx.page, self.config.exchange)
         self.gaps = GapLedger(gaps_path(ctx.data, ctx.name), self.config.gap_file_bytes_max)
+        self.klines: Klines | None = None
+        self.silence: StreamWatch | None = None
+        self.instruments_changed = 0
+        self.open_interest: OpenInterestPoller | None = None
         self.writers: dict[str, StreamWriter] = {}
         self.readers: dict[str, StreamReader] = {}  # of our own streams
         self.first: dict[str, int] = {}  # sequence at our start
@@ -89,6 +99,7 @@ class Feed:
         self._ledger = Ledger(ctx.folder, self.config.exchange, clock=clock)
         self.weight = weight_budget(self._ledger, self.config)
         self.rest = RestClient(self.config.rest_url, self.weight, self.config.rest_timeout_s, self.metrics.count_rest)
+        self.listing = Listing(ctx, self.rest)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -103,13 +114,20 @@ class Feed:
             self._attach()
             beating = asyncio.create_task(self._beat(), name="beat")
             tasks.append(beating)
-            found = await self._until_stopped(self._find_instruments())
+            found = await self._until_stopped(self.listing.find())
             if found is None:
                 return
             self._begin(found)
             tasks.append(asyncio.create_task(self.links.run(), name="links"))
             if self.config.books:
                 tasks.append(asyncio.create_task(self._flush_depth(), name="flush"))
+            if self.klines is not None:
+                tasks.append(asyncio.create_task(self.klines.run(), name="klines"))
+            if self.open_interest is not None:
+                tasks.append(asyncio.create_task(self.open_interest.run(), name="open interest"))
+            if self.silence is not None:
+                tasks.append(asyncio.create_task(self.silence.run(), name="silence"))
+            tasks.append(asyncio.create_task(self.listing.refresh(self.instruments, self._change), name="instruments"))
             tasks.append(asyncio.create_task(self._watch(), name="watch"))
             self.ctx.running()
             await self._until_stopped(_first_error(tasks))
@@ -143,7 +161,10 @@ class Feed:
 
     def _begin(self, instruments: list[Instrument]) -> None:
         config, ctx = self.config, self.ctx
-        self.instruments |= add_keys(self._keys, self.writers, instruments)
+        by_instrument = {
+            name: writer for name, writer in self.writers.items() if "interval" not in BY_NAME[name].key_names
+        }
+        self.instruments |= add_keys(self._keys, by_instrument, instruments)
         self.hooks = FeedHooks(
             ctx.name, self.instruments, self.gaps, self.readers, config.rejected_samples_per_minute,
             want_snapshot=lambda key_id: self.snapshots.want(key_id),
@@ -151,6 +172,17 @@ class Feed:
             refused=lambda reason: self.links.refused(reason),
         )  # fmt: skip
         self.sink = RingSink(self.writers, config.depth_publish_ms * MS)
+        if config.klines:
+            self.klines = Klines(
+                ctx.name, config, self.instruments, self._keys, self.writers, self.readers["kline"], self._fetch_klines,
+                self.clock,
+            )  # fmt: skip
+            self.sink.kline = self.klines.kline
+        if "open_interest" in config.channels:
+            self.open_interest = OpenInterestPoller(
+                config.product, self.instruments, self.writers["open_interest"], self.readers.get("mark_price"),
+                self.rest, config.open_interest_interval_s, self.clock,
+            )  # fmt: skip
         self.decoder = BinanceDecoder(config.product, self.sink, self.hooks)
         for key_id, instrument in self.instruments.items():
             self.decoder.add(instrument, key_id)
@@ -163,7 +195,12 @@ class Feed:
         )
         names = streams_of(config, [one.native for one in instruments])
         attempts = connect_budget(self._ledger, config)
-        self.links = Links(ctx.name, self, config, names, attempts, self.decoder.on_frames, self.sink.flush)
+        flush = self.metrics.timing(self)
+        self.links = Links(ctx.name, self, config, names, attempts, self.decoder.on_frames, flush)
+        if config.silence:
+            self.silence = StreamWatch(
+                ctx.name, config, self.instruments, self._keys, self.writers, self.decoder, self.links
+            )
         # What lives from here on lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -210,56 +247,18 @@ class Feed:
 
     # -- instruments ----------------------------------------------------------------------------------------------
 
-    async def _find_instruments(self) -> list[Instrument]:
-        """The instruments of our symbols, from REST, or from the list of an earlier start while REST is away.
-
-        Raises:
-            NoInstruments: the exchange lists none of them.
-        """
-        config = self.config
-        path = cache_path(self.ctx.data, config.exchange, config.product)
-        attempt = 0
-        while True:
-            try:
-                listed = await self._fetch_instruments()
-            except (RestFailed, CodecError) as error:
-                chosen, unknown = choose(load_instruments(path), config.exchange, config.product, config.symbols)
-                if chosen and not unknown:
-                    log.warning("feed=%s instruments from %s, for REST is away: %s", self.ctx.name, path, error)
-                    return chosen
-                attempt += 1
-                log.warning("feed=%s no instruments yet, attempt %d: %s", self.ctx.name, attempt, error)
-                self.ctx.page.detail = {
-                    "url": config.rest_url, "state": "waiting for REST", "last_error": str(error)[:200],
-                }  # fmt: skip
-                ceiling = min(config.backoff_max_s, config.backoff_min_s * 2 ** min(attempt, 16))
-                await asyncio.sleep(random.uniform(0.0, ceiling))
-                continue
-            save_instruments(path, listed)
-            chosen, self.unknown = choose(listed, config.exchange, config.product, config.symbols)
-            for symbol in self.unknown:
-                log.error(
-                    "feed=%s symbol=%s is not listed on %s %s: left out, correct or remove it in the configuration",
-                    self.ctx.name, symbol, config.exchange, config.product,
-                )  # fmt: skip
-            gauge = self.ctx.page.gauge("tickring_feed_unknown_symbols", "Symbols the exchange does not list.")
-            gauge.set(len(self.unknown))
-            if not chosen:
-                raise NoInstruments(
-                    f"feed {self.ctx.name}: {config.exchange} {config.product} lists none of "
-                    f"{', '.join(config.symbols)}: correct the symbols (they are written like BTC-USDT, BTC-USDT-PERP)"
-                )
-            return chosen
-
-    async def _fetch_instruments(self) -> list[Instrument]:
-        product = self.config.product
-        body = await self.rest.get(exchange_info_path(product), EXCHANGE_INFO_WEIGHT[product])
-        info = parse_exchange_info(body, product, self.config.exchange)
-        if info.skipped:
-            log.warning("feed=%s instruments skipped as unreadable: %d", self.ctx.name, info.skipped)
-        if not self.config.weight_limit:
-            self.weight.set_limit(published_weight_limit(info))
-        return info.instruments
+    def _change(self, key_id: int, instrument: Instrument) -> None:
+        """The exchange has changed an instrument."""
+        log.info(
+            "feed=%s instrument=%s changed: tick=%s lot=%s status=%s",
+            self.ctx.name, instrument.instrument, instrument.tick, instrument.lot, instrument.status,
+        )  # fmt: skip
+        self.instruments_changed += 1
+        self.instruments[key_id] = instrument
+        self._keys.add(instrument.key, instrument.attributes())
+        if self.klines is not None:
+            for interval in self.config.intervals:
+                self._keys.add(*series_key(instrument, interval))
 
     # -- books ----------------------------------------------------------------------------------------------------
 
@@ -272,6 +271,14 @@ class Feed:
         if lost != self._connections_lost:
             return False
         return self.decoder.on_snapshot(key_id, body, self.clock())
+
+    # -- bars -----------------------------------------------------------------------------------------------------
+
+    async def _fetch_klines(self, native: str, interval: str, start_ms: int, limit: int) -> list[Bar]:
+        product = self.config.product
+        limit = min(limit + 1, KLINES_LIMIT_MAX[product])  # with the one after them, which tells that they are over
+        path = klines_path(product, native, interval, limit, start_ms)
+        return parse_klines(await self.rest.get(path, klines_weight(product, limit), Priority.BACKFILL))
 
     async def _flush_depth(self) -> None:
         flush = self.sink.flush_depth
@@ -290,6 +297,8 @@ class Feed:
     def lost(self) -> None:
         self._connections_lost += 1
         self.decoder.on_disconnect(self.clock())
+        if self.silence is not None:
+            self.silence.restart()
 
     # -- slow loops -----------------------------------------------------------------------------------------------
 
@@ -299,6 +308,7 @@ class Feed:
             "trade": sum(route.trades.older + route.aggregates.older for route in decoder.routes()),
             "quote": decoder.duplicate_quotes,
             "book": sum(route.sync.older for route in decoder.routes()),
+            "other": sum(stream.duplicates for route in decoder.routes() for stream in route.others.values()),
         }
 
     async def _beat(self) -> None:

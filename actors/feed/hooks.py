@@ -102,8 +102,10 @@ class FeedHooks:
             return
         self._samples += 1
         log.warning(
-            "feed=%s rejected=%s bytes=%d sample=%r", self._name, reason.value, len(frame), frame[:SAMPLE_BYTES_MAX]
-        )
+            "feed=%s rejected=%s bytes=%d sample=%r. No record was made of it; if this goes on, the exchange has "
+            "changed its format: look for a newer tickring", self._name, reason.value, len(frame),
+            frame[:SAMPLE_BYTES_MAX],
+        )  # fmt: skip
 
     def on_control(self, message: dict[str, Any]) -> None:
         self.controls += 1
@@ -111,7 +113,7 @@ class FeedHooks:
         if isinstance(error, dict) and "code" in error:
             self.refusals += 1
             text = f"{error.get('code')} {error.get('msg')}"[:SAMPLE_BYTES_MAX]
-            log.error("feed=%s refused by the exchange: %s", self._name, text)
+            log.error("feed=%s refused by the exchange: %s. Correct its symbols and channels", self._name, text)
             self._refused(text)
 
     def on_shutdown(self, ts_event_ns: int) -> None:

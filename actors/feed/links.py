@@ -26,7 +26,7 @@ from typing import Protocol
 
 from picows import WSError
 
-from ...codecs.binance.wire import subscribe
+from ...codecs.binance.wire import subscribe, unsubscribe
 from ..ledger import Budget
 from .config import Config
 from .connection import Connection, connect
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 LIFE_JITTER = 0.05  # feeds started together are not replaced together
 STABLE_S = 30.0  # a connection that delivered for so long clears the failures before it
 CLOSE_TIMEOUT_S = 1.0
+FIRST_RENEWAL_ID = 1000  # ids of requests: those of a connection's start are below
 RETRY_REPLACE_S = 60.0  # a replacement that failed is tried again after up to this
 
 
@@ -75,7 +76,7 @@ class Links:
         streams: what to subscribe.
         attempts: connection attempts of the address.
         take: the decoder, called with the messages of each read.
-        flush: called after each read of a socket.
+        flush: called after each read of a socket, with one of its messages and the time of receipt.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Links:
         streams: list[str],
         attempts: Budget,
         take: Callable[[Sequence[bytes], int], object],
-        flush: Callable[[], object],
+        flush: Callable[[bytes, int], object],
     ) -> None:
         self.state = LinkState.STARTING
         self.url, self._batches = connection_plan(config.ws_url, streams)
@@ -113,6 +114,7 @@ class Links:
         self._seen_frames = 0
         self._data_at_s = time.monotonic()
         self._silence_s = config.watchdog_s
+        self._requests = 0
 
     # -- what others ask and say ----------------------------------------------------------------------------------
 
@@ -133,6 +135,17 @@ class Links:
         """The exchange refused a subscription: a connection that delivers only a part is worth nothing."""
         for each in list(self._live.values()):
             each.fail(f"subscription refused: {reason}")
+
+    async def resubscribe(self, stream: str) -> bool:
+        """Unsubscribe and subscribe one stream; False where the connection is being opened or replaced anyway."""
+        connection = self.current
+        for message in (unsubscribe, subscribe):
+            if connection is None or connection.is_closed or self.state is not LinkState.CONNECTED:
+                return False
+            self._requests += 1
+            connection.send_text(message([stream], FIRST_RENEWAL_ID + self._requests))
+            await asyncio.sleep(SUBSCRIBE_INTERVAL_S)
+        return True
 
     def replace_now(self, reason: str) -> None:
         """The exchange is about to end the connection."""
@@ -184,7 +197,10 @@ class Links:
             age_s = time.monotonic() - ended.opened_s if ended else 0.0
             self.failures = 0 if age_s > STABLE_S else self.failures + 1
             self.last_error = ended.reason if ended else ""
-            log.warning("feed=%s lost after %.1f s: %s", self._name, age_s, self.last_error)
+            log.warning(
+                "feed=%s lost after %.1f s: %s. Connecting anew; what was missed goes to the gap ledger",
+                self._name, age_s, self.last_error,
+            )  # fmt: skip
             await self._back_off()
 
     def _adopt(self, connection: Connection) -> None:
@@ -262,7 +278,10 @@ class Links:
             connection.fail("not subscribed")
             self._live.pop(connection.number, None)
             self.last_error = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            log.warning("feed=%s not connected: %s", self._name, self.last_error)
+            log.warning(
+                "feed=%s not connected: %s. Trying again; if this goes on, look at its ws_url and the network",
+                self._name, self.last_error,
+            )  # fmt: skip
             return None
         if connection.is_closed:
             self.last_error = connection.reason

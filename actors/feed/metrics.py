@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from ...codecs.book import BookState
 from ...ringbuf import MetricsPage
+from ..latency import FeedLatency
+from .protocol import CHANNELS
 
 if TYPE_CHECKING:
     from .feed import Feed
 
 SYMBOLS_SHOWN_MAX = 40  # names in the detail
+# The record that the messages of a channel end in, the open interest, which has none, left out.
+_RECORDS = {
+    "trade": "trade", "agg_trade": "trade", "quote": "quote", "book": "book_level", "kline": "kline_open",
+    "ticker": "ticker", "mark_price": "mark_price", "liquidation": "liquidation",
+}  # fmt: skip
+# How the names of these channels begin on the wire: two bytes tell them apart.
+_MARKS = {CHANNELS.get(channel, channel)[:2].encode(): record for channel, record in _RECORDS.items()}
+assert len(_MARKS) == len(_RECORDS)
 
 
 class FeedMetrics:
     """Copies the feed's own counts into its page."""
 
-    def __init__(self, page: MetricsPage) -> None:
+    def __init__(self, page: MetricsPage, exchange: str) -> None:
         self._page = page
+        self._exchange = exchange
+        self._latency: FeedLatency | None = None
         self.rest: Counter[str] = Counter()  # answers by status; "none" where none came
 
     def count_rest(self, status: int) -> None:
         self.rest[str(status) if status else "none"] += 1
 
     def _count(self, name: str, help: str, value: float, **labels: str) -> None:
-        self._page.counter(f"tickring_feed_{name}_total", help, **labels).value = value
+        self._page.counter(f"tickring_feed_{name}_total", help, exchange=self._exchange, **labels).value = value
 
     def _counts(self, name: str, help: str, label: str, values: Mapping[Any, int]) -> None:
         for key, value in values.items():
@@ -34,10 +46,18 @@ class FeedMetrics:
                 self._count(name, help, value, **{label: str(key)})
 
     def _gauge(self, name: str, help: str, value: float, **labels: str) -> None:
-        self._page.gauge(f"tickring_feed_{name}", help, **labels).set(value)
+        self._page.gauge(f"tickring_feed_{name}", help, exchange=self._exchange, **labels).set(value)
+
+    def timing(self, feed: Feed) -> Callable[[bytes, int], None]:
+        """Build ``flush(message, ts_recv_ns)``: publish what a read brought, and take the time of one message."""
+        records = {_RECORDS[channel]: None for channel in feed.config.channels if channel in _RECORDS}
+        self._latency = FeedLatency(self._page, self._exchange, records, feed.writers, feed.readers)
+        return self._latency.sampler(_MARKS, feed.sink.flush)
 
     def update(self, feed: Feed) -> None:
         links, hooks, decoder = feed.links, feed.hooks, feed.decoder
+        if self._latency is not None:
+            self._latency.look()
         self._count("frames", "Messages received.", links.frames)
         self._count("bytes", "Bytes of messages received.", links.bytes)
         for record, writer in feed.writers.items():
@@ -60,6 +80,24 @@ class FeedMetrics:
         self._counts("rest", "REST answers, by status.", "status", self.rest)
         self._gauge("connected", "1 while a connection delivers.", float(links.current is not None))
         self._gauge("data_age_seconds", "Since the last market data.", links.data_age_s)
+        self._count("instruments_changed", "Changes of tick sizes, precisions or states.", feed.instruments_changed)
+        if feed.silence is not None:
+            self._counts("silent_streams", "Streams that fell silent.", "channel", feed.silence.named)
+            self._count("resubscribed", "Silent streams subscribed anew.", feed.silence.resubscribed)
+            self._gauge("streams_silent", "Streams silent now.", len(feed.silence.silent_names()))
+        if (klines := feed.klines) is not None:
+            self._gauge("klines_filling", "Keys of bars that are being fetched from REST.", klines.filling)
+            self._count("klines_fetched", "Bars taken from REST.", klines.fetched)
+            self._count("klines_fetch_failed", "Requests for bars that failed.", klines.failed)
+            self._count("klines_partial", "Closed bars seen only in part.", klines.partial)
+            self._count("klines_unexpected", "Bars nobody asked for, or of the future.", klines.unexpected)
+            self._count("klines_repeated", "Closed bars that had come before.", klines.again)
+            for interval, compared in klines.compared.items():
+                differences = klines.differences[interval]
+                self._count("klines_compared", "Bars made here and sent too.", compared, interval=interval)
+                self._count("klines_different", "Of these, not the same.", differences, interval=interval)
+        if feed.open_interest is not None:
+            self._count("open_interest_failed", "Requests that failed.", feed.open_interest.failed)
         if feed.config.books:
             syncs = [route.sync for route in decoder.routes()]
             self._count("resyncs", "Books given up and taken anew.", sum(sync.resyncs for sync in syncs))
@@ -80,8 +118,8 @@ class FeedMetrics:
             "symbols": len(feed.instruments),
             "data_age_s": round(links.data_age_s, 2),
         }
-        if feed.unknown:
-            detail["unknown"] = feed.unknown[:SYMBOLS_SHOWN_MAX]
+        if feed.listing.unknown:
+            detail["unknown"] = feed.listing.unknown[:SYMBOLS_SHOWN_MAX]
         if links.last_error:
             detail["last_error"] = links.last_error[:200]
         if feed.config.books:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...codecs.binance.rest import WEIGHT_PER_MINUTE, ExchangeInfo
-from ...codecs.binance.wire import PRODUCTS, combined_path, stream_name
+from ...codecs.binance.wire import PRODUCTS, combined_path, stream_name, tier_of
 from ..ledger import Budget, Ledger
 from .config import Config
 from .errors import FeedConfigError
@@ -25,7 +25,19 @@ WEIGHT_BUDGETS = {"spot": "spot.weight", "usdm": "futures.weight"}
 CONNECT_BUDGETS = {"spot": "spot.connects", "usdm": "futures.connects"}
 CONNECT_WINDOW_S = 300.0
 
-_CHANNELS = {"trade": "trade", "agg_trade": "aggTrade", "quote": "bookTicker", "book": "depth"}
+# Our channels to the exchange's.
+CHANNELS = {
+    "trade": "trade", "agg_trade": "aggTrade", "quote": "bookTicker", "book": "depth", "ticker": "ticker",
+    "mark_price": "markPrice", "liquidation": "forceOrder",
+}  # fmt: skip
+FUTURES_ONLY = frozenset(("mark_price", "open_interest", "liquidation"))
+ROLLUP_BASE = "1m"
+
+
+def tier_of_channel(product: str, channel: str) -> str:
+    """The address that carries a channel of ours: on USD-M a routed tier. Open interest, which has no stream, is
+    asked for where the mark prices are that it is valued at."""
+    return tier_of(CHANNELS.get(channel, channel)) if product == "usdm" else product
 
 
 def weight_budget(ledger: Ledger, config: Config) -> Budget:
@@ -51,16 +63,42 @@ def channels_of(config: Config) -> list[str]:
     """Channels on the wire: ``aggTrade``, ``depth@100ms``.
 
     Raises:
-        FeedConfigError: the product has no depth stream of that interval.
+        FeedConfigError: the product has no such stream.
     """
+    if config.product == "spot" and (wrong := FUTURES_ONLY & set(config.channels)):
+        raise FeedConfigError(f"feed: spot has no {', '.join(sorted(wrong))}: remove it from the channels")
+    if config.klines:
+        _check_intervals(config)
     intervals = DEPTH_INTERVALS_MS[config.product]
     if config.books and config.depth_interval_ms not in intervals:
         raise FeedConfigError(
             f"feed: depth_interval_ms is {config.depth_interval_ms}, {config.product} sends depth every "
             f"{', '.join(map(str, sorted(intervals)))} ms: set one of these"
         )
-    suffix = {"book": intervals.get(config.depth_interval_ms, "")}
-    return [_CHANNELS[channel] + suffix.get(channel, "") for channel in config.channels]
+    suffix = {
+        "book": intervals.get(config.depth_interval_ms, ""),
+        "mark_price": "@1s" if config.mark_price_interval_ms == 1000 else "",
+    }
+    channels = []
+    for channel in config.channels:
+        if channel == "kline":
+            channels += [f"kline_{interval}" for interval in config.kline_intervals]
+        elif channel in CHANNELS:  # open interest has no stream
+            channels.append(CHANNELS[channel] + suffix.get(channel, ""))
+    return channels
+
+
+def _check_intervals(config: Config) -> None:
+    for name in ("kline_intervals", "kline_rollups"):
+        intervals = getattr(config, name)
+        if len(set(intervals)) < len(intervals):
+            raise FeedConfigError(f"feed: {name} is {intervals}: each interval once")
+    if not config.kline_intervals:
+        raise FeedConfigError(f"feed: kline_intervals is empty: name at least {ROLLUP_BASE!r}")
+    if config.kline_rollups and (ROLLUP_BASE not in config.kline_intervals or ROLLUP_BASE in config.kline_rollups):
+        raise FeedConfigError(
+            f"feed: kline_rollups are made of {ROLLUP_BASE} bars: put {ROLLUP_BASE!r} into kline_intervals alone"
+        )
 
 
 def streams_of(config: Config, natives: Iterable[str]) -> list[str]:
@@ -71,6 +109,8 @@ def streams_of(config: Config, natives: Iterable[str]) -> list[str]:
     """
     channels = channels_of(config)
     streams = [stream_name(native, channel) for native in natives for channel in channels]
+    if not streams:
+        raise FeedConfigError(f"feed: channels {config.channels} have no stream: add one that the exchange sends")
     most = PRODUCTS[config.product].limits.streams_max
     if len(streams) > most:
         raise FeedConfigError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...codecs.book import BookState, OrderBook
 from ...codecs.record import Flag
-from ...codecs.records import BOOK_DEPTH, BOOK_LEVEL, BOOK_TOP, QUOTE, TRADE
+from ...codecs.records import BOOK_DEPTH, BOOK_LEVEL, BOOK_TOP, FUNDING, LIQUIDATION, MARK_PRICE, QUOTE, TICKER, TRADE
 from ...ringbuf import StreamWriter
 
 # A book_level row in three parts: nth, what all levels of one side of an event share, and the level itself.
@@ -44,6 +44,12 @@ class RingSink:
     quote: Publish
     levels: Any  # see make_levels
     book: Any  # see make_book
+    # The rarer records. `kline` sorts bars by interval first: see `klines`.
+    kline: Publish
+    ticker: Publish
+    mark_price: Publish
+    funding: Publish
+    liquidation: Publish
     flush: Callable[[], None]  # publish the trades appended so far; after each read of the socket
     flush_depth: Callable[[int], None]
 
@@ -56,6 +62,11 @@ class RingSink:
         self.quote = self._unexpected
         if QUOTE.name in writers:
             self.quote = writers[QUOTE.name].publisher(QUOTE.struct, QUOTE.values)
+        self.kline = self._unexpected
+        for record in (TICKER, MARK_PRICE, FUNDING, LIQUIDATION):
+            writer = writers.get(record.name)
+            publish = writer.publisher(record.struct, record.values) if writer else self._unexpected
+            setattr(self, record.name, publish)
         if BOOK_LEVEL.name in writers:
             self.levels = make_levels(writers[BOOK_LEVEL.name])
             self.book, self.flush_depth = make_book(

@@ -10,11 +10,12 @@ from msgspec import Meta
 from ...codecs.record import RecordType, Store
 from ...codecs.records import BY_NAME
 from ...storage.client import Server
+from ...storage.schema import DAYS_MAX, RETENTION_SPLITS
 
 Milliseconds = Annotated[int, Meta(ge=10, le=60_000)]
 Seconds = Annotated[float, Meta(gt=0, le=3600)]
 StoreName = Literal["all", "sampled", "off"]
-Days = Annotated[int, Meta(ge=0, le=36_500)]
+Days = Annotated[int, Meta(ge=0, le=DAYS_MAX)]
 
 
 class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -24,7 +25,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 200_000  # and at most so many are sent in one insert
     sample_interval_ms: Milliseconds = 1000  # of sampled records: the latest value of each changed key
     store: dict[str, StoreName] = {}  # record type -> what is stored, over the record's own default
-    retention_days: dict[str, Days] = {}  # record type -> days, over the default; 0 = for ever
+    retention_days: dict[str, Days] = {}  # record type (or `kline.1m`) -> days, over the default; 0 = for ever
     insert_timeout_s: Seconds = 5.0  # without an answer for so long, ClickHouse counts as away
     retry_delay_s: Seconds = 0.1  # first pause between attempts to reach it; doubles up to the next
     retry_delay_max_s: Seconds = 2.0
@@ -33,13 +34,22 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         64 << 20
     )  # of blocks that ClickHouse does not take, kept for a person
     drain_timeout_s: Seconds = 8.0  # at a stop: what is not sent by then stays in the rings and the spool
+    # Databases in which the tables also appear under MarketPrism's names -> days they show, 0 = all; for instance
+    # marketprism_hot = 3 and marketprism_cold = 0. A view that was once made stays when it is taken out here.
+    views: dict[str, Days] = {}
     engine: str = "MergeTree"  # of new tables; on a cluster for instance ReplicatedMergeTree
     clickhouse: Server = Server()
 
     def __post_init__(self) -> None:
-        for key in (*self.store, *self.retention_days):
+        whole = {name.partition(".")[0] if name.partition(".")[0] in RETENTION_SPLITS else name
+                 for name in self.retention_days}  # fmt: skip
+        for key in (*self.store, *whole):
             if key not in BY_NAME:
                 raise ValueError(f"no record type {key!r}; there are {', '.join(BY_NAME)}")
+        if self.clickhouse.database in self.views:
+            raise ValueError(
+                f"views.{self.clickhouse.database}: the tables themselves are there, name another database"
+            )
         for name, choice in self.store.items():
             if choice == "all" and not BY_NAME[name].ring:
                 raise ValueError(f"store.{name}: only its latest values are kept in memory: expected sampled or off")

@@ -22,6 +22,7 @@ from ...storage.errors import Refused, SchemaConflict, StorageError, Unavailable
 from ...storage.gaps import REFUSED, SPOOL_BROKEN, SPOOL_FULL, Gap, GapLedger
 from ...storage.schema import SchemaOptions, ensure_schema
 from ...storage.spool import Entry, Spool, SpoolRecordBroken
+from ...storage.views import ensure_views
 from .config import Config
 from .metrics import Metrics
 
@@ -60,8 +61,10 @@ class Delivery:
         self._spooling = 0  # batches on their way into the spool
         self._reason = "starting"
         self._refusals: dict[str, int] = {}  # token -> refusals after the tables were brought up to date
+        metrics.spool_limit.set(spool.bytes_max)
         metrics.spool_torn.inc(spool.counters.torn)
         metrics.spool_broken.inc(spool.counters.broken)
+        self._enter_yielded()
 
     # -- from the followers -------------------------------------------------------------------------------------
 
@@ -76,14 +79,10 @@ class Delivery:
             return
         self._spooling += 1
         try:
-            dropped = await asyncio.to_thread(self.spool.append, batch)
-        except StorageError:
-            self.metrics.disk_errors.inc()
-            raise
+            await asyncio.to_thread(self.spool.append, batch)
         finally:
             self._spooling -= 1
-        for head in dropped:
-            self._lose(head, SPOOL_FULL)
+            self._enter_yielded()
         self.metrics.spooled_rows.inc(batch.head.rows)
         self.show()
 
@@ -117,9 +116,20 @@ class Delivery:
         self.metrics.up.set(0)
         self._away.set()
 
-    def _lose(self, head: BatchHead, reason: str, *, certain: bool = True) -> None:
+    def _lose(self, head: BatchHead, reason: str) -> None:
         self.metrics.lost(head.stream, reason).inc(head.rows)
-        self.ledger.add(Gap.of_batch(head, reason, time.time_ns(), certain=certain))
+        self.ledger.add(Gap.of_batch(head, reason, time.time_ns()))
+
+    def _enter_yielded(self) -> None:
+        """Enter what had to yield to newer batches, and only then let its bytes go."""
+        if not (yielded := self.spool.take_yielded()):
+            return
+        now_ns, entries = time.time_ns(), [entry for one in yielded for entry in one.entries]
+        for entry in entries:
+            self.metrics.lost(entry.head.stream, SPOOL_FULL).inc(entry.head.rows)
+        self.ledger.add(*(Gap.of_batch(e.head, SPOOL_FULL, now_ns, certain=not e.uncertain) for e in entries))
+        for one in yielded:
+            one.forget()
 
     # -- the way back -------------------------------------------------------------------------------------------
 
@@ -130,6 +140,7 @@ class Delivery:
             await self._away.wait()
             try:
                 await ensure_schema(self.client, self._records, self._options)
+                await self._ensure_views()
                 if await self._replay():
                     delay = self.config.retry_delay_s
                     self.tried.set()
@@ -143,6 +154,13 @@ class Delivery:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, self.config.retry_delay_max_s)
 
+    async def _ensure_views(self) -> None:
+        """Storing rows comes first: a server that does not take the views still gets them."""
+        try:
+            await ensure_views(self.client, self._records, self.config.clickhouse.database, self.config.views)
+        except Refused as error:
+            log.error("views=%s not made: %s", ",".join(self.config.views), error)
+
     async def _replay(self) -> bool:
         """Send what the spool holds, oldest first; True when ClickHouse is up and the spool empty."""
         replayed = 0
@@ -152,7 +170,8 @@ class Delivery:
             except SpoolRecordBroken as error:
                 log.error("%s", error)
                 self.metrics.spool_broken.inc()
-                self._lose(error.head, SPOOL_BROKEN)
+                self._lose(error.entry.head, SPOOL_BROKEN)
+                await asyncio.to_thread(self.spool.sent, error.entry)
                 continue
             if first is None:
                 if self._spooling:
@@ -193,9 +212,9 @@ class Delivery:
             return False
         kept = await asyncio.to_thread(self._keep_refused, batch)
         log.error("batch=%s rows=%d refused: %s; block kept=%s", head.token, head.rows, error, kept or "no room")
-        await asyncio.to_thread(self.spool.sent, entry)
         self.metrics.refused.inc()
         self._lose(head, REFUSED)
+        await asyncio.to_thread(self.spool.sent, entry)
         self._acknowledged(head)
         return True
 
@@ -218,10 +237,18 @@ class Delivery:
         metrics.spool_bytes.set(self.spool.size)
         metrics.spool_batches.set(len(self.spool))
         metrics.gaps_pending.set(len(self.ledger.pending))
+        metrics.gaps_unrecorded.inc(self.ledger.unrecorded - metrics.gaps_unrecorded.value)
 
     def detail(self) -> dict[str, object]:
         """For the actor's page."""
+        server, oldest = self.config.clickhouse, self.spool.oldest()
         return {
-            "clickhouse": {"url": self.client.url, "up": self.up, "reason": self._reason[:300]},
-            "spool": {"bytes": self.spool.size, "batches": len(self.spool), "bytes_max": self.config.spool_max_bytes},
-        }
+            "clickhouse": {
+                "url": self.client.url, "user": server.user, "password_file": server.password_file,
+                "database": server.database, "up": self.up, "reason": self._reason[:300],
+            },
+            "spool": {
+                "bytes": self.spool.size, "batches": len(self.spool), "bytes_max": self.config.spool_max_bytes,
+                "oldest": oldest and {"stream": oldest.stream, "rows": oldest.rows, "ts_first_ns": oldest.ts_first_ns},
+            },
+        }  # fmt: skip

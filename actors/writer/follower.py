@@ -21,7 +21,7 @@ import numpy as np
 
 from ...codecs.record import RecordType
 from ...ringbuf import ReaderKind, StreamReader, full_barrier
-from ...storage.batch import Batch, BatchHead, is_stored, make_batch, rows_of_one_partition
+from ...storage.batch import Batch, BatchHead, is_stored, key_of, make_batch, rows_of_one_partition
 from ...storage.errors import DiskUnusable, StorageError
 from ...storage.gaps import LAPPED, RING_GONE, Gap
 from ...storage.journal import Journal, Position
@@ -185,8 +185,7 @@ class Follower:
         if not len(rows):
             return
         if batch is not None:
-            self._intend(prepared.first, stop, rows, batch)
-            await self._deliver(batch)
+            await self._deliver(prepared.first, stop, rows, batch)
         elif self.stored >= prepared.first:
             self._advance_stored(stop)  # nothing but withdrawn rows
         self.metrics.add(prepared.counts)
@@ -198,16 +197,18 @@ class Follower:
         at = int(np.argmax(rows["nth"] == batch.head.nth)) if batch.head.rows != len(rows) else 0
         self.journal.intend(self.reader.epoch, first, stop, int(rows["key_id"][at]), batch.head.nth)
 
-    async def _deliver(self, batch: Batch) -> None:
+    async def _deliver(self, first: int, stop: int, rows: np.ndarray, batch: Batch) -> None:
         said = False
         while True:
             try:
+                self._intend(first, stop, rows, batch)
                 await self.delivery.deliver(batch)
                 return
             except DiskUnusable as error:
+                self._all_metrics.disk_errors.inc()
                 # The rows wait in the ring as long as it holds them; what is overwritten meanwhile is a lap.
                 if not said:
-                    log.error("stream=%s waits: ClickHouse is away and %s", self.stream, error)
+                    log.error("stream=%s waits in its ring, there is no other place: %s", self.stream, error)
                     said = True
                 self._show()
                 await asyncio.sleep(RETRY_S)
@@ -223,7 +224,10 @@ class Follower:
         self.stored_line.cursor = self.stored
 
     def _advance(self, stop: int) -> None:
-        self.journal.mark(self.reader.epoch, stop)
+        try:
+            self.journal.mark(self.reader.epoch, stop)
+        except DiskUnusable:  # the intent stands: a next life would look for the batch, and find it
+            self._all_metrics.disk_errors.inc()
         self.safe = stop
         self.line.cursor = stop
         self._show()
@@ -263,7 +267,7 @@ class Follower:
                 return await is_stored(
                     self.delivery.client, self.config.clickhouse.database, table_name(self.record),
                     exchange=str(key.get("exchange", "")), instrument=str(key.get("instrument", "")),
-                    epoch=intent.epoch, nth=intent.probe_nth,
+                    epoch=intent.epoch, nth=intent.probe_nth, key=key_of(self.record, key),
                 )  # fmt: skip
             await asyncio.sleep(RETRY_S)
         return None

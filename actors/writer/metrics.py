@@ -31,6 +31,7 @@ class Metrics:
         self.spooled_rows = counter(_P + "spooled_rows_total", "Rows that went to the spool")
         self.replayed_rows = counter(_P + "replayed_rows_total", "Rows of the spool that reached ClickHouse")
         self.spool_bytes = gauge(_P + "spool_bytes", "Bytes of the spool on disk")
+        self.spool_limit = gauge(_P + "spool_limit_bytes", "Bound of the spool; at it the oldest rows yield")
         self.spool_batches = gauge(_P + "spool_batches", "Batches in the spool")
         self.spool_torn = counter(_P + "spool_torn_total", "Records of the spool that a crash cut short, cut off")
         self.spool_broken = counter(_P + "spool_broken_total", "Records of the spool with a wrong CRC, skipped")

@@ -1,7 +1,8 @@
 """Stores samples of a stream whose every record would be too much: the latest value of each changed key, once a second.
 
 A sample is made of what the tails hold at that moment, so it cannot be made again: before it is sent it goes to a file,
-with the numbers up to which each key has been sampled. After a crash it is sent again from there, with the same token.
+with the numbers up to which each key has been sampled. After a crash it is sent again from there, with the same token,
+also when the stream itself is gone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -32,6 +34,16 @@ log = logging.getLogger("tickring.writer.sampler")
 FILE = struct.Struct("<QQIII")  # epoch, number, keys, size of the head, CRC-32 of what follows
 
 
+@dataclass(frozen=True)
+class Sample:
+    """What the file holds: the batch of the last sample, and for each key how many records it had then."""
+
+    epoch: int
+    number: int
+    counts: np.ndarray
+    batch: Batch | None
+
+
 class SampleFile:
     """The last sample of a stream, and for each key how many records it had then.
 
@@ -41,21 +53,21 @@ class SampleFile:
     def __init__(self, folder: Path, stream: str) -> None:
         self.path = folder / f"{stream}.sample"
 
-    def load(self, epoch: int) -> tuple[int, np.ndarray, Batch | None] | None:
-        """Number, counts and batch; None when there is none of this epoch."""
+    def load(self) -> Sample | None:
+        """The last sample, of whatever epoch; None when there is none."""
         try:
             data = self.path.read_bytes()
         except FileNotFoundError:
             return None
         if len(data) < FILE.size:
             return None
-        found_epoch, number, keys, head_size, crc = FILE.unpack_from(data)
-        if found_epoch != epoch or zlib.crc32(data[FILE.size :]) != crc:
+        epoch, number, keys, head_size, crc = FILE.unpack_from(data)
+        if zlib.crc32(data[FILE.size :]) != crc:
             return None
         head_at = FILE.size + 8 * keys
         head = data[head_at : head_at + head_size]
         batch = Batch(msgspec.json.decode(head, type=BatchHead), data[head_at + head_size :]) if head else None
-        return number, np.frombuffer(data, "<u8", keys, FILE.size).copy(), batch
+        return Sample(epoch, number, np.frombuffer(data, "<u8", keys, FILE.size).copy(), batch)
 
     def store(self, epoch: int, number: int, counts: np.ndarray, batch: Batch | None) -> None:
         """Replace the file. It need not survive a loss of power: the stream does not either.
@@ -96,16 +108,15 @@ class Sampler:
         leave_lines(reader)
 
     def _take_up(self) -> None:
-        found = self.journal.position
-        safe = found.safe if found is not None and found.epoch == self.reader.epoch else 0
-        last = self.file.load(self.reader.epoch)
-        self.number = safe
-        if last is not None:
-            number, self._counts, batch = last
-            self.number = max(safe, number + 1)
-            if number >= safe and batch is not None:
-                self._repeat = batch
-                batch.uncertain = True
+        found, last = self.journal.position, self.file.load()
+        self.number = found.safe if found is not None and found.epoch == self.reader.epoch else 0
+        if last is None:
+            return
+        if last.epoch == self.reader.epoch:
+            self._counts, self.number = last.counts, max(self.number, last.number + 1)
+        if last.batch is not None and (found is None or found.epoch != last.epoch or found.safe <= last.number):
+            self._repeat = last.batch
+            last.batch.uncertain = True
 
     async def run(self) -> None:
         """Sample until told to leave, then once more."""
@@ -150,14 +161,16 @@ class Sampler:
             await self._send(batch)
         except DiskUnusable as error:
             # A sample that is neither stored nor on disk is given up: the next one is as good.
-            log.debug("stream=%s sample given up: %s", self.stream, error)
+            log.warning("stream=%s samples given up: %s", self.stream, error)  # a repeated line is written once
+            self.metrics.metrics.disk_errors.inc()
             self.metrics.failed.inc(len(rows))
             return
         self.metrics.add(self.metrics.count(rows, reader.keys))
 
     async def _send(self, batch: Batch) -> None:
         await self.delivery.deliver(batch)
-        self.journal.mark(self.reader.epoch, batch.head.stop)
+        if batch.head.epoch == self.reader.epoch:
+            self.journal.mark(self.reader.epoch, batch.head.stop)
 
     def acknowledged(self, head: BatchHead) -> None:
         """ClickHouse has a sample of this stream."""

@@ -13,6 +13,9 @@ frame. Dispatch by the first letter of the channel proves nothing and is 20 ns f
 
 A depth frame has any number of levels. Its shape is what is left without digits, points, commas and brackets: a head,
 four quotes for each bid, a middle, four quotes for each ask, a tail.
+
+A bar or a 24 h ticker has a dozen numbers, and so a shape for every second frame. These events are rare, so they pay
+for a second look: the frame without any digit is their shape, and the reading behind it checks more (see `events`).
 """
 
 from __future__ import annotations
@@ -23,87 +26,29 @@ from typing import Any
 import msgspec
 
 from ..book import OrderBook
-from ..chain import Chain
 from ..record import Flag
 from ..sink import Hooks, NoHooks, Reason, Sink
 from ..symbols import Instrument
 from . import strict
+from .events import EVENTS, Context
 from .rest import parse_depth
+from .routes import DEPTH_SHAPES_MAX, LEVEL, LEVEL_BYTES, Route, Trades, depth_shape, frame_prefix
 from .strict import Content, Event, Refused, Schema
 from .sync import BookSync, DepthEvent, DepthSnapshot, FuturesBookSync
 from .wire import PRODUCTS, Depth, Frame, Product, TimeUnit, TypedDecoders
 
 ZEROED = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else byte for byte in range(256))  # digits as 0
-LEVEL_BYTES = b"0123456789.,[]"
-LEVEL = b'""""'  # what a level leaves without those: the quotes around its price and quantity
+DIGITS = b"0123456789"
 DIGITS_TOO_MANY = b"0" * 19  # an integer of so many digits may not fit 64 bits: such a frame is never a known shape
 BRACKET = ord("[")  # only events with lists have one
 SHAPES_PER_KEY = 64  # known shapes, on average; the table starts anew beyond it
 SHAPES_MIN = 1024
-DEPTH_SHAPES_MAX = 32  # of one instrument
 
 AGGREGATE, QUOTE, TRADE = range(3)  # kinds of shapes
 
 
-class _Trades(Chain):
-    """The trades, or the aggregates, of one instrument: all that the hot path touches of it."""
-
-    __slots__ = ("key_id", "kind", "native")
-
-    def __init__(self, native: str, key_id: int, kind: str) -> None:
-        super().__init__()
-        self.native = native
-        self.key_id = key_id
-        self.kind = kind  # as gaps are reported
-
-
-class _Quotes:
-    """The quotes of one instrument."""
-
-    __slots__ = ("key_id", "native", "update_id")
-
-    def __init__(self, native: str, key_id: int) -> None:
-        self.native = native
-        self.key_id = key_id
-        self.update_id = -1  # of the last one
-
-
-class Route:
-    """What the decoder keeps for one instrument."""
-
-    __slots__ = (
-        "aggregates",
-        "ambiguous",
-        "depth_shapes",
-        "instrument",
-        "key_id",
-        "quotes",
-        "streams",
-        "sync",
-        "trades",
-    )
-
-    def __init__(self, instrument: Instrument, key_id: int, sync: BookSync) -> None:
-        native = instrument.native
-        self.instrument = instrument
-        self.key_id = key_id
-        self.sync = sync
-        self.ambiguous = any(char.isdigit() for char in native)
-        self.trades = _Trades(native, key_id, "trade")
-        self.aggregates = _Trades(native, key_id, "aggregate")
-        self.quotes = _Quotes(native, key_id)
-        self.streams: tuple[Any, ...] = self.aggregates, self.quotes, self.trades  # by kind of shape
-        self.depth_shapes: dict[bytes, DepthShape] = {}  # by `_prefix`
-
-    @property
-    def native(self) -> str:
-        return self.instrument.native
-
-
-# (bids before asks, head, middle, tail)
-DepthShape = tuple[bool, bytes, bytes, bytes]
-# (kind, decoder, flags, stream, whether its symbol has digits): the stream is a `_Quotes` where the kind is QUOTE, else
-# a `_Trades`.
+# (kind, decoder, flags, stream, whether its symbol has digits): the stream is a `Quotes` where the kind is QUOTE, else
+# a `Trades`.
 Shape = tuple[int, Callable[[bytes], Any], int, Any, bool]
 
 
@@ -143,10 +88,12 @@ class BinanceDecoder:
         self._hooks: Hooks = hooks or NoHooks()
         self._flags = int(Flag.INVERSE) if self.product.inverse else 0
         self._schema = Schema(self.product, unit)
+        self._context = Context(sink, self.product, unit, self._flags)
         self._routes: dict[str, Route] = {}
         self._by_key: dict[int, Route] = {}
         self._shapes: dict[bytes, Shape] = {}  # by frame with its digits zeroed
         self._other_shapes: dict[bytes, None] = {}  # of events without a record
+        self._bare_shapes: dict[bytes, tuple[str, Callable[[bytes], Any], Route]] = {}  # of `events`, without digits
         self._overlapping = False
         self._typed = TypedDecoders(self.product, unit)
         depth = Depth[self.product.st_type]  # type: ignore[misc]
@@ -162,7 +109,10 @@ class BinanceDecoder:
             raise ValueError(f"instrument {instrument.native} of {self.product.name} was added before")
         sync = (FuturesBookSync if self.product.futures else BookSync)(key_id, self._sink, self._hooks, self._flags)
         sync.overlapping = self._overlapping
-        self._routes[instrument.native] = self._by_key[key_id] = Route(instrument, key_id, sync)
+        route = Route(instrument, key_id, sync, self._context)
+        for stream in route.others.values():
+            stream.overlapping = self._overlapping
+        self._routes[instrument.native] = self._by_key[key_id] = route
 
     def __contains__(self, native: str) -> bool:
         return native in self._routes
@@ -188,7 +138,8 @@ class BinanceDecoder:
     def overlapping(self, value: bool) -> None:
         self._overlapping = value
         for route in self._routes.values():
-            route.sync.overlapping = value
+            for stream in (route.sync, *route.others.values()):
+                stream.overlapping = value
 
     # -- input beside frames -----------------------------------------------------------------------------------
 
@@ -273,7 +224,7 @@ class BinanceDecoder:
 
         return on_frames
 
-    def _is_new(self, stream: _Trades, number: int) -> bool:
+    def _is_new(self, stream: Trades, number: int) -> bool:
         on_gap = self._hooks.on_gap
         return stream.judge(
             number, self._overlapping, lambda first, last: on_gap(stream.key_id, stream.kind, first, last)
@@ -287,7 +238,7 @@ class BinanceDecoder:
         try:
             x: Any = self._decode_depth(frame).data if combined else self._decode_raw_depth(frame)
             route = self._routes[x.s]
-            bids_first, head, middle, tail = route.depth_shapes[_prefix(frame)]
+            bids_first, head, middle, tail = route.depth_shapes[frame_prefix(frame)]
             first, last, previous, time = x.U, x.u, x.pu, x.T or x.E
             whole = (first | last | previous | time | x.E) <= strict.INT64_MAX  # refuses floats too
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError):
@@ -311,6 +262,8 @@ class BinanceDecoder:
 
     def _examine(self, frame: bytes, ts_recv_ns: int) -> None:
         """Read a frame exactly, deliver its events or refuse it whole, and learn its shape."""
+        if self._take_bare(frame, ts_recv_ns):
+            return
         if frame.translate(ZEROED) in self._other_shapes:
             self.other_events += 1
             return
@@ -324,14 +277,30 @@ class BinanceDecoder:
         if content.control is not None:
             self._hooks.on_control(content.control)
         for event, route in zip(content.events, routes, strict=True):
-            self._deliver(event, route, ts_recv_ns)
+            if not self._deliver(event, route, frame, ts_recv_ns):
+                self._reject(Reason.INCONSISTENT, frame)
+                return
         if len(content.events) == 1 and not content.other_product:
             self._learn(frame, content, routes[0])
+
+    def _take_bare(self, frame: bytes, ts_recv_ns: int) -> bool:
+        """Take an event of `events`, if its shape is known; False when it must be read exactly."""
+        known = self._bare_shapes.get(frame.translate(None, DIGITS))
+        if known is None:
+            return False
+        kind, decode, route = known
+        try:
+            x = decode(frame).data
+            if x.s != route.native:  # names that differ in digits share a shape
+                route = self._routes[x.s]
+        except (KeyError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
+        return route.others[kind].take(x, frame, ts_recv_ns)
 
     def _route_of(self, event: Event) -> Route | None:
         if event.kind in ("other", "serverShutdown"):
             return None
-        route = self._routes.get(event.fields["s"])
+        route = self._routes.get(strict.symbol_of(event.kind, event.fields))
         if route is None:
             raise Refused(Reason.UNKNOWN_SYMBOL)
         return route
@@ -340,7 +309,8 @@ class BinanceDecoder:
         self.rejected[reason] += 1
         self._hooks.on_reject(reason, frame)
 
-    def _deliver(self, event: Event, route: Route | None, ts_recv_ns: int) -> None:
+    def _deliver(self, event: Event, route: Route | None, frame: bytes, ts_recv_ns: int) -> bool:
+        """Make the records of an event; False where they would make no sense."""
         kind, x = event
         scale = self.unit.ns
         if route is None:
@@ -353,8 +323,11 @@ class BinanceDecoder:
             route.sync.event(DepthEvent(ts_recv_ns, time * scale, x["U"], x["u"], previous, x["b"], x["a"]))
         elif kind == "bookTicker":
             self._quote(route, x, ts_recv_ns)
+        elif kind in route.others:
+            return route.others[kind].take(strict.as_object(x), frame, ts_recv_ns)
         else:
             self._trade(route, kind, x, ts_recv_ns)
+        return True
 
     def _trade(self, route: Route, kind: str, x: dict[str, Any], ts_recv_ns: int) -> None:
         aggregated = kind == "aggTrade"
@@ -395,18 +368,30 @@ class BinanceDecoder:
                 if len(route.depth_shapes) >= DEPTH_SHAPES_MAX:
                     route.depth_shapes.clear()
                     self.shape_resets += 1
-                route.depth_shapes[_prefix(frame)] = shape
+                route.depth_shapes[frame_prefix(frame)] = shape
             return
         if BRACKET in frame or kind == "serverShutdown" or (route is not None and strict.is_off_book(x)):
+            return
+        if route is not None and kind in route.others:
+            self._keep_shape(
+                self._bare_shapes,
+                frame.translate(None, DIGITS),
+                (kind, self._typed.of_type(EVENTS[kind], bool(content.stream)), route),
+            )
             return
         shape = frame.translate(ZEROED)
         if DIGITS_TOO_MANY in shape:
             return
-        shapes: dict[bytes, Any] = self._shapes if route is not None else self._other_shapes
+        if route is None:
+            self._keep_shape(self._other_shapes, shape, None)
+        else:
+            self._keep_shape(self._shapes, shape, self._shape(kind, x, route, bool(content.stream)))
+
+    def _keep_shape(self, shapes: dict[bytes, Any], shape: bytes, value: Any) -> None:
         if len(shapes) >= max(SHAPES_MIN, SHAPES_PER_KEY * len(self._routes)):
             shapes.clear()
             self.shape_resets += 1
-        shapes[shape] = self._shape(kind, x, route, bool(content.stream)) if route else None
+        shapes[shape] = value
 
     def _shape(self, kind: str, x: dict[str, Any], route: Route, combined: bool) -> Shape:
         decode = self._typed.of(kind, x.keys(), combined=combined, with_symbol=route.ambiguous)
@@ -415,26 +400,3 @@ class BinanceDecoder:
         aggregated = kind == "aggTrade"
         number = AGGREGATE if aggregated else TRADE
         return number, decode, self._trade_flags(aggregated, x["m"]), route.streams[number], route.ambiguous
-
-
-def depth_shape(frame: bytes, bids: int, asks: int) -> DepthShape | None:
-    """Take the shape of a depth frame that was read exactly; None where its keys stand in an order not provided for."""
-    plain = frame.translate(None, LEVEL_BYTES)
-    at_bids, at_asks = plain.find(b'"b":') + 4, plain.find(b'"a":') + 4
-    if at_bids < 4 or at_asks < 4:
-        return None
-    bids_first = at_bids < at_asks
-    first, second = (at_bids, at_asks) if bids_first else (at_asks, at_bids)
-    before, after = (LEVEL * bids, LEVEL * asks) if bids_first else (LEVEL * asks, LEVEL * bids)
-    head, middle, tail = plain[:first], plain[first + len(before) : second], plain[second + len(after) :]
-    if b"".join((head, before, middle, after, tail)) != plain:
-        return None
-    return bids_first, head, middle, tail
-
-
-def _prefix(frame: bytes) -> bytes:
-    """The start of a frame up to its second ``:`` value: it names the stream, digits and all.
-
-    The digits matter: ``@depth20`` is no stream of changes, and without digits it looks like ``@depth``.
-    """
-    return frame[: frame.find(b'"', 12)]

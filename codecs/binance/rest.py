@@ -6,6 +6,7 @@ https://developers.binance.com/docs/derivatives/usds-margined-futures (client 17
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -25,7 +26,7 @@ BASE_URLS = {
     "usdm": "https://fapi.binance.com",
     "coinm": "https://dapi.binance.com",
 }
-_PATHS = {"spot": "/api/v3", "usdm": "/fapi/v1", "coinm": "/dapi/v1"}
+PATHS = {"spot": "/api/v3", "usdm": "/fapi/v1", "coinm": "/dapi/v1"}
 
 # Request weights: (limit up to, weight). The header X-MBX-USED-WEIGHT-1M tells what the exchange counted.
 DEPTH_WEIGHTS: dict[str, tuple[tuple[int, int], ...]] = {
@@ -51,7 +52,7 @@ def depth_path(product: str, native: str, limit: int = DEPTH_LIMIT_DEFAULT) -> s
         limit = max(1, min(limit, 5000))
     else:
         limit = next((step for step in _FUTURES_DEPTH_LIMITS if step >= limit), _FUTURES_DEPTH_LIMITS[-1])
-    return f"{_PATHS[product]}/depth?symbol={quote(native)}&limit={limit}"
+    return f"{PATHS[product]}/depth?symbol={quote(native)}&limit={limit}"
 
 
 def depth_weight(product: str, limit: int = DEPTH_LIMIT_DEFAULT) -> int:
@@ -59,8 +60,13 @@ def depth_weight(product: str, limit: int = DEPTH_LIMIT_DEFAULT) -> int:
     return next((weight for most, weight in steps if limit <= most), steps[-1][1])
 
 
-def exchange_info_path(product: str) -> str:
-    return f"{_PATHS[product]}/exchangeInfo"
+def exchange_info_path(product: str, natives: Sequence[str] = ()) -> str:
+    """Path and query of the list of instruments; spot gives some of them alone, futures always all."""
+    path = f"{PATHS[product]}/exchangeInfo"
+    if product != "spot" or not natives:
+        return path
+    names = ",".join(f'"{native}"' for native in natives)
+    return f"{path}?symbols={quote(f'[{names}]')}"
 
 
 class RateLimit(NamedTuple):
@@ -134,12 +140,24 @@ def _parse_depth_strictly(body: bytes, unit: TimeUnit) -> DepthSnapshot:
 
 
 def _object(body: bytes, endpoint: str) -> dict[str, Any]:
+    document = read_document(body, endpoint)
+    if type(document) is not dict:
+        raise BadResponse(f"{endpoint}: expected an object, got {body[:80]!r}", Reason.WRONG_TYPE)
+    return document
+
+
+def read_document(body: bytes, endpoint: str) -> Any:
+    """The JSON of a body that is not an error of the exchange.
+
+    Raises:
+        ExchangeRefused, BadResponse: as `parse_depth`.
+    """
     try:
         document = _decode_any(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadResponse(f"{endpoint}: body is no JSON ({error}): {body[:80]!r}", Reason.NOT_JSON) from None
     if type(document) is not dict:
-        raise BadResponse(f"{endpoint}: expected an object, got {body[:80]!r}", Reason.WRONG_TYPE)
+        return document
     code, message = document.get("code"), document.get("msg")
     if type(code) is int and type(message) is str:
         raise ExchangeRefused(
@@ -170,6 +188,10 @@ class _Listed(msgspec.Struct):
     contractSize: float = 1.0  # COIN-M: USD per contract
 
 
+class _Name(msgspec.Struct):
+    symbol: str
+
+
 class _RateLimit(msgspec.Struct):
     rateLimitType: str
     interval: str
@@ -184,11 +206,17 @@ class _ExchangeInfo(msgspec.Struct):
 
 _decode_info = msgspec.json.Decoder(_ExchangeInfo).decode
 _decode_listed = msgspec.json.Decoder(_Listed).decode
+_decode_name = msgspec.json.Decoder(_Name).decode
 _SECONDS = {"SECOND": 1, "MINUTE": 60, "HOUR": 3600, "DAY": 86400}
 
 
-def parse_exchange_info(body: bytes, product: str, exchange: str = "binance") -> ExchangeInfo:
+def parse_exchange_info(
+    body: bytes, product: str, exchange: str = "binance", only: Collection[str] | None = None
+) -> ExchangeInfo:
     """Read the list of instruments. One that cannot be read is skipped and counted, the others stay.
+
+    Args:
+        only: native names; the others are passed over, which takes a tenth of the time.
 
     Raises:
         ExchangeRefused, BadResponse: as `parse_depth`.
@@ -201,6 +229,8 @@ def parse_exchange_info(body: bytes, product: str, exchange: str = "binance") ->
     instruments, skipped = [], 0
     for raw in info.symbols:
         try:
+            if only is not None and _decode_name(raw).symbol not in only:
+                continue
             instruments.append(_instrument(_decode_listed(raw), PRODUCTS[product], exchange))
         except (msgspec.DecodeError, UnicodeDecodeError, ArithmeticError, ValueError):
             skipped += 1

@@ -9,23 +9,38 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from math import inf
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import msgspec
 
+from ..klines import INTERVALS
 from ..sink import Reason
+from .events import NO_ST
 from .wire import INT64_MAX, OFF_BOOK, OTHER_EVENTS, Product, TimeUnit
 
 FRAME_BYTES_MAX = 4 << 20  # a depth frame of 10,000 levels is 0.3 MB
 
 _decode = msgspec.json.Decoder().decode
 _DECIMAL = re.compile(r"(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+_SIGNED = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 _CHANNELS = {
     "trade": re.compile(r"trade"),
     "aggTrade": re.compile(r"aggTrade"),
     "bookTicker": re.compile(r"bookTicker"),
     "depthUpdate": re.compile(r"depth(?:@[0-9]+ms)?"),
+    "kline": re.compile(r"kline_[0-9]+[smhdwM]"),
+    "24hrTicker": re.compile(r"ticker"),
+    "markPriceUpdate": re.compile(r"markPrice(?:@1s)?"),
+    "forceOrder": re.compile(r"forceOrder"),
 }
+_ALL_MARKETS = {
+    "bookTicker": ("!bookTicker",),
+    "24hrTicker": ("!ticker@arr",),
+    "markPriceUpdate": ("!markPrice@arr", "!markPrice@arr@1s"),
+    "forceOrder": ("!forceOrder@arr",),
+}
+_SHIFTED_KLINE = re.compile(r"kline_[0-9]+[smhdwM]@\+08:00")  # days that begin elsewhere than in UTC
 # Streams of the depth family that are no changes of the full book: the best 5, 10 or 20 levels, and RPI orders.
 _OTHER_DEPTH = re.compile(r"(?:depth(?:5|10|20)|rpiDepth)(?:@[0-9]+ms)?")
 _KNOWN_CHANNEL = re.compile(
@@ -47,7 +62,7 @@ class Refused(Exception):
 class Event(NamedTuple):
     """One event that passed: `fields` holds its checked values, decimals as floats, levels as tuples."""
 
-    kind: str  # trade, aggTrade, bookTicker, depthUpdate, serverShutdown, or "other" for events without a record
+    kind: str  # the exchange's `e`; bookTicker where spot sends none; "other" for events without a record
     fields: dict[str, Any]
 
 
@@ -74,6 +89,22 @@ def quantity(value: Any) -> float:
     if number == inf:
         raise Refused(Reason.BAD_NUMBER)
     return number
+
+
+def signed(value: Any) -> float:
+    if type(value) is not str:
+        raise Refused(Reason.WRONG_TYPE)
+    if not _SIGNED.fullmatch(value):
+        raise Refused(Reason.BAD_NUMBER)
+    number = float(value)
+    if abs(number) == inf:
+        raise Refused(Reason.BAD_NUMBER)
+    return number
+
+
+def rate(value: Any) -> float:
+    """A funding rate, which is empty where none is paid."""
+    return 0.0 if value == "" and type(value) is str else signed(value)
 
 
 def identifier(value: Any) -> int:
@@ -126,6 +157,39 @@ def _time(unit: TimeUnit) -> Callable[[Any], int]:
 Field = tuple[str, Callable[[Any], Any]]
 
 
+def _checked(item: dict[str, Any], required: list[Field]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, check in required:
+        if name not in item:
+            raise Refused(Reason.MISSING_FIELD)
+        fields[name] = check(item[name])
+    return fields
+
+
+def _nested(required: list[Field]) -> Callable[[Any], dict[str, Any]]:
+    def nested(value: Any) -> dict[str, Any]:
+        if type(value) is not dict:
+            raise Refused(Reason.WRONG_TYPE)
+        return _checked(value, required)
+
+    return nested
+
+
+def symbol_of(kind: str, fields: dict[str, Any]) -> Any:
+    """The symbol of an event, which a liquidation names inside its order."""
+    order = fields.get("o") if kind == "forceOrder" else None
+    return order.get("s") if type(order) is dict else fields.get("s")
+
+
+_ABSENT = {"i": 0.0, "P": 0.0, "b": 0.0, "a": 0.0, "st": NO_ST}
+
+
+def as_object(fields: dict[str, Any]) -> SimpleNamespace:
+    """Fields of an event of `events` as attributes, as the typed decoders give them."""
+    inner = {name: SimpleNamespace(**value) for name, value in fields.items() if type(value) is dict}
+    return SimpleNamespace(**{**_ABSENT, **fields, **inner})
+
+
 class Schema:
     """The documented events of one product."""
 
@@ -147,10 +211,24 @@ class Schema:
                 *(futures_depth if product.futures else ()),
             ],
             "serverShutdown": [("E", time)],
+            "kline": [*header, ("k", _nested([
+                ("t", time), ("T", time), ("s", text), ("i", text), *((name, quantity) for name in "ochlvqVQ"),
+                ("n", identifier), ("x", boolean),
+            ]))],
+            "24hrTicker": [*header, *((name, quantity) for name in "cohlvq"), ("P", signed), ("n", identifier)],
+            "markPriceUpdate": [*header, ("p", quantity), ("r", rate), ("T", identifier)],
+            "forceOrder": [("E", time), ("o", _nested([
+                ("s", text), ("S", text), *((name, quantity) for name in ("q", "p", "ap", "z")), ("X", text),
+                ("T", time),
+            ]))],
         }  # fmt: skip
         self._optional: dict[str, Callable[[Any], Any]] = {
             "M": boolean, "X": text, "nq": quantity, "ps": text, "st": identifier,
         }  # fmt: skip
+        self._optional_of: dict[str, list[Field]] = {
+            "24hrTicker": [("b", quantity), ("a", quantity)],
+            "markPriceUpdate": [("i", quantity), ("P", quantity)],
+        }
 
     def read(self, frame: bytes) -> Content:
         """Read a frame whole. Raises `Refused`, also when only one event of several is bad."""
@@ -187,17 +265,13 @@ class Schema:
             return Event("other", item)
         if kind not in self._required:
             raise Refused(Reason.UNKNOWN_EVENT)
-        if stream and kind != "serverShutdown" and not _check_stream(stream, kind, item.get("s")):
+        if stream and kind != "serverShutdown" and not _check_stream(stream, kind, symbol_of(kind, item)):
             return Event("other", item)
-        fields: dict[str, Any] = {}
-        for name, check in self._required[kind]:
-            if name not in item:
-                raise Refused(Reason.MISSING_FIELD)
-            fields[name] = check(item[name])
-        for name, check in self._optional.items():
+        fields = _checked(item, self._required[kind])
+        for name, check in (*self._optional.items(), *self._optional_of.get(kind, ())):
             if name in item:
                 fields[name] = check(item[name])
-        _check_sense(kind, fields)
+        _check_sense(kind, fields, stream)
         return Event(kind, fields)
 
     def _kind(self, stream: str, item: dict[str, Any]) -> str:
@@ -242,12 +316,16 @@ def _known_stream(stream: str) -> bool:
 
 
 def _check_stream(stream: str, kind: str, symbol: Any) -> bool:
-    """Whether the stream carries this kind of event of this symbol; False for partial books, which carry the same."""
+    """Whether the stream carries this kind of event of this symbol.
+
+    False for events that look the same and are none of ours: partial books, bars whose days begin elsewhere.
+    """
     name, _, channel = stream.partition("@")
-    if stream == "!bookTicker" and kind == "bookTicker":
+    if stream in _ALL_MARKETS.get(kind, ()):
         return True
     if not _CHANNELS[kind].fullmatch(channel):
-        if kind == "depthUpdate" and _OTHER_DEPTH.fullmatch(channel):
+        other = {"depthUpdate": _OTHER_DEPTH, "kline": _SHIFTED_KLINE}.get(kind)
+        if other is not None and other.fullmatch(channel):
             return False
         raise Refused(Reason.INCONSISTENT if _known_stream(stream) else Reason.UNKNOWN_STREAM)
     if type(symbol) is str and name.upper() != symbol.upper():
@@ -255,13 +333,19 @@ def _check_stream(stream: str, kind: str, symbol: Any) -> bool:
     return True
 
 
-def _check_sense(kind: str, fields: dict[str, Any]) -> None:
+def _check_sense(kind: str, fields: dict[str, Any], stream: str) -> None:
     if kind == "depthUpdate":
         if fields["U"] > fields["u"]:
             raise Refused(Reason.INCONSISTENT)
     elif kind == "aggTrade":
         if fields["f"] > fields["l"]:
             raise Refused(Reason.INCONSISTENT)
+    elif kind == "kline":
+        bar = fields["k"]
+        if (stream and not stream.endswith(f"@kline_{bar['i']}")) or bar["s"] != fields["s"]:
+            raise Refused(Reason.INCONSISTENT)
+        if bar["i"] not in INTERVALS:
+            raise Refused(Reason.UNKNOWN_STREAM)
     elif kind == "bookTicker":
         for side in "ba":
             if not fields[side] and fields[side.upper()]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -73,8 +74,8 @@ class Frame(msgspec.Struct, Generic[DataT], gc=False):
     data: DataT
 
 
-# What the fast path reads of each event, in the order of the wire. Everything else about the frame its shape has proven,
-# which also keeps integers under 19 digits; what a shape says nothing about are the bounds given here.
+# What the fast path reads of each event, in the order of the wire. All else about the frame its shape has proven, which
+# also keeps integers under 19 digits; what a shape says nothing about are the bounds given here.
 _FAST_FIELDS: dict[str, tuple[tuple[str, Any], ...]] = {
     "trade": (("t", int), ("p", Price), ("q", float), ("T", "time")),
     "aggTrade": (("a", int), ("p", Price), ("q", float), ("nq", float), ("f", int), ("l", int), ("T", "time")),
@@ -119,8 +120,14 @@ class TypedDecoders:
         if kind == "aggTrade" and "nq" not in names:
             fields.append(("nq", float, 0.0))
         event = msgspec.defstruct(f"Fast{kind}", fields, gc=False)
+        return self.of_type(event, combined)
+
+    @staticmethod
+    @cache
+    def of_type(event: Any, combined: bool) -> Callable[[bytes], Any]:
+        """The decoder of an event type; in `data`, as those of `of`."""
         if combined:
-            return msgspec.json.Decoder(Frame[event], strict=False).decode  # type: ignore[valid-type]
+            return msgspec.json.Decoder(Frame[event], strict=False).decode
         decode = msgspec.json.Decoder(event, strict=False).decode
         return lambda frame: Raw(decode(frame))
 
@@ -179,9 +186,9 @@ OFF_BOOK = frozenset(("INSURANCE_FUND", "ADL", "NA"))
 # Events the exchange documents and this codec makes no record of.
 OTHER_EVENTS = frozenset(
     (
-        "kline", "continuous_kline", "markPriceUpdate", "24hrTicker", "24hrMiniTicker", "1hTicker", "4hTicker",
-        "1dTicker", "forceOrder", "compositeIndex", "contractInfo", "assetIndexUpdate", "avgPrice", "blockTrade",
-        "referencePrice", "indexPriceUpdate", "indexPrice_kline", "markPrice_kline", "tradingSession",
+        "continuous_kline", "24hrMiniTicker", "1hTicker", "4hTicker", "1dTicker", "compositeIndex", "contractInfo",
+        "assetIndexUpdate", "avgPrice", "blockTrade", "referencePrice", "indexPriceUpdate", "indexPrice_kline",
+        "markPrice_kline", "tradingSession",
     )
 )  # fmt: skip
 

@@ -68,6 +68,7 @@ def feed_config(simulator: Simulator, tier: str = "spot", **changes: Any) -> Con
         "rest_url": urls[f"{product}_rest"],
         "backoff_max_s": 0.2, "backoff_min_s": 0.05, "overlap_s": 0.3, "keys_max": 64,
         "trade_capacity": 1 << 14, "quote_capacity": 1 << 14, "level_capacity": 1 << 16,
+        "kline_capacity": 1 << 15, "other_capacity": 1 << 13,
     }  # fmt: skip
     return Config(**(options | changes))
 
@@ -90,9 +91,8 @@ class Running:
         return self._readers[record]
 
     def key(self, instrument: str) -> int:
-        key_id = next(iter(self._readers.values())).keys.id_of(f"binance.{instrument}") if self._readers else None
-        if key_id is None:
-            key_id = self.reader("trade" if "trade" in self._records() else "quote").keys.id_of(f"binance.{instrument}")
+        record = next(iter(self._readers)) if self._readers else sorted(self._records())[0]
+        key_id = self.reader(record).keys.id_of(f"binance.{instrument}")
         assert key_id is not None, f"{instrument} has no key"
         return key_id
 
@@ -123,7 +123,7 @@ class Running:
     def counter(self, name: str, **labels: str) -> float:
         assert self.feed is not None
         self.feed.metrics.update(self.feed)
-        return self.feed.ctx.page.counter(f"tickring_feed_{name}_total", "", **labels).value
+        return self.feed.ctx.page.counter(f"tickring_feed_{name}_total", "", exchange="binance", **labels).value
 
     def synced(self) -> bool:
         feed = self.feed
@@ -147,12 +147,14 @@ def make_streams(folder: Path, name: str, config: Config) -> None:
 
 
 @contextlib.asynccontextmanager
-async def feeding(folder: Path, data: Path, config: Config, name: str = "feed-test") -> AsyncIterator[Running]:
+async def feeding(
+    folder: Path, data: Path, config: Config, name: str = "feed-test", clock: Callable[[], int] = time.time_ns
+) -> AsyncIterator[Running]:
     """A feed in this loop; leaves the block when it has stopped."""
     make_streams(folder, name, config)
     page = MetricsPage(folder, name, time.time_ns())
     ctx = ActorContext(name=name, kind="feed", folder=folder, data=data, config=config, page=page)
-    feed = Feed(ctx)
+    feed = Feed(ctx, clock)
     running = Running(folder, name, feed)
     task = asyncio.create_task(feed.run())
     try:

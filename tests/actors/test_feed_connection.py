@@ -44,7 +44,7 @@ class Pair:
         self.ended: list[Connection] = []
         self.server = Server()
         take = feed or (lambda messages, ts: self.taken.extend((message, ts) for message in messages))
-        self.connection = Connection(1, take, lambda: None, message_bytes_max, self.ended.append)
+        self.connection = Connection(1, take, lambda message, ts: None, message_bytes_max, self.ended.append)
 
     def run(self, scenario: Callable[[Pair], Awaitable[None]]) -> None:
         async def go() -> None:

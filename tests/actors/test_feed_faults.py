@@ -277,7 +277,7 @@ def test_feed_whose_symbols_do_not_exist_ends_with_an_error(shm: Path, tmp_path:
         async with exchange() as simulator:
             with pytest.raises(NoInstruments, match="lists none of NOPE-USDT"):
                 async with feeding(shm, tmp_path, feed_config(simulator, symbols=["NOPE-USDT"])) as running:
-                    await until(lambda: running.feed.unknown, "the error")
+                    await until(lambda: running.feed.listing.unknown, "the error")
 
     asyncio.run(scenario())
 

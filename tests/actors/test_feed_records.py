@@ -139,7 +139,7 @@ def test_feed_with_an_unknown_symbol_names_it_and_carries_the_others(
             config = feed_config(simulator, symbols=["BTC-USDT", "NOPE-USDT"])
             async with feeding(shm, tmp_path, config) as running:
                 await until(lambda: len(running.rows("trade")) > 5, "trades")
-                assert running.feed.unknown == ["NOPE-USDT"]
+                assert running.feed.listing.unknown == ["NOPE-USDT"]
                 await until(lambda: "unknown" in running.feed.ctx.page.detail, "the page says so")
                 assert "symbol=NOPE-USDT is not listed" in caplog.text
 

@@ -347,13 +347,14 @@ def test_writer_puts_a_batch_that_is_never_taken_aside_and_goes_on(instance):
     data = path.read_bytes()
     # A block that is whole on disk but nonsense to ClickHouse: as of a version that wrote another format.
     from tickring.storage.batch import Batch
-    from tickring.storage.spool import Spool, _encode_record
+    from tickring.storage.spool import Spool
+    from tickring.storage.spoolfile import encode_record
 
     spool = Spool(path.parent, 1 << 30)
     head = spool.heads()[0]
     size = spool._entries[0].size
     spool.close()
-    nonsense = b"".join(_encode_record(Batch(head, b"\xff" * 300)))
+    nonsense = b"".join(encode_record(Batch(head, b"\xff" * 300)))
     path.write_bytes(nonsense + data[size:])
     instance.writer.start(instance.config())
     instance.wait_stored()

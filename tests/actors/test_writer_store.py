@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import pytest
 
+from tickring.actors.writer import Config
 from tickring.codecs.record import Flag
 from tickring.codecs.records import BOOK_LEVEL, BOOK_TOP, QUOTE, TRADE
 from tickring.ringbuf import read_page
@@ -167,3 +169,36 @@ def test_writer_says_what_it_does_on_its_page(instance):
     path = instance.shm / "writer.page"
     wait_for("the stream on the page", lambda: read_page(path).detail.get("streams") == 1)
     assert read_page(path).detail["clickhouse"]["up"] is True
+
+
+def test_writer_makes_the_views_that_are_asked_for(instance):
+    producer = instance.producer()
+    hot, cold = f"{instance.server.database}_hot", f"{instance.server.database}_cold"
+    instance.writer.start(instance.config(views={hot: 3, cold: 0}))
+    rows = producer.publish(100)
+    instance.wait_stored()
+    found = instance.query(f"SELECT h.trade_id FROM {hot}.trades AS h JOIN {cold}.trades AS c USING (trade_id, symbol)")
+    assert {trade_id for (trade_id,) in found} == set(map(str, rows["trade_id"].tolist()))
+
+
+def test_writer_whose_views_are_refused_stores_all_the_same(instance):
+    producer = instance.producer()
+    instance.writer.start(instance.config(views={"x" * 300: 0}))  # no file system takes that name
+    rows = producer.publish(100)
+    instance.wait_stored()
+    instance.check_content((producer, rows))
+    assert "xxx not made: " in instance.writer.log.read_text()
+
+
+def test_writer_config_names_record_types_and_intervals():
+    chosen = {"trade": 7, "kline": 0, "kline.1m": 30}
+    assert msgspec.convert({"retention_days": chosen}, Config).retention_days == chosen
+    for wrong in (
+        {"retention_days": {"trades": 7}},
+        {"retention_days": {"trade.1m": 7}},
+        {"retention_days": {"trade": 36_500}},
+        {"store": {"kline.1m": "all"}},
+        {"views": {"tickring": 0}},
+    ):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(wrong, Config)

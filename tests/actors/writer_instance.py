@@ -82,12 +82,18 @@ class Instance:
             "flags",
         ]
         names += [field.name for field in record.fields]
+        result = self.query(f"SELECT {', '.join(names)} FROM {self.server.database}.{record.name}s")
+        return [tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in result]
+
+    def query(self, text: str) -> list[tuple[Any, ...]]:
         password = Path(self.server.password_file).read_text().strip()
         host, port = self.server.url.removeprefix("http://").split(":")
-        client = clickhouse_connect.get_client(host=host, port=int(port), username="default", password=password)
+        client = clickhouse_connect.get_client(
+            host=host, port=int(port), username="default", password=password,
+            autogenerate_session_id=False,  # a test that waits asks often, and sessions outlive their client
+        )  # fmt: skip
         try:
-            result = client.query(f"SELECT {', '.join(names)} FROM {self.server.database}.{record.name}s")
-            return [tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in result.result_rows]
+            return list(client.query(text).result_rows)
         finally:
             client.close()
 
@@ -102,6 +108,24 @@ class Instance:
         assert not missing, f"{len(missing)} rows are missing, for instance {next(iter(missing))}"
         assert not extra, f"{len(extra)} rows are not ours, for instance {next(iter(extra))}"
         assert len(found) == len(expected), f"{len(found) - len(expected)} rows are doubled"
+
+    def check_exactly(self, producer: Producer, rows: np.ndarray) -> list[Gap]:
+        """The table and the gap ledger together hold what was published, and no row is in both; returns the gaps.
+
+        Args:
+            rows: all that the producer ever published, so that a row's index is its sequence.
+        """
+        gaps = [gap for gap in self.gaps() if gap.epoch == producer.writer.epoch]
+        lost, uncertain = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+        for gap in gaps:
+            (lost if gap.certain else uncertain)[gap.first : gap.stop] = True
+        found = [row for row in self.table(producer.record) if row[1] == producer.writer.epoch]
+        assert len(set(found)) == len(found), f"{len(found) - len(set(found))} rows are doubled"
+        must, may = (stored_columns(producer.record, rows[mask], producer.writer.epoch)
+                     for mask in (~lost & ~uncertain, ~lost))  # fmt: skip
+        assert not must - set(found), f"{len(must - set(found))} rows are missing unsaid"
+        assert not set(found) - may, f"{len(set(found) - may)} rows are in the table and in the ledger"
+        return gaps
 
     def gaps(self) -> list[Gap]:
         return read_gaps(self.data / "writer")

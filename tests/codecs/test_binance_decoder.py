@@ -296,8 +296,8 @@ def test_quote_without_price_and_with_quantity_is_refused() -> None:
 
 def test_events_without_a_record_are_counted_and_not_refused() -> None:
     bench = Bench()
-    kline = {"e": "kline", "E": TIME_MS, "s": "ABCUSDT", "k": {"t": 1, "x": False, "o": "1.0"}}
-    bench.feed(*(frame("abcusdt@kline_1m", kline) for _ in range(3)))
+    ticker = {"e": "24hrMiniTicker", "E": TIME_MS, "s": "ABCUSDT", "c": "1.0"}
+    bench.feed(*(frame("abcusdt@miniTicker", ticker) for _ in range(3)))
     assert bench.decoder.other_events == 3
     assert not bench.notes.rejects
 

@@ -7,6 +7,7 @@ import math
 import random
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,9 @@ def acceptable(frame: bytes, product: str, symbols: set[str]) -> bool:
 
 
 def valid_event(x: dict[str, Any], product: str, symbols: set[str]) -> bool:
+    if x.get("e") == "forceOrder":
+        order = x.get("o")
+        return integers(x, "E") and isinstance(order, dict) and order.get("s") in symbols and valid_order(order)
     if x.get("s") not in symbols if isinstance(x.get("s"), str) else True:
         return False
     futures = product == "usdm"
@@ -73,14 +77,36 @@ def valid_event(x: dict[str, Any], product: str, symbols: set[str]) -> bool:
         case "depthUpdate":
             ids = integers(x, "EUu") and (not futures or (integers(x, "T") and type(x.get("pu")) is int))
             return ids and all(valid_levels(x.get(side)) for side in "ba")
+        case "kline":
+            bar = x.get("k")
+            return integers(x, "E") and isinstance(bar, dict) and bar.get("s") == x["s"] and valid_bar(bar)
+        case "24hrTicker":
+            return integers(x, "En") and decimals(x, "cohlvq") and signed(x.get("P"))
+        case "markPriceUpdate":
+            return integers(x, "ET") and decimals(x, "p") and (x.get("r") == "" or signed(x.get("r")))
     return False
+
+
+def valid_bar(bar: dict[str, Any]) -> bool:
+    if not (integers(bar, "tTn") and decimals(bar, "ochlvqVQ") and type(bar.get("x")) is bool):
+        return False
+    opened, high, low, close = (float(bar[name]) for name in "ohlc")
+    return bar.get("i") == "1m" and low <= min(opened, close) and max(opened, close) <= high
+
+
+def valid_order(order: dict[str, Any]) -> bool:
+    return integers(order, "T") and decimals(order, ["q", "p", "ap", "z"]) and order.get("S") in ("BUY", "SELL")
+
+
+def signed(text: Any) -> bool:
+    return type(text) is str and DECIMAL.fullmatch(text.removeprefix("-")) is not None
 
 
 def integers(x: dict[str, Any], names: str) -> bool:
     return all(type(x.get(name)) is int and 0 <= x[name] < 2**63 for name in names)
 
 
-def decimals(x: dict[str, Any], names: str) -> bool:
+def decimals(x: dict[str, Any], names: Iterable[str]) -> bool:
     return all(type(x.get(name)) is str and DECIMAL.fullmatch(x[name]) is not None for name in names)
 
 
@@ -249,6 +275,17 @@ class Checked:
 
     def book(self, *row: Any) -> None:
         pass
+
+    def other(self, *row: Any) -> None:
+        assert all(type(value) is int and 0 <= value < 2**63 for value in row[1:4]), row
+        numbers = [value for value in row[4:] if not isinstance(value, str)]
+        assert all(-math.inf < value < math.inf for value in numbers), row
+        self.rows.append(("other", *row))
+
+    kline = ticker = mark_price = liquidation = other
+
+    def funding(self, *row: Any) -> None:
+        pass  # follows from the mark prices before it, damaged ones too
 
     def take(self) -> list[tuple[Any, ...]]:
         rows, self.rows = self.rows, []

@@ -179,6 +179,8 @@ def test_damaged_symbol_makes_no_new_instrument(captures: Path, tmp_path: Path) 
 def test_readers_agree_on_recorded_singles(captures: Path) -> None:
     path = captures / "binance-mixed" / "crypto-msg-parser_examples.jsonl"
     rows = list(replay_lines([path]))
-    assert Counter(row["record"] for row in rows) == {"trade": 5, "quote": 5, "orderbook": 3}
+    assert Counter(row["record"] for row in rows) == {
+        "trade": 5, "quote": 5, "orderbook": 3, "kline": 5, "ticker": 10, "mark_price": 6, "funding": 6,
+    }  # fmt: skip
     assert {row["market_type"] for row in rows} == {"spot", "perpetual", "future"}
     assert sum(1 for _ in read_capture(path)) == 51

@@ -92,6 +92,8 @@ def test_instruments_of_spot() -> None:
         }
     )
     info = parse_exchange_info(body, "spot")
+    assert parse_exchange_info(body, "spot", only={"NONE"}).instruments == []
+    assert parse_exchange_info(body, "spot", only={info.instruments[0].native}).instruments == info.instruments[:1]
     first, second = info.instruments
     assert (first.instrument, first.price_precision, first.quantity_precision, first.tick) == (
         "ABC-USDT", 2, 3, "0.01000000",
@@ -141,7 +143,8 @@ def test_urls_and_weights() -> None:
     assert depth_path("spot", "币安USDT", 9999).endswith("%E5%B8%81%E5%AE%89USDT&limit=5000")
     assert [depth_weight("spot", n) for n in (100, 101, 1000, 5000)] == [5, 25, 50, 250]
     assert [depth_weight("usdm", n) for n in (50, 100, 500, 1000)] == [2, 5, 10, 20]
-    assert exchange_info_path("usdm") == "/fapi/v1/exchangeInfo"
+    assert exchange_info_path("usdm") == exchange_info_path("usdm", ["A"]) == "/fapi/v1/exchangeInfo"
+    assert exchange_info_path("spot", ["A", "B"]) == "/api/v3/exchangeInfo?symbols=%5B%22A%22%2C%22B%22%5D"
 
 
 def test_every_recorded_body_is_read(captures: Path) -> None:

@@ -169,7 +169,7 @@ def random_rows(record: RecordType, n: int, keys: int, seed: int = 0, start: int
 
 def stored_columns(record: RecordType, rows: np.ndarray, epoch: int) -> set[tuple[Any, ...]]:
     """The rows as the table should hold them, without the key's text: one tuple each, exact values."""
-    columns = [rows[name].tolist() for name, _, _ in record.columns()[5:]]
+    columns = [rows[name].tolist() for name, _, _ in record.columns()[len(record.key_names) + 1 :]]
     if any(isinstance(column[0], list) for column in columns):
         columns = [[tuple(v) if isinstance(v, list) else v for v in column] for column in columns]
     instruments = [f"S{key_id}-USDT" for key_id in rows["key_id"].tolist()]

@@ -198,3 +198,21 @@ def test_clean_close_gives_the_lock_back(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("2")
+
+
+def test_insert_refused_after_its_data_was_taken_raises(tmp_path: Path) -> None:
+    body = """
+from tickring.storage.engine import EngineError
+connection.query(b"CREATE TABLE t (a UInt64, CONSTRAINT small CHECK a < 5) ENGINE = MergeTree ORDER BY a")
+connection.query(b"CREATE TABLE p (a UInt64) ENGINE = MergeTree PARTITION BY a ORDER BY a")
+data = b"".join(n.to_bytes(8, "little") for n in range(500))
+for table in (b"t", b"p"):
+    try:
+        print(connection.insert(b"INSERT INTO " + table, "RowBinary", [data]))
+    except EngineError as error:
+        print(error.code, connection.query(b"SELECT count() FROM " + table).body())
+print(connection.insert(b"INSERT INTO p (a)", "RowBinary", [data], b"SETTINGS max_partitions_per_insert_block = 0")
+      .written_rows)
+"""
+    done = run(tmp_path, body)
+    assert done.stdout.split("\n") == ["469 b'0\\n'", "252 b'0\\n'", "500", ""], done.stdout + done.stderr

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tickring.storage.errors import DiskUnusable
 from tickring.storage.journal import SLOT_SIZE, Journal, Position
 
 
@@ -53,3 +56,19 @@ def test_journal_with_a_damaged_slot_falls_back_to_the_store_before(tmp_path_fac
     else:
         assert found == (positions[-2] if len(positions) > 1 else None)
     journal.close()
+
+
+def test_journal_on_a_failing_disk_raises_and_the_position_before_stands(tmp_path):
+    journal = Journal(tmp_path, "p.trade")
+    journal.intend(7, 0, 100, 1, 2)
+    before = journal.position
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(DiskUnusable, match="make room"):
+            journal.mark(7, 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert journal.position == before == Journal(tmp_path, "p.trade").position
+    journal.mark(7, 100)
+    assert Journal(tmp_path, "p.trade").position == journal.position

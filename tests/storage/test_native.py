@@ -34,7 +34,10 @@ async def store_and_read(client, record, rows, keys):
         "toUnixTimestamp64Nano(ts_event_ns)",
         "flags",
     ]
-    names += [field.name for field in record.fields]
+    names += [
+        f"toUnixTimestamp64Milli({field.name})" if "DateTime64" in field.kind.clickhouse else field.name
+        for field in record.fields
+    ]
     return await client.rows(f"SELECT {', '.join(names)} FROM {table}")
 
 
@@ -124,5 +127,12 @@ def test_table_names_are_plurals():
         "book_levels",
         "book_tops",
         "book_depths",
+        "klines",
+        "kline_opens",
+        "tickers",
+        "mark_prices",
+        "fundings",
+        "open_interests",
+        "liquidations",
     ]
     assert BOOK_TOP.columns()[0][0] == "exchange"
