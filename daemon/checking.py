@@ -98,7 +98,7 @@ def check_value(kind: Any, value: Any, path: str, mistakes: list[Mistake]) -> An
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        near = nearest(value, choices_of(kind)) if isinstance(value, str) else None
+        near = _nearest_choice(kind, value) if isinstance(value, str) else None
         mistakes.append(Mistake(path, f"expected {describe(kind)}", shown(value), near))
         return INVALID
 
@@ -117,9 +117,19 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return by_lower[found[0]] if found else None
 
 
+def _nearest_choice(kind: Any, value: str) -> str | None:
+    """The choice that was probably meant; a type may tell its choices' `other_names` in the extra of its Meta."""
+    info = msgspec.inspect.type_info(kind)
+    others = (info.extra or {}).get("other_names", {}) if isinstance(info, msgspec.inspect.Metadata) else {}
+    near = nearest(value, [*choices_of(kind), *others])
+    return others.get(near, near)
+
+
 def choices_of(kind: Any) -> list[str]:
     """The strings a type allows, where it lists them."""
     info = msgspec.inspect.type_info(kind)
+    if isinstance(info, msgspec.inspect.Metadata):
+        info = info.type
     options = info.types if isinstance(info, msgspec.inspect.UnionType) else (info,)
     choices: list[str] = []
     for option in options:

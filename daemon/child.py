@@ -171,7 +171,7 @@ def _read_nothing() -> None:
 
 def _run(plan: ActorPlan, shared: Shared, main, words: int) -> int:
     """Run the actor on a loop of its own; returns the exit code of the process."""
-    repeats = logs.setup(shared.log.level, shared.log.format, actor=plan.name)
+    logs.setup(shared.log.level, shared.log.format, actor=plan.name)
     page = None
     try:
         page = MetricsPage(shared.folder, plan.name, time.time_ns(), shared.group or None)
@@ -187,7 +187,7 @@ def _run(plan: ActorPlan, shared: Shared, main, words: int) -> int:
             listen=shared.listeners.get(plan.name),
         )
         with asyncio.Runner(loop_factory=_new_loop) as runner:
-            runner.run(_actor(main, context, repeats))
+            runner.run(_actor(main, context))
         page.state = State.STOPPED
         return EXIT_OK
     except TickringError as error:
@@ -207,16 +207,16 @@ def _run(plan: ActorPlan, shared: Shared, main, words: int) -> int:
         log.exception("ended by an error that nobody expected")
         return EXIT_SOFTWARE
     finally:
-        repeats.flush()
+        logs.flush_repeats(everything=True)
         sys.stdout.flush()
 
 
-async def _actor(main, context: ActorContext, repeats: logs.RepeatFilter) -> None:
+async def _actor(main, context: ActorContext) -> None:
     loop = asyncio.get_running_loop()
     context.stop_on_signals()
 
     def flush_repeats() -> None:
-        repeats.flush_due()
+        logs.flush_repeats()
         loop.call_later(REPEATS_FLUSH_S, flush_repeats)
 
     flush_repeats()

@@ -13,12 +13,21 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from ..actors.feed.config import Channel as FeedChannel
+from ..actors.feed.protocol import CHANNELS
 from .kinds import KINDS
 from .logs import Level, LogFormat
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
-Channel = Literal["trade", "agg_trade", "quote", "book"]
+# A name that is not ours is looked for among the exchange's own, and those that others use.
+_OTHER_NAMES = {
+    **{wire: name for name, wire in CHANNELS.items()},
+    "openInterest": "open_interest", "depth_update": "book", "orderbook": "book", "order_book": "book",
+    "best_bid_ask": "quote", "bbo": "quote", "candle": "kline", "candles": "kline", "ohlcv": "kline",
+    "funding": "mark_price", "funding_rate": "mark_price", "index_price": "mark_price", "trades": "trade",
+}  # fmt: skip
+Channel = Annotated[FeedChannel, Meta(extra={"other_names": _OTHER_NAMES})]
 # a description takes the place of the pattern in messages
 Symbol = Annotated[str, Meta(pattern=r"^[A-Z0-9]+-[A-Z0-9]+$", description='a pair such as "BTC-USDT"')]
 Contract = Annotated[
@@ -45,7 +54,8 @@ DatabaseName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", descript
 InstanceName = Annotated[
     str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="up to 32 of a-z, 0-9 and hyphens, the first no hyphen")
 ]
-Shards = Annotated[int, Meta(ge=1, le=32)]  # connections, and processes, which the symbols are spread over
+SHARDS_MAX = 32
+Shards = Annotated[int, Meta(ge=1, le=SHARDS_MAX)]  # connections, and processes, which the symbols are spread over
 
 
 class Instance(msgspec.Struct, kw_only=True, frozen=True):
@@ -81,6 +91,7 @@ class Spot(msgspec.Struct, kw_only=True, frozen=True):
     """Binance spot. Addresses: https://github.com/binance/binance-spot-api-docs (read 2026-11)."""
 
     symbols: list[Symbol]
+    # `trade` rather than `agg_trade`: every match with its id, as fast as the aggregates, and history has the same ids.
     channels: list[Channel] = msgspec.field(default_factory=lambda: ["trade", "quote", "book"])
     ws_url: WebSocketUrl = "wss://stream.binance.com:9443"
     rest_url: HttpUrl = "https://api.binance.com"
@@ -91,6 +102,8 @@ class Usdm(msgspec.Struct, kw_only=True, frozen=True):
     """Binance USD-M futures, one connection for each routed tier (since 2026-04 a socket delivers only its own)."""
 
     symbols: list[Contract]
+    # `agg_trade` rather than `trade`: the stream that is documented here, without holes in its ids (`trade` leaves out
+    # the insurance fund and ADL), and the only one whose history REST gives without a key. It groups 100 ms.
     channels: list[Channel] = msgspec.field(default_factory=lambda: ["agg_trade", "quote", "book"])
     ws_public_url: WebSocketUrl = "wss://fstream.binance.com/public"
     ws_market_url: WebSocketUrl = "wss://fstream.binance.com/market"

@@ -89,7 +89,7 @@ class ControlServer:
             try:
                 client, _ = await loop.sock_accept(self.listener)
             except OSError as error:
-                log.warning("control socket cannot accept: %s", error)
+                log.warning("control socket cannot accept: %s. Raise the limit of open files (LimitNOFILE=)", error)
                 await asyncio.sleep(1)
                 continue
             client.setblocking(False)

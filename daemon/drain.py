@@ -56,7 +56,10 @@ async def _wait_for(
     while left := [process for process in stage if process.alive]:
         now = time.monotonic()
         if now > given_up_at:
-            log.error("drain left=%s: killed and still there", ",".join(process.name for process in left))
+            names = ",".join(process.name for process in left)
+            log.error(
+                "drain left=%s: killed and still there, the kernel holds them. Look for a bad disk in dmesg", names
+            )
             return False
         for process in left:
             if in_a_hurry():

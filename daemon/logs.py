@@ -4,8 +4,10 @@ A JSON line has the members timestamp (ISO 8601, UTC, ms), level, logger, messag
 passed as `extra`; `exception` holds a traceback. Lines of all processes go to stderr, each by one write, which keeps
 them whole: a pipe takes up to 4,096 bytes at once and longer lines are rare.
 
-A line that repeats is written the first time and then once for each `REPEAT_WINDOW_S` with its count and the times of
-the first and the last repeat: an error in a loop must neither fill the disk nor hide what else is said.
+A line that repeats is written the first time and then once for each `REPEAT_WINDOW_S` with `repeated`, how often it
+came meanwhile, and the times of the first and the last repeat. Of lines that differ only in their values, a client's
+address or a number, at most `ALIKE_MAX` are written in that time, and the rest are counted in the same way under the
+last of them: an error in a loop must neither fill the disk nor hide what else is said.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -25,7 +28,8 @@ LogFormat = Literal["auto", "json", "text"]
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 
 REPEAT_WINDOW_S = 10.0
-REPEAT_KEYS_MAX = 256  # templates remembered at once; the oldest goes, after its count is written
+REPEAT_KEYS_MAX = 256  # lines remembered at once; the oldest goes, after its count is written
+ALIKE_MAX = 50
 _PLAIN = frozenset(vars(logging.LogRecord("", 0, "", 0, "", (), None))) | {
     "message",
     "asctime",
@@ -49,6 +53,14 @@ def setup(level: Level = "INFO", log_format: LogFormat = "auto", *, actor: str =
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     logging.getLogger("picows").setLevel(max(logging.INFO, root.level))
     return repeats
+
+
+def flush_repeats(*, everything: bool = False) -> None:
+    """Write the counts of lines held back whose window is over, or of all; now and then, and before a process ends."""
+    for handler in logging.getLogger().handlers:
+        for one in handler.filters:
+            if isinstance(one, RepeatFilter):
+                one.flush() if everything else one.flush_due()
 
 
 def wants_json(log_format: LogFormat) -> bool:
@@ -119,31 +131,38 @@ def extra_members(record: logging.LogRecord) -> Mapping[str, Any]:
 
 
 class RepeatFilter(logging.Filter):
-    """Let a message template through once for each window and count the rest; errors with a traceback count as one
-    template for each place that raised them."""
+    """Let a line through once for each window, of lines that are alike a few, and count the rest; errors with a
+    traceback are alike where the same place raised them."""
 
     def __init__(self, window_s: float = REPEAT_WINDOW_S) -> None:
         super().__init__()
         self.window_s = window_s
         self.emit = lambda record: None
         self._seen: dict[tuple, _Repeats] = {}
+        self._alike: Counter[tuple] = Counter()  # lines in `_seen` by what they have in common
+        self._due_at = 0.0  # no window of a line in `_seen` ends before
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if getattr(record, "repeats", None) is not None:
+        if getattr(record, "repeated", None) is not None:
             return True
-        # the arguments belong to the key: two actors that die are two events, a thousand bad frames with equal text one
-        key = (record.name, record.levelno, str(record.msg), str(record.args), _raised_at(record))
+        now = time.monotonic()
+        if now >= self._due_at:
+            self.flush_due()
+        # the arguments tell lines apart: two actors that die are two events, a thousand bad frames with equal text one
+        template = (record.name, record.levelno, str(record.msg), _raised_at(record))
+        key = (template, str(record.args))
+        if key not in self._seen and self._alike[template] >= ALIKE_MAX:
+            key = (template, None)
         repeats = self._seen.get(key)
-        if repeats is None:
-            while len(self._seen) >= REPEAT_KEYS_MAX:
-                self._flush(next(iter(self._seen)))
-            self._seen[key] = _Repeats(record, time.monotonic() + self.window_s)
-            return True
-        if time.monotonic() < repeats.until:
+        if repeats is not None:
             repeats.add(record)
             return False
-        self._flush(key)
-        self._seen[key] = _Repeats(record, time.monotonic() + self.window_s)
+        while len(self._seen) >= REPEAT_KEYS_MAX:
+            self._flush(next(iter(self._seen)))
+        until = now + self.window_s
+        self._due_at = min(self._due_at, until) if self._seen else until
+        self._seen[key] = _Repeats(record, until)
+        self._alike[template] += 1
         return True
 
     def flush(self) -> None:
@@ -153,12 +172,19 @@ class RepeatFilter(logging.Filter):
 
     def flush_due(self) -> None:
         now = time.monotonic()
-        for key in [key for key, repeats in self._seen.items() if repeats.until <= now]:
+        for key in [key for key, repeats in list(self._seen.items()) if repeats.until <= now]:
             self._flush(key)
+        self._due_at = min((repeats.until for repeats in list(self._seen.values())), default=0.0)
 
     def _flush(self, key: tuple) -> None:
-        repeats = self._seen.pop(key, None)  # None: another thread was faster
-        if repeats is not None and repeats.count:
+        repeats = self._seen.pop(key, None)
+        if repeats is None:
+            return  # another thread was faster
+        template = key[0]
+        self._alike[template] -= 1
+        if self._alike[template] <= 0:
+            del self._alike[template]
+        if repeats.count:
             self.emit(repeats.summary())
 
 
@@ -172,6 +198,7 @@ class _Repeats:
         self.first = self.last = 0.0
 
     def add(self, record: logging.LogRecord) -> None:
+        self.record = record
         self.count += 1
         self.first = self.first or record.created
         self.last = record.created
@@ -180,7 +207,8 @@ class _Repeats:
         said = self.record
         summary = logging.LogRecord(said.name, said.levelno, said.pathname, said.lineno, said.getMessage(), (), None)
         summary.created = self.last
-        summary.repeats = self.count
+        vars(summary).update(extra_members(said))
+        summary.repeated = self.count
         summary.first = timestamp(self.first)
         summary.last = timestamp(self.last)
         return summary

@@ -12,6 +12,7 @@ from .checking import join, shown, unknown
 from .config import Settings
 from .errors import Mistake
 from .kinds import KINDS
+from .markets import check_feeds
 from .plan import actor_names
 
 PASSWORD_MODE_FORBIDDEN = 0o077
@@ -21,6 +22,7 @@ def check_meaning(settings: Settings) -> list[Mistake]:
     """Every mistake that only shows when fields are seen together, or beside the machine."""
     return [
         *_exchanges(settings),
+        *check_feeds(settings),
         *_rings(settings),
         *_cpus(settings),
         *_instance(settings),

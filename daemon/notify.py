@@ -67,7 +67,10 @@ class Notifier:
         except OSError as error:
             self.failures += 1
             if self.failures == 1:
-                log.warning("notify socket=%s cannot be written: %s", self.address, error)
+                log.warning(
+                    "notify socket=%s cannot be written: %s. systemd hears nothing; the unit needs NotifyAccess=main",
+                    self.address, error,
+                )  # fmt: skip
 
 
 def _watchdog_us() -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-import zlib
-from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ from ..ringbuf.layout import StreamSpec
 from ..storage.client import Server
 from ..storage.engine import create_password, lock_store
 from .checking import build
-from .config import Log, Settings, Spot, SupervisorConfig, Usdm
+from .config import Log, Settings, SupervisorConfig
 from .cpus import assign
 from .errors import ConfigError, Mistake
 from .kinds import KINDS, Kind
 from .listeners import open_listeners
+from .markets import feed_shards, keys_numbered
 
 DOORBELLS_MIN = (
     64  # made before the first spawn and inherited by all; those beyond the actors are lent to outside readers
@@ -59,7 +59,14 @@ class ActorPlan:
     address: Address | None = None
     after: tuple[str, ...] = ()  # actors that should run before this one is first started
     streams: tuple[StreamSpec, ...] = ()
-    keys: int = 0  # keys it will number, for the sum of memory
+    stream_keys: tuple[int, ...] = ()  # of each stream: keys that will have records in it
+    keys: int = 0  # keys it will number
+
+    @property
+    def memory_bytes(self) -> int:
+        """What its streams together take in shared memory once every configured key has been added."""
+        keys = self.stream_keys or (self.keys,) * len(self.streams)
+        return sum(spec.bytes_needed(min(n, spec.keys_max)) for spec, n in zip(self.streams, keys, strict=True))
 
 
 @dataclass(frozen=True)
@@ -85,8 +92,8 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """What all streams together take in shared memory once every configured key has been added."""
-        return sum(spec.bytes_needed(min(actor.keys, spec.keys_max)) for actor in self.actors for spec in actor.streams)
+        """What all streams together take in shared memory."""
+        return sum(actor.memory_bytes for actor in self.actors)
 
 
 def by_group(plan: Plan) -> Iterator[tuple[Address, list[ActorPlan]]]:
@@ -106,47 +113,6 @@ class _Draft:
     kind: Kind
     fields: dict[str, Any] = field(default_factory=dict)  # set by the plan; the file's own fields come before
     after: tuple[str, ...] = ()
-
-
-def feed_shards(settings: Settings) -> list[tuple[str, dict[str, Any]]]:
-    """Name and planned fields of each feed: one for each (product, tier, shard) that has channels to carry."""
-    shards: list[tuple[str, dict[str, Any]]] = []
-    binance = settings.exchanges.binance
-    if binance and (spot := binance.spot):
-        shards += _tier("spot", "spot", spot, spot.ws_url, set(spot.channels))
-    if binance and (usdm := binance.usdm):
-        # aggregated trades come from another routed tier than everything else that we listen to
-        market = {"agg_trade"} & set(usdm.channels)
-        shards += _tier("usdm", "public", usdm, usdm.ws_public_url, set(usdm.channels) - market)
-        shards += _tier("usdm", "market", usdm, usdm.ws_market_url, market)
-    if settings.simulate:
-        urls = simulator_urls(settings)
-        for _, fields in shards:
-            fields |= {"ws_url": urls[fields["tier"]], "rest_url": urls["rest"]}
-    return shards
-
-
-def _tier(
-    product: str, tier: str, market: Spot | Usdm, ws_url: str, channels: Collection[str]
-) -> list[tuple[str, dict[str, Any]]]:
-    if not channels:
-        return []
-    prefix = f"feed-binance-{product}" if tier == product else f"feed-binance-{product}-{tier}"
-    carried = [channel for channel in market.channels if channel in channels]
-    common = {"exchange": "binance", "product": product, "tier": tier, "channels": carried}
-    return [
-        (f"{prefix}-{shard}", {**common, "symbols": symbols, "ws_url": ws_url, "rest_url": market.rest_url})
-        for shard, symbols in enumerate(spread(market.symbols, market.shards))
-        if symbols
-    ]
-
-
-def spread(symbols: Sequence[str], shards: int) -> list[list[str]]:
-    """Symbols by shard. A symbol's shard follows from its name alone, so it stays when others come or go."""
-    spread_out: list[list[str]] = [[] for _ in range(shards)]
-    for symbol in symbols:
-        spread_out[zlib.crc32(symbol.encode()) % shards].append(symbol)
-    return spread_out
 
 
 def _drafts(settings: Settings) -> list[_Draft]:
@@ -176,19 +142,6 @@ def clickhouse_server(settings: Settings) -> Server:
         password_file = str(settings.data / engine["folder"] / STORE_PASSWORD)
     password_file = str(Path(password_file).expanduser()) if password_file else ""
     return Server(**{**msgspec.structs.asdict(config), "url": url, "password_file": password_file})
-
-
-def simulator_urls(settings: Settings) -> dict[str, str]:
-    """Addresses of the simulated exchange, by tier and "rest", in place of the real ones."""
-    simulator = settings.settled("simulator")
-    host = simulator["host"]
-    usdm = f"ws://{host}:{simulator['usdm_ws_port']}"
-    return {
-        "spot": f"ws://{host}:{simulator['spot_ws_port']}",
-        "public": f"{usdm}/public",
-        "market": f"{usdm}/market",
-        "rest": f"http://{host}:{simulator['rest_port']}",
-    }
 
 
 def actor_names(settings: Settings) -> list[str]:
@@ -226,10 +179,11 @@ def make_plan(settings: Settings, source: str = "configuration") -> Plan:
     actors = []
     for doorbell, draft in enumerate(drafts):
         module = draft.kind.load()
-        config = _config(draft, settings, mistakes)
+        config: Any = _config(draft, settings, mistakes)
         if config is None:
             continue
         streams = module.streams(draft.name, config) if hasattr(module, "streams") else []
+        is_feed = draft.kind.name == "feed"
         actors.append(
             ActorPlan(
                 name=draft.name,
@@ -244,7 +198,8 @@ def make_plan(settings: Settings, source: str = "configuration") -> Plan:
                 address=_address(draft.kind, config),
                 after=draft.after,
                 streams=tuple(streams),
-                keys=len(draft.fields["symbols"]) if draft.kind.name == "feed" else 0,
+                stream_keys=tuple(keys_numbered(config, spec.record) for spec in streams) if is_feed else (),
+                keys=keys_numbered(config) if is_feed else 0,
             )
         )
     if mistakes:

@@ -115,7 +115,10 @@ class Process:
                 os.sched_setaffinity(int(thread), cpus)
             log.info("actor=%s pid=%d moved to cpus=%s", self.name, self.pid, ",".join(map(str, sorted(cpus))))
         except OSError as error:  # it has just ended: its next start pins it
-            log.warning("actor=%s pid=%d not moved to other CPUs: %s", self.name, self.pid, error)
+            log.warning(
+                "actor=%s pid=%d not moved to other CPUs: %s. Name CPUs of this machine in [cpus], then reload",
+                self.name, self.pid, error,
+            )  # fmt: skip
 
     def start(self, shared: Shared) -> None:
         """Fork it; the caller watches `spawned.pidfd`."""

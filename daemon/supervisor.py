@@ -36,6 +36,7 @@ from .instance import (
     unread_misfits,
 )
 from .listeners import open_listeners, open_unix_listener
+from .logs import flush_repeats
 from .notify import Notifier
 from .overview import Overview
 from .plan import Plan, by_group
@@ -123,6 +124,7 @@ class Supervisor:
             if control is not None:
                 await control.close()
             self._clean_up(lock, everything=self.leave_nothing or (control is None and not warm))
+            flush_repeats(everything=True)
 
     def _prepare(self) -> ControlServer:
         """Everything that must be there before the first fork."""
@@ -296,6 +298,7 @@ class Supervisor:
             self.notifier.status(self.summary())
         if self._overview is not None:
             self._overview.show(self.plan.name, self.processes, ready=self.ready)
+        flush_repeats()
 
     def healthy(self, now: float) -> bool:
         """Whether systemd may believe that we keep the tree going: nothing we killed refuses to go away.

@@ -22,7 +22,7 @@ from ...codecs.captures import CaptureWriter, Entry, EntryKind
 from ..checking import nearest
 from ..errors import DaemonError, FolderUnusable, InputMissing
 from ..loading import check
-from ..plan import feed_shards
+from ..markets import feed_shards
 from .output import print_json
 
 EXCHANGE = "binance"

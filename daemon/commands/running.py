@@ -10,16 +10,20 @@ import shutil
 import socket
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ...actors.feed.protocol import CHANNELS, tier_of_channel
+from ...codecs.binance.wire import PRODUCTS
 from .. import logs
 from ..config import Log
 from ..instance import remove_dead
 from ..loading import check, load
+from ..markets import fewest_shards
 from ..plan import Plan, make_plan
 from ..reload import keep_instance
 from ..supervisor import Supervisor
@@ -27,6 +31,8 @@ from ..supervisor import Supervisor
 SHARED_MEMORY = Path("/dev/shm")
 DEMO_PORT = 8000
 DEMO_PREFIX = "demo-"
+DEMO_SPOT = ("trade", "quote", "book", "kline", "ticker")
+DEMO_USDM = ("agg_trade", "quote", "book", "kline", "ticker", "mark_price", "open_interest", "liquidation")
 
 
 def run(config_file: Path, log_options: dict[str, str], *, purge: bool) -> None:
@@ -78,8 +84,8 @@ def demo_settings(port: int | None, symbols: int, name: str, data: Path) -> dict
         "instance": {"name": name, "folder": str(SHARED_MEMORY), "data": str(data)},
         "exchanges": {
             "binance": {
-                "spot": {"symbols": [symbol for _, symbol in coins]},
-                "usdm": {"symbols": [f"{symbol}-PERP" for _, symbol in coins]},
+                "spot": _demo_market("spot", [symbol for _, symbol in coins], DEMO_SPOT),
+                "usdm": _demo_market("usdm", [f"{symbol}-PERP" for _, symbol in coins], DEMO_USDM),
             }
         },
         "simulator": {
@@ -94,9 +100,19 @@ def demo_settings(port: int | None, symbols: int, name: str, data: Path) -> dict
             "trade_capacity": 1 << 14,
             "quote_capacity": 1 << 15,
             "level_capacity": 1 << 16,
-            "keys_max": max(64, 2 * symbols),
+            "kline_capacity": 1 << 14,
+            "kline_preload": 300,
+            "other_capacity": 1 << 12,
+            "kline_rollups": ["5m"],
+            "keys_max": max(64, 4 * symbols),
         },
     }
+
+
+def _demo_market(product: str, symbols: list[str], channels: tuple[str, ...]) -> dict[str, Any]:
+    tiers = Counter(tier_of_channel(product, channel) for channel in channels if channel in (*CHANNELS, "kline"))
+    shards = fewest_shards(symbols, max(tiers.values()), PRODUCTS[product].limits.streams_max)
+    return {"symbols": symbols, "channels": list(channels), "shards": shards or 1}
 
 
 def _with_log(plan: Plan, options: dict[str, str]) -> Plan:

@@ -20,6 +20,7 @@ LIBRARIES = ("aiohttp", "chdb", "clickhouse-connect", "msgspec", "numpy", "picow
 def check(file: Path, *, as_json: bool) -> int:
     """Print every mistake of a configuration, or the plan it makes; returns the exit code."""
     from ..loading import load
+    from ..markets import streams_carried
     from ..plan import make_plan
 
     try:
@@ -37,6 +38,8 @@ def check(file: Path, *, as_json: bool) -> int:
             "listen": f"{actor.address.host}:{actor.address.port}" if actor.address else "",
             "streams": [spec.record for spec in actor.streams],
             "keys": actor.keys,
+            "channels": list(actor.config.channels) if actor.kind == "feed" else [],
+            "subscriptions": streams_carried(actor.config) if actor.kind == "feed" else 0,
         }
         for actor in plan.actors
     ]
@@ -46,7 +49,7 @@ def check(file: Path, *, as_json: bool) -> int:
         return EXIT_OK
     print(f"{file}: no mistakes. Instance {plan.name!r} in {plan.folder}, data in {plan.data}.")
     print(f"The rings take {plan.memory_bytes:,} bytes of shared memory.")
-    columns = ["name", "kind", "cpus", "listen", "streams", "keys"]
+    columns = ["name", "kind", "cpus", "listen", "channels", "subscriptions", "streams", "keys"]
     rows = [[_cell(actor[column]) for column in columns] for actor in actors]
     print_table(columns, rows)
     return EXIT_OK

@@ -3,13 +3,18 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from tickring.actors.feed.config import Channel
+from tickring.daemon.commands.running import demo_settings
 from tickring.daemon.config import Instance, data_folder
 from tickring.daemon.errors import ConfigError, InputMissing
-from tickring.daemon.loading import load, parse
-from tickring.daemon.plan import feed_shards, make_plan, spread
+from tickring.daemon.instance import memory_needed
+from tickring.daemon.loading import check, load, parse
+from tickring.daemon.markets import feed_shards, spread
+from tickring.daemon.plan import make_plan
 
 GOOD = """
 [exchanges.binance.spot]
@@ -151,6 +156,92 @@ def test_plan_with_raw_futures_trades_needs_no_market_tier():
     text = '[exchanges.binance.usdm]\nsymbols = ["BTC-USDT-PERP"]\nchannels = ["trade", "book"]\n'
     names = [name for name, _ in feed_shards(parse(text, "text"))]
     assert names == ["feed-binance-usdm-public-0"]
+
+
+USDM = '[exchanges.binance.usdm]\nsymbols = ["BTC-USDT-PERP"]\n'
+SPOT = '[exchanges.binance.spot]\nsymbols = ["BTC-USDT"]\n'
+
+
+def test_plan_puts_every_channel_on_the_tier_that_carries_it():
+    channels = ["agg_trade", "quote", "book", "kline", "ticker", "mark_price", "open_interest", "liquidation"]
+    plan = make_plan(parse(f"{USDM}channels = {channels}", "text"))
+    feeds = {actor.name: actor for actor in plan.actors if actor.kind == "feed"}
+    assert {name: actor.config.channels for name, actor in feeds.items()} == {
+        "feed-binance-usdm-public-0": ["quote", "book"],
+        "feed-binance-usdm-market-0": ["agg_trade", "kline", "ticker", "mark_price", "open_interest", "liquidation"],
+    }
+    market = feeds["feed-binance-usdm-market-0"]
+    assert {spec.record for spec in market.streams} == {
+        "trade", "kline", "kline_open", "ticker", "mark_price", "funding", "open_interest", "liquidation",
+    }  # fmt: skip
+    assert market.keys == 1 + 6, "the symbol, and its bars of 1m and of five longer intervals"
+
+
+def test_open_interest_goes_with_another_tier_where_nothing_else_needs_the_market_tier():
+    text = f'{USDM}channels = ["quote", "open_interest"]'
+    assert [(name, fields["channels"]) for name, fields in feed_shards(parse(text, "text"))] == [
+        ("feed-binance-usdm-public-0", ["quote", "open_interest"])
+    ]
+    [line] = mistakes(f'{USDM}channels = ["open_interest"]')
+    assert line.startswith("exchanges.binance.usdm.channels") and "expected one that the exchange streams" in line
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("trads", "trade"), ("aggTrade", "agg_trade"), ("bookTicker", "quote"), ("depth", "book"),
+        ("klines", "kline"), ("kline_1m", "kline"), ("candles", "kline"), ("markPrice", "mark_price"),
+        ("funding", "mark_price"), ("funding_rate", "mark_price"), ("openInterest", "open_interest"),
+        ("forceOrder", "liquidation"), ("liquidations", "liquidation"), ("orderbook", "book"),
+    ],
+)  # fmt: skip
+def test_wrong_channel_name_gives_the_one_that_was_meant(written, meant):
+    [line] = mistakes(f'{USDM}channels = ["{written}", "quote"]')
+    assert line.startswith(f'exchanges.binance.usdm.channels[0] = "{written}": expected one of "agg_trade"')
+    assert line.endswith(f"did you mean '{meant}'?")
+
+
+def test_channels_that_only_futures_have_are_refused_on_spot():
+    [line] = mistakes(f'{SPOT}channels = ["trade", "mark_price", "liquidation"]')
+    assert line == (
+        'exchanges.binance.spot.channels = ["mark_price","liquidation"]: only futures have these: '
+        "move them to [exchanges.binance.usdm]"
+    )
+
+
+def test_more_streams_than_a_connection_carries_are_refused_with_the_shards_that_do():
+    symbols = [f"C{number}-USDT-PERP" for number in range(100)]
+    text = f"[exchanges.binance.usdm]\nsymbols = {symbols}\nchannels = ['agg_trade', 'kline', 'ticker']\n"
+    [line] = mistakes(text)
+    assert "feed-binance-usdm-market-0 would carry 300 streams (100 symbols), one connection carries 200" in line
+    shards = int(line.split(": ")[-1].split()[0])
+    settings = parse(f"{text}shards = {shards}\n", "text")
+    assert max(len(fields["symbols"]) for _, fields in feed_shards(settings)) * 3 <= 200
+    [line] = mistakes(text.replace("'ticker'", "'ticker'" + ", 'liquidation', 'mark_price'") + "shards = 2\n")
+    assert "would carry" in line
+
+
+def test_intervals_of_bars_are_checked_and_their_keys_are_counted():
+    kline = f'{SPOT}channels = ["kline"]\n'
+    [line] = mistakes(kline + '[feed]\nkline_intervals = ["1m", "1m"]\n')
+    assert line == "feed: kline_intervals is ['1m', '1m']: each interval once"
+    [line] = mistakes(kline + '[feed]\nkline_intervals = ["2m"]\n')
+    assert line.startswith('feed.kline_intervals[0] = "2m": expected one of')
+    [line] = mistakes(kline + "[feed]\nkeys_max = 6\n")
+    assert line.startswith("feed.keys_max = 6: feed-binance-spot-0 has 7 keys")
+
+
+def test_demo_carries_every_channel_and_fits_into_a_container(tmp_path):
+    plan = make_plan(check(demo_settings(0, 20, "demo-test", tmp_path), "demo"), "demo")
+    carried = {channel for actor in plan.actors if actor.kind == "feed" for channel in actor.config.channels}
+    assert carried == set(get_args(Channel))
+    needed, _ = memory_needed(plan)
+    assert needed < 62 << 20, "a container's /dev/shm has 64 MB"
+
+
+def test_demo_with_more_symbols_than_a_connection_carries_has_more_connections(tmp_path):
+    plan = make_plan(check(demo_settings(0, 100, "demo-test", tmp_path), "demo"), "demo")
+    assert sum(actor.kind == "feed" for actor in plan.actors) > 3
 
 
 def test_plan_with_a_simulator_points_the_feeds_at_it_and_starts_them_after_it():

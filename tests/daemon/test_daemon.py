@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import connect
 
-from ..system.test_resume import COINS, FEEDS, Client, check_channel, check_table, listening, until_settled
+from tickring.actors.latency import EXCHANGE_TO_SOCKET, SOCKET_TO_RING
+
+from ..system.client import Client, trade_channels
+from ..system.test_resume import COINS, FEEDS, check_channel, check_table, listening, until_settled
 from ..system.tree import Tree, merged, spot, toml, until
 from .exchange import Exchange
 
@@ -135,7 +138,7 @@ def test_client_resumes_through_restarts_of_the_daemon_and_sees_every_record_onc
     )
     tree.start(exchanges=markets).ready()
     tree.config["simulator"] = exchange.config  # where `listening` looks
-    client = Client(tree)
+    client = Client(tree.front_port, trade_channels(pairs))
     client.start()
     with listening(tree):
         tree.sim("start", {})
@@ -198,8 +201,13 @@ def test_top_shows_actors_rates_lags_and_latencies_also_while_the_daemon_hangs(t
     rings = {ring["stream"]: ring for ring in view["rings"]}
     trade = rings["feed-binance-spot-0.trade"]
     assert trade["per_s"] > 0 and "writer" in [reader["name"] for reader in trade["readers"]]
-    assert any(row["p99_s"] >= row["p50_s"] > 0 for row in view["latencies"])
+    stages = {
+        (row["name"], row["labels"].get("channel")) for row in view["latencies"] if row["p99_s"] >= row["p50_s"] > 0
+    }
+    of_feeds = {(name, channel) for name in (EXCHANGE_TO_SOCKET, SOCKET_TO_RING) for channel in ("trade", "book")}
+    assert of_feeds <= stages, stages
     text = tickring(tree, "top", "--once").stdout
+    assert "socket_to_ring" in text and "channel=trade exchange=binance" in text
     assert "feed-binance-spot-0.trade" in text and "records" in text.splitlines()[0]
     assert tree.stop() == 0
 

@@ -70,7 +70,7 @@ def test_repeated_line_becomes_one_with_count_and_first_and_last_time(logger, ca
     repeats.flush()
     first, other, summary = map(json.loads, lines(capsys))
     assert (first["message"], other["message"]) == ("frame refused: not JSON", "something else")
-    assert (summary["message"], summary["repeats"]) == ("frame refused: not JSON", 999)
+    assert (summary["message"], summary["repeated"]) == ("frame refused: not JSON", 999)
     assert summary["first"] <= summary["last"]
 
 
@@ -87,9 +87,31 @@ def test_many_different_lines_forget_the_oldest_and_lose_no_count(logger, capsys
     logger.info("n=%d", 0)
     logger.info("n=%d", 0)
     for number in range(1, logs.REPEAT_KEYS_MAX + 1):
-        logger.info("n=%d", number)
-    assert json.loads(lines(capsys)[-2])["repeats"] == 1
+        logger.info(f"n={number}")
+    assert json.loads(lines(capsys)[-2])["repeated"] == 1
     assert len(repeats._seen) == logs.REPEAT_KEYS_MAX
+
+
+def test_lines_that_differ_only_in_their_values_are_limited_too(logger, capsys):
+    repeats = logs.setup("INFO", "json")
+    for number in range(100):
+        logger.warning("client=%d read too slowly", number, extra={"exchange": "binance"})
+    logger.warning("actor=%s died", "writer")
+    repeats.flush()
+    *shown, other, summary = map(json.loads, lines(capsys))
+    assert len(shown) == logs.ALIKE_MAX + 1
+    assert other["message"] == "actor=writer died", "nothing else is held back"
+    assert (summary["message"], summary["repeated"]) == ("client=99 read too slowly", 100 - len(shown))
+    assert summary["exchange"] == "binance"
+
+
+def test_lines_that_are_alike_are_shown_again_once_their_window_is_over(logger, capsys):
+    repeats = logs.setup("INFO", "json")
+    repeats.window_s = 0.0
+    for number in range(3 * logs.ALIKE_MAX):
+        logger.warning("client=%d read too slowly", number)
+    assert len(lines(capsys)) == 3 * logs.ALIKE_MAX
+    assert len(repeats._seen) == 1 and sum(repeats._alike.values()) == 1
 
 
 def test_log_call_with_bad_arguments_does_not_raise(logger, capsys, monkeypatch):

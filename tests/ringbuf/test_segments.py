@@ -136,11 +136,22 @@ def test_metrics_page_shows_what_its_actor_counted(shm):
     assert [v.actor for v in read_pages(shm)] == ["feed-x"]
 
 
-def test_metrics_page_without_room_is_a_named_error(shm):
+def test_metrics_page_without_room_counts_on_and_shows_how_many_it_hides(shm, caplog):
     page = MetricsPage(shm, "a", 1)
-    with pytest.raises(DirectoryFull, match="too many label values"):
-        for i in range(10_000):
-            page.counter("tickring_x_total", "x", symbol=f"S{i}")
+    for i in range(10_000):
+        page.counter("tickring_x_total", "x", symbol=f"S{i}").inc()
+    last = page.counter("tickring_x_total", "x", symbol="S9999")
+    assert last.value == 1, "it is the same one, though not shown"
+    page.histogram("tickring_y_seconds", "y", (1.0,)).observe(0.5)
+    page.beat(1)
+    samples = read_page(shm / "a.page").samples
+    shown = [one.values[0] for one in samples if one.name == "tickring_x_total"]
+    [hidden] = [one.values[0] for one in samples if one.name == "tickring_page_hidden_metrics"]
+    assert shown and set(shown) == {1.0} and len(shown) + hidden == 10_000 + 1
+    assert len(samples) == len(shown) + 1
+    [line] = [record for record in caplog.records if "no room" in record.getMessage()]
+    assert line.levelname == "WARNING"
+    page.close()
 
 
 def test_inspection_shows_everything_and_survives_rubbish(shm):
