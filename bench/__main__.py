@@ -1,6 +1,7 @@
 """`make bench`: every figure beside its limit and its peer, as a table and as JSON.
 
-``python bench [--quick] [--only NAME] [--json FILE]``; names: decode, book, flood, latency, rest, storage, tree.
+``python bench [--quick] [--only NAME] [--json FILE]``; names: decode, book, flood, latency, ws_fanout,
+rest, rest_endpoints, storage, tree.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from harness import Line, machine
 from rich.console import Console
 from rich.table import Table
 
-SUITES = ("decode", "book", "flood", "latency", "rest", "storage", "tree")
+SUITES = ("decode", "book", "flood", "latency", "ws_fanout", "rest", "rest_endpoints", "storage", "tree")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 

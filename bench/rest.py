@@ -150,7 +150,7 @@ class Trades:
 
 
 def _produce(folder: str, symbols: int, per_s: int, cpu: int | None, ready: Connection) -> None:
-    _pin(cpu)
+    pin(cpu)
     trades = Trades(Path(folder), symbols)
     trades.fill(2 * ROWS)
     ready.send("ready")
@@ -166,7 +166,7 @@ def _produce(folder: str, symbols: int, per_s: int, cpu: int | None, ready: Conn
 def _serve_front(folder: str, cpu: int | None, ready: Connection) -> None:
     import uvloop
 
-    _pin(cpu)
+    pin(cpu)
 
     async def serve() -> None:
         path = Path(folder)
@@ -192,7 +192,7 @@ def _serve_bare(body: bytes, cpu: int | None, ready: Connection) -> None:
     import uvloop
     from aiohttp import web
 
-    _pin(cpu)
+    pin(cpu)
 
     async def answer(_: web.Request) -> web.Response:
         return web.Response(body=body, content_type="application/json")
@@ -214,7 +214,7 @@ def _serve_bare(body: bytes, cpu: int | None, ready: Connection) -> None:
         runner.run(serve())
 
 
-def _pin(cpu: int | None) -> None:
+def pin(cpu: int | None) -> None:
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
 
@@ -330,7 +330,7 @@ def measure(
         assert len(json.loads(body)["data"]) == ROWS
         bare = Child(_serve_bare, body, server_cpu)
         children.append(bare)
-        _pin(load_cpu)
+        pin(load_cpu)
         loads: dict[str, list[Load]] = {"front": [], "bare": []}
         for server in (front, bare):
             generate(server.said, requests, seconds, server)  # warm

@@ -56,6 +56,11 @@ class Source:
         return self.key.attributes.get("native", "")
 
     @property
+    def interval(self) -> str:
+        """Of bars: 1m, 1h; empty for keys that are instruments."""
+        return self.key.attributes.get("interval", "")
+
+    @property
     def epoch(self) -> int:
         """Creation time of the stream, UNIX ns: numbering restarts only with another one."""
         return self.reader.epoch
@@ -79,7 +84,11 @@ class _Attached:
         if keys == self.keys:  # unchanged keys are the same objects, so this compares pointers
             return False
         self.keys = keys
-        self.sources = [Source(self.reader, key.key_id, key) for key in keys]
+        # One directory for all streams of a producer: an instrument's row has no bars, a row of bars has nothing else.
+        bars = bool(BY_NAME[self.reader.record].key_columns)
+        self.sources = [
+            Source(self.reader, key.key_id, key) for key in keys if bars == bool(key.attributes.get("interval"))
+        ]
         return True
 
 
@@ -106,8 +115,8 @@ class Catalog:
         self._attached: dict[tuple[str, str], _Attached] = {}
         self._retired: list[tuple[float, StreamReader]] = []
         self._refused: dict[tuple[str, str], tuple[FileId, FileId]] = {}
-        self._index: dict[str, dict[tuple[str, str, str], Source]] = {}
-        self._by_instrument: dict[str, dict[tuple[str, str], Source]] = {}
+        self._index: dict[str, dict[tuple[str, str, str, str], Source]] = {}
+        self._by_instrument: dict[str, dict[tuple[str, str, str], Source]] = {}
         self._by_native: dict[str, dict[tuple[str, str], list[Source]]] = {}
         self.refresh()
 
@@ -197,12 +206,13 @@ class Catalog:
             index = self._index.setdefault(record, {})
             by_instrument = self._by_instrument.setdefault(record, {})
             for source in attached.sources:
-                place = (source.exchange, source.market_type, source.symbol)
+                place = (source.exchange, source.market_type, source.symbol, source.interval)
+                name = (source.exchange, source.instrument, source.interval)
                 # Two producers of one instrument are left over from another plan: the newer stream is the one in use.
                 # A pair has several dated futures, and those are told apart by their instrument alone.
-                known = by_instrument.get((source.exchange, source.instrument))
+                known = by_instrument.get(name)
                 if known is None or known.epoch < source.epoch:
-                    by_instrument[source.exchange, source.instrument] = source
+                    by_instrument[name] = source
                 known = index.get(place)
                 if known is None or known.epoch < source.epoch:
                     index[place] = source
@@ -231,24 +241,30 @@ class Catalog:
         """Every stream, by producer and record type."""
         return [attached.reader for _, attached in sorted(self._attached.items())]
 
-    def find(self, record: str, exchange: str, market_type: str, symbol: str) -> Source | None:
+    def find(self, record: str, exchange: str, market_type: str, symbol: str, interval: str = "") -> Source | None:
         """Where a pair's records are; None when nothing produces them."""
         index = self._index.get(record)
-        return index.get((exchange, market_type, symbol)) if index else None
+        return index.get((exchange, market_type, symbol, interval)) if index else None
 
-    def find_instrument(self, record: str, exchange: str, instrument: str) -> Source | None:
+    def find_instrument(self, record: str, exchange: str, instrument: str, interval: str = "") -> Source | None:
         """The same by canonical instrument name, which also tells dated futures apart."""
         index = self._by_instrument.get(record)
-        return index.get((exchange, instrument)) if index else None
+        return index.get((exchange, instrument, interval)) if index else None
 
-    def find_native(self, record: str, exchange: str, native: str, market_type: str | None = None) -> Source | None:
+    def find_native(
+        self, record: str, exchange: str, native: str, market_type: str | None = None, interval: str = ""
+    ) -> Source | None:
         """The same by the exchange's own name, in any case; without a market type, if only one market has the name."""
-        found = self._by_native.get(record, {}).get((exchange, native.upper()), [])
-        if market_type is not None:
-            found = [source for source in found if source.market_type == market_type]
+        found = [
+            source
+            for source in self._by_native.get(record, {}).get((exchange, native.upper()), [])
+            if source.interval == interval and market_type in (None, source.market_type)
+        ]
         return found[0] if len(found) == 1 else None
 
-    def match(self, record: str, exchange: str = ANY, market_type: str = ANY, symbol: str = ANY) -> list[Source]:
+    def match(
+        self, record: str, exchange: str = ANY, market_type: str = ANY, symbol: str = ANY, interval: str = ANY
+    ) -> list[Source]:
         """All sources that fit; ``*`` fits anything."""
         return [
             source
@@ -256,4 +272,5 @@ class Catalog:
             if exchange in (ANY, source.exchange)
             and market_type in (ANY, source.market_type)
             and symbol in (ANY, source.symbol)
+            and interval in (ANY, source.interval)
         ]

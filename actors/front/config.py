@@ -21,11 +21,17 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     port: Annotated[int, Meta(ge=0, le=65_535)] = 8000
     default_exchange: str = "binance"  # where a request names none
 
+    metrics_aliases: bool = False  # /metrics also under the names of other collectors and dashboards
+
     # history
     history: bool = True  # False: memory only
     clickhouse: Server = Server()
     history_timeout_s: Seconds = 2.0  # a range that was asked for explicitly waits at most so long
     history_hint_timeout_s: Seconds = 0.05  # and one that was not, when memory holds fewer rows than asked for
+    history_total_timeout_s: Seconds = 0.25  # a page waits at most so long for the total of its range
+    history_total_keep_s: Seconds = 30.0  # and totals are kept so long, brought up to date by what came since
+    aggregate_keep_s: Seconds = 10.0  # statistics over ranges are kept so long (X-Cache: HIT)
+    aggregates_max: Positive = 1024
     history_probe_s: Seconds = 1.0  # how often ClickHouse is asked whether it lives; while it does not, nobody waits
 
     # limits
@@ -46,5 +52,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     beat_stale_s: Seconds = 5.0  # an actor that has not beaten for so long is down
     fresh_trade_s: Seconds = 60.0  # market data younger than this is fresh
     fresh_book_s: Seconds = 60.0
+    fresh_liquidation_s: Seconds = 3600.0
+    fresh_other_s: Seconds = 28_800.0  # funding, open interest
 
     ws: WsConfig = WsConfig()

@@ -31,10 +31,11 @@ class Bare:
 
 @dataclass(frozen=True)
 class Enveloped:
-    """Members of the envelope with another status than 200."""
+    """Members of the envelope with another status than 200, or with headers of their own."""
 
     members: Members
-    status: int
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 Answer = Members | Bare | Enveloped
@@ -47,13 +48,15 @@ class Endpoint:
     """One path.
 
     Args:
-        path: with `{name}` for path parameters; the last may hold slashes (``BTC/USDT``).
+        path: with `{name}` for path parameters; a symbol may hold slashes (``BTC/USDT``).
         prepare: checked arguments to the function that answers; it is kept for requests of the same text until the
             catalog changes. Raises FrontError.
         params: of path and query.
         data: schema of `data`, or of the whole body where not enveloped.
         metadata: schemas of the members of `metadata`.
-        errors: HTTP status codes that it can answer with besides 200.
+        errors: HTTP status codes of the errors that it can answer with.
+        also: further status codes with the same body as 200.
+        other_types: content types of text that it can be asked for instead.
         public: answered without authentication.
         cached: whether `prepare`'s result may be kept.
     """
@@ -65,6 +68,8 @@ class Endpoint:
     data: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     errors: Sequence[int] = (400,)
+    also: Sequence[int] = ()
+    other_types: Sequence[str] = ()
     enveloped: bool = True
     content_type: str = JSON
     public: bool = False
@@ -97,7 +102,7 @@ class Router:
         names = _SEGMENT.findall(path)
         source = re.escape(path).replace(r"\{", "{").replace(r"\}", "}")
         for name in names:
-            source = source.replace(f"{{{name}}}", f"(?P<{name}>{'.+' if name == names[-1] else '[^/]+'})")
+            source = source.replace(f"{{{name}}}", f"(?P<{name}>{'.+' if name == 'symbol' else '[^/]+'})")
         return re.compile(source)
 
     def find(self, path: str) -> tuple[Endpoint, dict[str, str]]:

@@ -2,6 +2,7 @@
 
 TickringError
 └── FrontError              code, HTTP status, message, details
+    ├── MalformedRequest    400, no HTTP
     ├── InvalidParameter    400, names the parameter
     ├── InvalidTimeRange    400
     ├── NotAuthenticated    401
@@ -9,7 +10,10 @@ TickringError
     ├── NotFound            404
     ├── MethodNotAllowed    405
     ├── PayloadTooLarge     413
+    ├── UriTooLong          414
     ├── RateLimitExceeded   429, with Retry-After
+    ├── HeaderTooLarge      431
+    ├── NotSupported        501
     └── ServiceUnavailable  503 (retriable)
 """
 
@@ -40,6 +44,11 @@ class FrontError(TickringError):
         self.code = code or self.code
         self.details = dict(details or {})
         self.headers = dict(headers or {})
+
+
+class MalformedRequest(FrontError):
+    status = 400
+    code = "INVALID_PARAMETER"
 
 
 class InvalidParameter(FrontError):
@@ -83,6 +92,21 @@ class MethodNotAllowed(FrontError):
 class PayloadTooLarge(FrontError):
     status = 413
     code = "PAYLOAD_TOO_LARGE"
+
+
+class UriTooLong(FrontError):
+    status = 414
+    code = "URI_TOO_LONG"
+
+
+class HeaderTooLarge(FrontError):
+    status = 431
+    code = "HEADER_TOO_LARGE"
+
+
+class NotSupported(FrontError):
+    status = 501
+    code = "NOT_SUPPORTED"
 
 
 class RateLimitExceeded(FrontError):

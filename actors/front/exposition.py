@@ -12,6 +12,8 @@ from typing import Any
 from ...ringbuf import LayoutMismatch, PageView, RingError, StreamReader
 from ...ringbuf.page import Sample
 from ...ringbuf.readers import ReaderFile
+from .host import host_samples, process_samples
+from .metric_aliases import Family, aliased
 from .stamps import NS
 from .state import FrontState
 
@@ -32,11 +34,18 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "exchange_connections_active": ("tickring_feed_connected",),
 }  # fmt: skip
 
-Family = tuple[str, str, list[tuple[Mapping[str, str], tuple[float, ...], tuple[float, ...]]]]  # kind, help, series
+TEXT_KEPT_S = 0.5  # the pages are no newer: however often it is asked for, a scrape costs the worker no more
 
 
 def exposition(state: FrontState) -> bytes:
-    """The text of all metrics."""
+    """The text of all metrics, at most `TEXT_KEPT_S` old."""
+    scrapes, now_s = state.scrapes, time.monotonic()
+    if now_s - scrapes.at_s >= TEXT_KEPT_S:
+        scrapes.text, scrapes.at_s = _render(state), now_s
+    return scrapes.text
+
+
+def _render(state: FrontState) -> bytes:
     families: dict[str, Family] = {}
     pages = state.tree.pages()
     for page in pages:
@@ -44,6 +53,8 @@ def exposition(state: FrontState) -> bytes:
             add(families, sample, page.actor)
     for sample in (*derived(state, pages), *stream_samples(state.catalog.all_streams())):
         add(families, sample)
+    if state.config.metrics_aliases:
+        families |= aliased(families, state.catalog.all_streams())
     return "".join(_lines(families)).encode()
 
 
@@ -84,6 +95,17 @@ def derived(state: FrontState, pages: Iterable[PageView]) -> Iterable[Sample]:
         yield Sample("gauge", "tickring_actor_beat_age_seconds", "Age of its last heartbeat", labels, (age_s,))
         up_s = max(0, now_ns - actor.started_ns) / NS
         yield Sample("gauge", "tickring_actor_uptime_seconds", "Seconds since the process started", labels, (up_s,))
+        yield from process_samples(actor.name, actor.pid)
+    if (root := state.tree.root()) is not None:
+        yield from process_samples(root.name, root.pid)
+    yield from host_samples(state.scrapes, state.ctx.folder, state.ctx.data)
+    instruments = {
+        (key.attributes.get("exchange"), key.attributes.get("instrument"))
+        for reader in state.catalog.all_streams()
+        for key in reader.keys
+    }
+    told = "Instruments that a stream has been made for"
+    yield Sample("gauge", "tickring_active_instruments", told, {}, (len(instruments),))
 
 
 def published_of(reader: StreamReader) -> int:

@@ -106,7 +106,7 @@ class Gate:
                 status, content_type, headers = answer.status, answer.content_type, answer.headers
             else:
                 if isinstance(answer, Enveloped):
-                    answer, status = answer.members, answer.status
+                    answer, status, headers = answer.members, answer.status, answer.headers
                 elapsed_ms = (time.perf_counter() - started) * 1000
                 parts = (envelope.success_head(rfc3339(now_ns), request_id, elapsed_ms), answer, b"}")
         except Exception as error:  # noqa: BLE001 - whatever happens, the client gets an answer in our form
@@ -204,11 +204,10 @@ class Gate:
         self._bytes.value += len(head) + length
         return (FlowControlledReply if length >= LARGE else Reply)(data, status, keep_alive)
 
-    def malformed(self, status: int, message: str) -> Reply:
+    def malformed(self, error: FrontError) -> Reply:
         """The answer to bytes that are no HTTP request, or one beyond the limits; the connection ends with it."""
-        now_ns = time.time_ns()
+        now_ns, status = time.time_ns(), error.status
         request_id = self._request_id()
-        error = FrontError(message, code="INVALID_PARAMETER" if status < 500 else None)
         body = envelope.error_body(error, rfc3339(now_ns), request_id, 0.0)
         self._errors["5xx" if status >= 500 else "4xx"].value += 1
         head = self._heads.any(

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from ...codecs.record import Flag, RecordType
 from ...storage import history as storage_history
@@ -15,13 +18,62 @@ from ...storage.schema import EVENT_TIME, qualified_table
 from ..runtime import ActorContext
 from .catalog import Source
 from .config import Config
-from .merge import CountOlder, FetchOlder, Older
+from .kept import Keeper
+from .merge import CountOlder, FetchOlder, Older, Seam
+from .stamps import NS
 
 log = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 0.5
 ERROR_MAX = 300  # characters of the last error that status shows
+TOTALS_MAX = 4096  # kept at once
+NEARBY_NS = storage_history.DAY_NS
+NEWEST_FIRST = (
+    f"bitAnd(flags, {int(Flag.VOID)}) = 0 "
+    "ORDER BY exchange DESC, instrument DESC, epoch DESC, nth DESC LIMIT {limit:UInt64}"
+)
+FOREVER_NS = (1 << 63) - 1
+SETTLED_NS = 3600 * NS  # what is older has left memory
+decode = msgspec.json.decode
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Span:
+    """What ClickHouse holds of one epoch in a range."""
+
+    epoch: int
+    rows: int
+    shown: int  # without void ones
+    first_nth: int
+    last_nth: int
+
+
+def missing_of(spans: Sequence[Span], seam: Seam) -> int:
+    """Records that `nth` says there were before the seam and that ClickHouse does not hold."""
+    missing = sum(span.last_nth - span.first_nth + 1 - span.rows for span in spans)
+    if spans and spans[-1].epoch == seam.epoch:
+        missing += seam.nth - 1 - spans[-1].last_nth
+    return max(0, missing)
+
+
+def older_than(
+    record: RecordType, source: Source, seam: Seam, start_ns: int, end_ns: int, time_column: str = EVENT_TIME
+) -> tuple[str, dict[str, Any]]:
+    """Condition and parameters for a key's records before a seam, in ``[start_ns, end_ns)``."""
+    conditions = [
+        "exchange = {exchange:String} AND instrument = {instrument:String}",
+        "(epoch < {epoch:UInt64} OR (epoch = {epoch:UInt64} AND nth < {nth:UInt64}))",
+        f"{time_column} >= fromUnixTimestamp64Nano({{start:Int64}}, 'UTC')",
+        f"{time_column} < fromUnixTimestamp64Nano({{end:Int64}}, 'UTC')",
+        "ts_recv_ns >= fromUnixTimestamp64Nano({received:Int64}, 'UTC')",
+        "ts_recv_ns <= fromUnixTimestamp64Nano({until:Int64}, 'UTC')",
+    ]
+    return " AND ".join(conditions), {
+        "exchange": source.exchange, "instrument": source.instrument, "epoch": seam.epoch, "nth": seam.nth,
+        "start": start_ns, "end": end_ns, "received": max(0, start_ns - storage_history.CLOCK_SKEW_NS),
+        "until": seam.recv_ns + storage_history.CLOCK_SKEW_NS if seam.recv_ns else FOREVER_NS,
+    }  # fmt: skip
 
 
 class History:
@@ -47,7 +99,10 @@ class History:
         self.error = ""
         self._probe_interval_s = config.history_probe_s
         self._timeout_s, self._hint_timeout_s = config.history_timeout_s, config.history_hint_timeout_s
+        self._total_timeout_s = config.history_total_timeout_s
         self._no_hints_until = 0.0  # monotonic, s
+        self.totals: Keeper[tuple[Seam, int]] = Keeper(config.history_total_keep_s, TOTALS_MAX)
+        self.firsts: Keeper[int] = Keeper(config.history_total_keep_s, TOTALS_MAX)  # open_ts of a key's first bar
         self._store = storage_history.History(
             config.clickhouse, ctx.folder, ctx.data, deadline_s=config.history_timeout_s
         )
@@ -88,41 +143,105 @@ class History:
         if not self.configured:
             return None
 
-        async def fetch(epoch: int, nth: int, start_ns: int, end_ns: int, limit: int) -> Older | None:
-            found = await self._ask(
-                self._store.rows(
-                    record, source.exchange, source.instrument, before=storage_history.Seam(epoch, nth),
-                    start_ns=start_ns, end_ns=end_ns, limit=limit,
-                    deadline_s=self._hint_timeout_s if hint else self._timeout_s,
-                ),
-                hint,
-            )  # fmt: skip
-            return None if found is None else Older(found.rows[::-1], found.epochs[::-1])
+        async def fetch(seam: Seam, start_ns: int, end_ns: int, limit: int) -> Older | None:
+            condition, parameters = older_than(record, source, seam, start_ns, end_ns)
+            condition += f" AND {NEWEST_FIRST}"
+            last = min(end_ns, seam.recv_ns or end_ns)
+            # Newest rows are mostly found in the day before: else a granule of every older partition would be read.
+            nearby = max(parameters["received"], last - NEARBY_NS)
+            found = None
+            for received in sorted({nearby, parameters["received"]}, reverse=True):
+                whole = {**parameters, "received": received, "limit": limit}
+                found = await self.rows_where(record, condition, whole, hint=hint)
+                if found is None:
+                    return None
+                if len(found) >= limit:
+                    break
+            assert found is not None
+            return Older(found.rows[::-1], found.epochs[::-1])
 
         return fetch
 
-    def counter(self, record: RecordType, source: Source) -> CountOlder:
-        """The function that counts older records of a key; None as its answer where that is not known."""
-        table = qualified_table(self._store.database, record)
-        query = (
-            f"SELECT count() FROM {table} WHERE exchange = {{exchange:String}} AND instrument = {{instrument:String}}"
-            " AND (epoch < {epoch:UInt64} OR (epoch = {epoch:UInt64} AND nth < {nth:UInt64}))"
-            f" AND {EVENT_TIME} >= fromUnixTimestamp64Nano({{start:Int64}}, 'UTC')"
-            f" AND {EVENT_TIME} < fromUnixTimestamp64Nano({{end:Int64}}, 'UTC')"
-            " AND ts_recv_ns >= fromUnixTimestamp64Nano({received:Int64}, 'UTC')"
-            f" AND bitAnd(flags, {int(Flag.VOID)}) = 0"
-        )
+    async def select(
+        self, record: RecordType, source: Source, columns: str, seam: Seam, start_ns: int, end_ns: int, *,
+        where: str = "", tail: str = "", **parameters: Any,
+    ) -> list[tuple[Any, ...]] | None:  # fmt: skip
+        """Columns of a key's records before a seam; None where ClickHouse did not answer.
 
-        async def count(epoch: int, nth: int, start_ns: int, end_ns: int) -> int | None:
+        Args:
+            columns: the select list.
+            start_ns, end_ns: of the records' time, UNIX ns.
+            where: a further condition, `tail`: GROUP BY, ORDER BY, LIMIT. Parameters are bound, never pasted.
+        """
+        condition, bound = older_than(record, source, seam, start_ns, end_ns)
+        whole = f"{condition}{' AND ' + where if where else ''} {tail}"
+        return await self.values(record, columns, whole, {**bound, **parameters})
+
+    async def rows_where(
+        self, record: RecordType, condition: str, parameters: Mapping[str, Any], *, hint: bool = False
+    ) -> storage_history.Rows | None:
+        """Whole rows that fit a condition, which may go on with ORDER BY and LIMIT; None without an answer."""
+        query = self._query(record, storage_history.row_columns(record), condition)
+        answer = await self._fetch(query, parameters, "RowBinary", hint=hint)
+        return None if answer is None else storage_history.parse_rows(record, answer)
+
+    async def values(
+        self, record: RecordType, columns: str, condition: str, parameters: Mapping[str, Any]
+    ) -> list[tuple[Any, ...]] | None:
+        """Columns of all records that fit a condition; None without an answer."""
+        answer = await self._fetch(self._query(record, columns, condition), parameters, "JSONCompactEachRow")
+        return None if answer is None else [tuple(decode(line)) for line in answer.splitlines()]
+
+    def _query(self, record: RecordType, columns: str, condition: str) -> str:
+        return f"SELECT {columns} FROM {qualified_table(self._store.database, record)} WHERE {condition}"
+
+    async def _fetch(self, query: str, parameters: Mapping[str, Any], fmt: str, *, hint: bool = False) -> bytes | None:
+        if not self.configured:
+            return None
+        settings = {"max_execution_time": max(1, round(self._timeout_s * 2)), "optimize_read_in_order": 1}
+        if fmt.startswith("JSON"):
+            settings["output_format_json_quote_64bit_integers"] = 0
+        seconds = self._hint_timeout_s if hint else self._timeout_s
+        question = self._store.client.fetch(query, parameters, fmt=fmt, timeout_s=seconds, settings=settings)
+        return await self._ask(question, hint)
+
+    async def spans(
+        self, record: RecordType, source: Source, seam: Seam, start_ns: int, end_ns: int
+    ) -> list[Span] | None:
+        """What ClickHouse holds of a range, by epoch."""
+        columns = f"epoch, count(), countIf(bitAnd(flags, {int(Flag.VOID)}) = 0), min(nth), max(nth)"
+        rows = await self.select(record, source, columns, seam, start_ns, end_ns, tail="GROUP BY epoch ORDER BY epoch")
+        return None if rows is None else [Span(*map(int, row)) for row in rows]
+
+    def counter(self, record: RecordType, source: Source, window: tuple[int | None, int | None]) -> CountOlder:
+        """The function that counts older records of a key; None as its answer where that is not known in time.
+
+        A count is kept for a while, by the range as it was asked for. Nothing below a seam changes, so a kept count is
+        brought up to a later seam by the difference of their numbers.
+        """
+        identity = (record.name, source.exchange, source.instrument, window)
+
+        async def counted(seam: Seam, start_ns: int, end_ns: int) -> tuple[Seam, int] | None:
+            found = await self.spans(record, source, seam, start_ns, end_ns)
+            return None if found is None else (seam, sum(span.shown for span in found))
+
+        async def count(seam: Seam, start_ns: int, end_ns: int) -> int | None:
             if not self.configured:
                 return 0
-            parameters = {
-                "exchange": source.exchange, "instrument": source.instrument, "epoch": epoch, "nth": nth,
-                "start": start_ns, "end": end_ns, "received": max(0, start_ns - storage_history.CLOCK_SKEW_NS),
-            }  # fmt: skip
-            answer = self._store.client.fetch(query, parameters, fmt="TabSeparated", timeout_s=self._timeout_s)
-            counted = await self._ask(answer, hint=False)
-            return None if counted is None else int(counted)
+            # a range with a fixed end that may still lie in memory: its part below the seam depends on the seam
+            settled = window[1] is None or end_ns < time.time_ns() - SETTLED_NS
+            mine = identity if settled else (*identity, seam)
+            try:
+                async with asyncio.timeout(self._total_timeout_s):
+                    kept = await self.totals.get(mine, lambda: counted(seam, start_ns, end_ns))
+            except TimeoutError:
+                return None  # the answer does not wait for it; the question goes on, and the next page has it
+            if kept is None:
+                return None
+            (at, total), _ = kept
+            if at.epoch != seam.epoch:
+                return None
+            return max(0, total + (seam.nth - at.nth if window[1] is None else 0))
 
         return count
 
@@ -145,4 +264,6 @@ class History:
         return answer
 
     async def close(self) -> None:
+        await self.totals.close()
+        await self.firsts.close()
         await self._store.close()

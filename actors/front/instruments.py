@@ -9,6 +9,7 @@ from .catalog import ANY, Source
 from .endpoints import Answerer, Arguments, Endpoint
 from .envelope import encode, members
 from .errors import NotFound
+from .paging import listed
 from .params import integer
 from .resolve import EXCHANGE_QUERY, MARKET_TYPE, SYMBOL_PATH
 from .state import FrontState
@@ -78,37 +79,33 @@ def _all(state: FrontState, exchange: str, market_type: str) -> list[dict[str, A
     found: dict[tuple[str, str], tuple[Source, list[str]]] = {}
     for record in MARKET_RECORDS:
         for source in state.catalog.match(record.name, exchange, market_type):
-            found.setdefault((source.exchange, source.instrument), (source, []))[1].append(record.name)
+            records = found.setdefault((source.exchange, source.instrument), (source, []))[1]
+            if record.name not in records:
+                records.append(record.name)
     return [describe(source, records) for _, (source, records) in sorted(found.items())]
 
 
 def list_instruments(state: FrontState, arguments: Arguments) -> bytes:
     exchange, venue_market = arguments["exchange"] or (ANY, None)
     rows = _all(state, exchange, arguments["market_type"] or venue_market or ANY)
-    page, size = arguments["page"], arguments["page_size"]
-    shown = rows[(page - 1) * size : page * size]
-    pages = -(-len(rows) // size)
-    pagination = {
-        "page": page, "page_size": size, "total": len(rows), "total_count": len(rows), "total_pages": pages,
-        "has_next": page < pages, "has_prev": page > 1,
-    }  # fmt: skip
-    return members(encode(shown), metadata={"count": len(shown)}, count=len(rows), pagination=pagination)
+    shown, told = listed(rows, arguments["page"], arguments["page_size"])
+    return members(encode(shown), metadata={"count": len(shown)}, count=len(rows), pagination=told)
 
 
 def _one(state: FrontState, arguments: Arguments) -> dict[str, Any]:
-    found: Source | None = None
-    records = []
     for record in MARKET_RECORDS:
         try:
-            source = state.source(record, arguments)
+            found = state.source(record, arguments)
         except NotFound:
             continue
-        if found is None or source.instrument == found.instrument:
-            found = found or source
-            records.append(record.name)
-    if found is None:
-        raise NotFound(
-            f"no instrument {arguments['symbol'][:64]!r}: see /api/v1/instruments for what there is",
-            details={"symbol": arguments["symbol"][:64]},
-        )
-    return describe(found, records)
+        names = [
+            other.name
+            for other in MARKET_RECORDS
+            for source in state.catalog.match(other.name, found.exchange, found.market_type)
+            if source.instrument == found.instrument
+        ]
+        return describe(found, list(dict.fromkeys(names)))
+    raise NotFound(
+        f"no instrument {arguments['symbol'][:64]!r}: see /api/v1/instruments for what there is",
+        details={"symbol": arguments["symbol"][:64]},
+    )

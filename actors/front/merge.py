@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,10 +20,20 @@ from ...ringbuf.readers import ReaderFile
 STORED_READER = "writer.stored"  # reader line whose cursor is the first sequence ClickHouse has not acknowledged
 SCAN_ROWS = 8192  # of the ring, between two turns of the event loop
 
-# (epoch, nth, start_ns, end_ns, limit) -> older rows, oldest first, with their epochs; None = ClickHouse gave no answer
-FetchOlder = Callable[[int, int, int, int, int], Awaitable["Older | None"]]
-# (epoch, nth, start_ns, end_ns) -> how many older rows there are
-CountOlder = Callable[[int, int, int, int], Awaitable[int | None]]
+
+@dataclass(frozen=True)
+class Seam:
+    """A row's identity: what is older came before it, in its epoch or an earlier one."""
+
+    epoch: int
+    nth: int
+    recv_ns: int = 0  # when it was received, wall clock: older rows are looked for before that; 0 = not known
+
+
+# (seam, start_ns, end_ns, limit) -> rows before the seam, oldest first; None = ClickHouse gave no answer
+FetchOlder = Callable[[Seam, int, int, int], Awaitable["Older | None"]]
+# (seam, start_ns, end_ns) -> how many of these there are
+CountOlder = Callable[[Seam, int, int], Awaitable[int | None]]
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,7 @@ class Merged:
     completeness: float  # percent of what the range should hold, as far as that is known
     note: str = ""
     total: int | None = None  # records in the range altogether; None = not asked for, or not known
+    epochs: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))  # (n,) of the rows
 
 
 def times_of(rows: np.ndarray) -> np.ndarray:
@@ -91,6 +102,33 @@ async def unstored(reader: StreamReader, key_id: int, before_nth: int, stored: i
     return np.concatenate(found)
 
 
+@dataclass(frozen=True)
+class Recent:
+    """What memory holds of a key.
+
+    Attributes:
+        rows: `(n,)`, oldest first: the key's tail, and before it what the ring alone holds.
+        seam: everything from this row on is in `rows`; what lies below it is ClickHouse's.
+        lost: whether some of what memory no longer holds may have missed ClickHouse too.
+    """
+
+    rows: np.ndarray
+    seam: Seam
+    lost: bool
+    stored: int | None  # the writer's cursor; None without a writer
+
+
+async def recent(reader: StreamReader, key_id: int) -> Recent:
+    """All that memory holds of a key down to the writer's cursor at least."""
+    tail = reader.last(key_id, reader.spec.tail)
+    rows, stored = tail, stored_sequence(reader)
+    if reader.capacity and len(tail) and int(tail["nth"][0]) > 0:
+        rows = np.concatenate((await unstored(reader, key_id, int(tail["nth"][0]), stored), tail))
+    first = int(rows["nth"][0]) if len(rows) else reader.count(key_id)
+    received = int(rows["ts_recv_ns"][0]) if len(rows) else 0
+    return Recent(rows, Seam(reader.epoch, first, received), stored is None or stored < reader.oldest(), stored)
+
+
 async def merge(
     reader: StreamReader,
     key_id: int,
@@ -99,46 +137,79 @@ async def merge(
     wanted: int,
     fetch_older: FetchOlder | None,
     count_older: CountOlder | None = None,
+    before: Seam | None = None,
 ) -> Merged:
     """The newest `wanted` records of a key in ``[start_ns, end_ns)``, newest first, void ones left out.
 
-    ClickHouse is asked only where memory does not reach back far enough, or where a total is asked for.
+    ClickHouse is asked only where memory does not reach back far enough, or where a total is asked for; for both at
+    the same time.
+
+    Args:
+        before: only records that came before this one.
     """
-    tail = reader.last(key_id, reader.spec.tail)
-    if count_older is None and _satisfies(tail, start_ns, end_ns, wanted):
-        return Merged(_pick(tail, start_ns, end_ns, wanted), "memory", 100.0)
-    memory = tail
-    stored = stored_sequence(reader)
-    if reader.capacity and len(tail) and int(tail["nth"][0]) > 0:
-        memory = np.concatenate((await unstored(reader, key_id, int(tail["nth"][0]), stored), tail))
+    current_epoch = before is None or before.epoch == reader.epoch
+    if current_epoch and count_older is None:
+        tail = _before(reader.last(key_id, reader.spec.tail), before)
+        if _satisfies(tail, start_ns, end_ns, wanted):
+            return _merged(_pick(tail, start_ns, end_ns, wanted), reader.epoch, "memory", 100.0)
+    held = await recent(reader, key_id)
+    memory, seam = held.rows, held.seam
+    if not current_epoch:
+        assert before is not None
+        memory, seam = memory[:0], before
+    elif before is not None and before.nth < reader.count(key_id):
+        memory, seam = _before(memory, before), min(before, seam, key=lambda one: one.nth)
     in_memory = _pick(memory, start_ns, end_ns, wanted)
     if _reaches(memory, start_ns):
-        return Merged(in_memory, "memory", 100.0, total=_count(memory, start_ns, end_ns))
-    first_nth = int(memory["nth"][0]) if len(memory) else reader.count(key_id)
+        total = _count(memory, start_ns, end_ns) if count_older is not None else None
+        return _merged(in_memory, reader.epoch, "memory", 100.0, total=total)
+    counting = None if count_older is None else asyncio.ensure_future(count_older(seam, start_ns, end_ns))
+    older = None
+    if len(in_memory) < wanted and fetch_older is not None:
+        older = await fetch_older(seam, start_ns, end_ns, wanted - len(in_memory))
     total = None
-    if count_older is not None:
-        older_count = await count_older(reader.epoch, first_nth, start_ns, end_ns)
+    if counting is not None:
+        older_count = await counting
         total = None if older_count is None else older_count + _count(memory, start_ns, end_ns)
     if len(in_memory) >= wanted:
-        return Merged(in_memory, "memory", 100.0, total=total)
-    if fetch_older is None:
-        completeness = _coverage(memory, start_ns, end_ns) if first_nth else 100.0
-        return Merged(in_memory, "memory", completeness, "memory only: no history is configured", total)
-    older = await fetch_older(reader.epoch, first_nth, start_ns, end_ns, wanted - len(in_memory))
+        return _merged(in_memory, reader.epoch, "memory", 100.0, total=total)
     if older is None:
+        share = coverage(memory, start_ns, end_ns) if seam.nth or fetch_older is not None else 100.0
         note = "memory only: history did not answer"
-        return Merged(in_memory, "memory", _coverage(memory, start_ns, end_ns), note, total)
-    rows = np.concatenate((in_memory, _pick(older.rows, start_ns, end_ns, wanted)))[:wanted]
-    source = ("mixed" if len(in_memory) else "database") if len(older.rows) else "memory"
-    current = older.rows[older.epochs == reader.epoch]
-    lost = stored is None or stored < reader.oldest()  # then not all that memory no longer holds is in ClickHouse
-    if lost and first_nth and not len(current):
+        if fetch_older is None:
+            note = "memory only: no history is configured"
+        return _merged(in_memory, reader.epoch, "memory", share, note, total)
+    found = Merged(
+        np.concatenate((in_memory, _pick(older.rows, start_ns, end_ns, wanted)))[:wanted],
+        ("mixed" if len(in_memory) else "database") if len(older.rows) else "memory",
+        100.0, "", total,
+        np.concatenate((np.full(len(in_memory), reader.epoch, np.uint64), _epochs(older, start_ns, end_ns)))[:wanted],
+    )  # fmt: skip
+    current = older.rows[older.epochs == seam.epoch]
+    if held.lost and seam.nth and not len(current) and current_epoch:
         note = "the writer fell behind: records may be missing"
-        return Merged(rows, source, _coverage(memory, start_ns, end_ns), note, total)
-    missing = _missing(older, current, first_nth)
-    held = len(older.rows) + len(within(memory, start_ns, end_ns))
+        return replace(found, completeness=coverage(memory, start_ns, end_ns), note=note)
+    missing = _missing(older, current, seam.nth)
+    whole = len(older.rows) + len(within(memory, start_ns, end_ns))
     note = f"{missing} records are in neither place" if missing else ""
-    return Merged(rows, source, _percent(held, held + missing), note, total)
+    return replace(found, completeness=percent(whole, whole + missing), note=note)
+
+
+def _merged(
+    rows: np.ndarray, epoch: int, source: str, completeness: float, note: str = "", total: int | None = None
+) -> Merged:
+    return Merged(rows, source, completeness, note, total, np.full(len(rows), epoch, np.uint64))
+
+
+def _before(rows: np.ndarray, seam: Seam | None) -> np.ndarray:
+    return rows if seam is None else rows[rows["nth"] < seam.nth]
+
+
+def _epochs(older: Older, start_ns: int, end_ns: int) -> np.ndarray:
+    """Epochs of the rows that `_pick` takes."""
+    times = times_of(older.rows)
+    chosen = (times >= start_ns) & (times < end_ns) & ((older.rows["flags"] & int(Flag.VOID)) == 0)
+    return older.epochs[chosen][::-1]
 
 
 def _pick(rows: np.ndarray, start_ns: int, end_ns: int, wanted: int) -> np.ndarray:
@@ -171,13 +242,13 @@ def _missing(older: Older, current: np.ndarray, first_nth: int) -> int:
     return max(0, missing)
 
 
-def _coverage(memory: np.ndarray, start_ns: int, end_ns: int) -> float:
+def coverage(memory: np.ndarray, start_ns: int, end_ns: int) -> float:
     """Share of the time range that memory covers, in percent; below 100."""
     if not len(memory) or end_ns <= start_ns:
         return 0.0
     oldest = int(times_of(memory[:1])[0])
-    return _percent(max(0, end_ns - max(start_ns, oldest)), end_ns - start_ns, below=99.99)
+    return percent(max(0, end_ns - max(start_ns, oldest)), end_ns - start_ns, below=99.99)
 
 
-def _percent(part: int, whole: int, below: float = 100.0) -> float:
+def percent(part: int, whole: int, below: float = 100.0) -> float:
     return min(below if part < whole or below < 100 else 100.0, round(100.0 * part / whole, 2)) if whole else 100.0

@@ -9,6 +9,7 @@ from typing import Any
 from ...codecs.records import MARKET_RECORDS
 from . import envelope
 from .endpoints import JSON, Endpoint
+from .paging import PAGINATION
 
 HEADERS: dict[str, Any] = {
     "X-Request-ID": {"description": "the request's id", "schema": {"type": "string", "format": "uuid"}},
@@ -16,14 +17,6 @@ HEADERS: dict[str, Any] = {
     "X-RateLimit-Limit": {"description": "calls in one window", "schema": {"type": "integer"}},
     "X-RateLimit-Remaining": {"description": "calls left in this window", "schema": {"type": "integer"}},
     "X-RateLimit-Reset": {"description": "end of this window, epoch s", "schema": {"type": "integer"}},
-}
-PAGINATION: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        **{name: {"type": "integer"} for name in ("page", "page_size")},
-        **{name: {"type": ["integer", "null"]} for name in ("total", "total_count", "total_pages")},
-        **{name: {"type": "boolean"} for name in ("has_next", "has_prev")},
-    },
 }
 
 
@@ -60,7 +53,10 @@ def operation(endpoint: Endpoint) -> dict[str, Any]:
     if not endpoint.public:
         errors = sorted({*errors, 401})
     content = {_media_type(endpoint.content_type): {"schema": _success_schema(endpoint)}}
+    content |= {_media_type(other): {"schema": {"type": "string"}} for other in endpoint.other_types}
     responses: dict[str, Any] = {"200": {"description": "OK", "headers": headers, "content": content}}
+    for status in endpoint.also:
+        responses[str(status)] = {**responses["200"], "description": HTTPStatus(status).phrase}
     for status in errors:
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase, "headers": headers,

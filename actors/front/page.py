@@ -8,12 +8,13 @@ import re
 import time
 from pathlib import Path
 
+from .activity import SERVICE
 from .endpoints import Answerer, Arguments, Bare, Endpoint
 from .envelope import encode
 from .gate import PAGE_PATH
 from .stamps import rfc3339
 from .state import FrontState
-from .status import SERVICE, package_version
+from .status import package_version
 
 HTML = "text/html; charset=utf-8"
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
@@ -51,6 +52,12 @@ def page_endpoints(state: FrontState) -> list[Endpoint]:
 
     common = {"enveloped": False, "public": True, "errors": (), "tag": "operation"}
     return [
-        Endpoint("/", banner, "The first page; as JSON, what this service is", **common),  # type: ignore[arg-type]
+        Endpoint(
+            "/",
+            banner,
+            "The first page; as JSON, what this service is",
+            other_types=(HTML,),
+            **common,  # type: ignore[arg-type]
+        ),
         Endpoint(PAGE_PATH, show, "The first page", content_type=HTML, **common),  # type: ignore[arg-type]
     ]

@@ -53,6 +53,14 @@ DECIMALS = choice("decimals", ("string", "number"), "Prices and quantities as st
 TIME = choice("time", ("rfc3339", "ms"), "Times as RFC 3339 or as epoch ms.", "rfc3339")
 
 
+def as_perpetual(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """For what spot markets do not have: a symbol that does not say its market means the perpetual."""
+    _, venue_market = arguments.get("exchange") or (None, None)
+    if arguments.get("market_type") is not None or venue_market is not None:
+        return arguments
+    return {**arguments, "market_type": "perpetual"}
+
+
 def resolve(catalog: Catalog, record: str, default_exchange: str, arguments: Mapping[str, Any]) -> Source:
     """The source that `symbol`, `exchange` and `market_type` of a request mean.
 
@@ -62,9 +70,10 @@ def resolve(catalog: Catalog, record: str, default_exchange: str, arguments: Map
     exchange, venue_market = arguments.get("exchange") or parse_exchange(default_exchange)
     symbol: str = arguments["symbol"]
     market_type = arguments.get("market_type") or venue_market
-    source = find_source(catalog, record, exchange, symbol, market_type)
+    interval: str = arguments.get("interval") or ""
+    source = find_source(catalog, record, exchange, symbol, market_type, interval)
     if source is None and catalog.refresh_after(REFRESH_AFTER_S):
-        source = find_source(catalog, record, exchange, symbol, market_type)
+        source = find_source(catalog, record, exchange, symbol, market_type, interval)
     if source is None:
         market = market_type or "spot unless the symbol says otherwise"
         raise NotFound(
@@ -75,14 +84,18 @@ def resolve(catalog: Catalog, record: str, default_exchange: str, arguments: Map
     return source
 
 
-def find_source(catalog: Catalog, record: str, exchange: str, symbol: str, market_type: str | None) -> Source | None:
+def find_source(
+    catalog: Catalog, record: str, exchange: str, symbol: str, market_type: str | None, interval: str = ""
+) -> Source | None:
     """The same; None when there is none."""
-    source = catalog.find_native(record, exchange, symbol.strip(), market_type or "spot")
+    source = catalog.find_native(record, exchange, symbol.strip(), market_type or "spot", interval)
     if source is not None:
         return source
     try:
         instrument = parse_symbol(symbol, market_type).instrument
     except UnknownSymbol:
         # in none of the forms, but perhaps a name of the exchange's own that only one of its markets has
-        return catalog.find_native(record, exchange, symbol.strip()) if market_type is None else None
-    return catalog.find_instrument(record, exchange, instrument)
+        if market_type is not None:
+            return None
+        return catalog.find_native(record, exchange, symbol.strip(), None, interval)
+    return catalog.find_instrument(record, exchange, instrument, interval)

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from ...codecs.numbers import decimal_formatter
-from ...codecs.record import PRICE, QUANTITY, Flag, Kind, RecordType
+from ...codecs.record import PRICE, QUANTITY, RATE, Flag, Kind, RecordType
 from .catalog import Source
 from .stamps import rfc3339
 
@@ -38,10 +38,11 @@ HEADER_SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Alias:
-    """A further name of a field; with `flag`, only in records that have it."""
+    """A further name of a field."""
 
     field: str
-    flag: Flag | None = None
+    flag: Flag | None = None  # only in records that have it
+    as_time: bool = False  # the field counts UNIX ms: written like all times
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def decimal_of(kind: Kind, key: Mapping[str, Any]) -> Callable[[float], str] | N
         return decimal_formatter(key.get("price_precision", 0))
     if kind is QUANTITY:
         return decimal_formatter(key.get("quantity_precision", 0))
+    if kind is RATE:
+        return decimal_formatter(0)
     return None
 
 
@@ -72,7 +75,8 @@ class RowRenderer:
     """Writes rows of one record type, for one key's precisions, as members of a JSON object (without braces).
 
     Args:
-        aliases: further names of fields: {"amount": Alias("quantity")}.
+        aliases: further names of fields: {"amount": Alias("quantity")}. One named `timestamp` says which field is the
+            record's time, where that is not when it happened.
     """
 
     def __init__(
@@ -88,7 +92,11 @@ class RowRenderer:
     ) -> RenderRow:
         derived: dict[str, Any] = {"derived": self._derived, "derive": self._derive}
         scope: dict[str, Any] = {"time_text": time_text(options), "key": key, **derived}
-        parts = ['"timestamp":{time_text(event or recv)}']
+        fixed = {name: key.get(name, "") for name, _, _ in record.key_columns}
+        scope["fixed"] = "".join(f',"{name}":{encode(value).decode()}' for name, value in fixed.items())
+        parts = [] if "timestamp" in aliases else ['"timestamp":{time_text(event or recv)}']
+        if fixed:
+            parts.append("{fixed}")
         for i, field in enumerate(record.fields):
             if field.length > 1:
                 continue
@@ -99,15 +107,19 @@ class RowRenderer:
                 quoted = options.decimals == "string"
             else:
                 kind = field.kind
-                quoted = kind.schema.get("type") == "string"
+                quoted = kind.schema.get("type") == "string" or "enum" in kind.schema
                 scope[f"r{i}"] = kind.render
                 shown = f"{{r{i}({value}, key)}}"
             shown = f'"{shown}"' if quoted else shown
-            names = {field.name: None, **{name: of.flag for name, of in aliases.items() if of.field == field.name}}
-            for name, flag in names.items():
-                member, condition = f',"{name}":{shown}', value if field.optional else ""
-                if flag is not None:
-                    condition = f"flags & {int(flag)}"
+            names = {field.name: Alias(field.name), **{n: of for n, of in aliases.items() if of.field == field.name}}
+            for name, alias in names.items():
+                text = f"{{time_text({value} * 1000000)}}" if alias.as_time else shown
+                member, condition = f',"{name}":{text}', value if field.optional else ""
+                if alias.flag is not None:
+                    condition = f"flags & {int(alias.flag)}"
+                if name == "timestamp":
+                    parts.insert(0, member[1:])
+                    continue
                 parts.append(f"""{{f'{member}' if {condition} else ""}}""" if condition else member)
         parts.append("{derived.get(flags) or derive(flags)}")
         parts.append(',"exchange_ts":{event // 1000000 or "null"},"recv_ts":{recv // 1000000},"seq":{nth + 1}')
@@ -129,10 +141,18 @@ class RowRenderer:
 
     def rows(self, rows: np.ndarray) -> list[bytes]:
         """Texts of `(n,)` records, in their order; void ones are left out."""
+        return [text for text, *_ in self.marked(rows)]
+
+    def marked(self, rows: np.ndarray) -> list[tuple[bytes, int, int, int]]:
+        """The same as `(text, nth, time, time of receipt)`, times in UNIX ns."""
         if not len(rows):
             return []
         render, void = self.render, int(Flag.VOID)
-        return [render(*values).encode() for values in self._unpack(rows.tobytes()) if not values[4] & void]
+        return [
+            (render(*values).encode(), values[0], values[2] or values[1], values[1])
+            for values in self._unpack(rows.tobytes())
+            if not values[4] & void
+        ]
 
 
 class RowCache:
@@ -145,7 +165,7 @@ class RowCache:
     KEEP_MIN = 128
     SLACK = 8
 
-    __slots__ = ("_keep", "_reader", "_renderer", "_start", "_texts", "count", "key_id", "source")
+    __slots__ = ("_keep", "_marks", "_reader", "_renderer", "_start", "_texts", "count", "key_id", "source")
 
     def __init__(self, source: Source, renderer: RowRenderer) -> None:
         self.source = source
@@ -156,13 +176,18 @@ class RowCache:
         self._start = 0  # nth of the oldest record looked at: [_start, count) is held
         self._keep = min(self.KEEP_MIN, reader.spec.tail)
         self._texts: deque[bytes] = deque(maxlen=self._keep)
+        self._marks: deque[tuple[int, int, int]] = deque(maxlen=self._keep)  # (nth, time, receipt) of each
+
+    def oldest(self, n: int) -> tuple[int, int, int]:
+        """`(nth, time, time of receipt)` of the oldest of the `n` texts that `newest` gave last, UNIX ns."""
+        return self._marks[n - 1]
 
     def newest(self, n: int) -> list[bytes]:
         """Up to `n` texts, newest first."""
         tail = self._reader.spec.tail
         if n > self._keep:
             self._keep = min(tail, 1 << (n - 1).bit_length())
-            self._texts = deque(maxlen=self._keep)
+            self._texts, self._marks = deque(maxlen=self._keep), deque(maxlen=self._keep)
             self.count = self._start = 0
         count = self._reader.count(self.key_id)
         if count != self.count:
@@ -186,6 +211,7 @@ class RowCache:
 
     def _refill(self) -> None:
         self._texts.clear()
+        self._marks.clear()
         rows = self._reader.last(self.key_id, self._keep)
         self._start = self.count = self._reader.count(self.key_id)
         if len(rows):
@@ -193,7 +219,9 @@ class RowCache:
             self._take(rows)
 
     def _take(self, rows: np.ndarray) -> None:
-        self._texts.extendleft(self._renderer.rows(rows))
+        for text, *mark in self._renderer.marked(rows):
+            self._texts.appendleft(text)
+            self._marks.appendleft((mark[0], mark[1], mark[2]))
         self.count = int(rows["nth"][-1]) + 1
         self._start = max(self._start, self.count - self._keep)
 
@@ -216,11 +244,15 @@ def row_schema(
     own = record.json_schema()
     properties = {**members, **HEADER_SCHEMA, **own["properties"]}
     required = [*members, *HEADER_SCHEMA, *own["required"]]
+    optional = {field.name for field in record.fields if field.optional}
     for name, alias in (aliases or {}).items():
-        properties[name] = {**own["properties"][alias.field], "description": f"the same as {alias.field}"}
-        if alias.flag is None:
+        if name == "timestamp":
+            continue
+        schema = HEADER_SCHEMA["timestamp"] if alias.as_time else own["properties"][alias.field]
+        properties[name] = {**schema, "description": f"the same as {alias.field}"}
+        if alias.flag is None and alias.field not in optional:
             required.append(name)
-    decimals = {f.name for f in record.fields if f.kind in (PRICE, QUANTITY)}
+    decimals = {f.name for f in record.fields if f.kind in (PRICE, QUANTITY, RATE)}
     decimals |= {name for name, alias in (aliases or {}).items() if alias.field in decimals}
     for name in decimals & properties.keys():
         properties[name] = {**properties[name], "type": ["string", "number"]}

@@ -6,29 +6,40 @@ import asyncio
 import gc
 import logging
 import socket
+from collections.abc import Iterable
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from ..runtime import ActorContext
 from . import openapi
 from .auth import Authenticator
 from .books import book_endpoints
+from .candles import candle_endpoints
 from .catalog import Catalog
+from .collector import collector_endpoints
 from .config import Config
+from .derivatives import derivative_endpoints
+from .docs import docs_endpoints
 from .endpoints import Answerer, Arguments, Bare, Endpoint
 from .envelope import encode
+from .errors import FrontError, HeaderTooLarge, MalformedRequest, UriTooLong
+from .funding import funding_endpoints
 from .gate import Gate
 from .history import History
 from .instruments import instrument_endpoints
+from .integrity import integrity_endpoints
+from .monitoring import monitoring_endpoints
 from .page import page_endpoints
 from .reply import Reply
 from .state import FrontState
 from .status import package_version, status_endpoints
+from .tickers import ticker_endpoints
+from .trade_statistics import trade_statistics_endpoints
 from .trades import trade_endpoints
 from .tree import Tree
-from .ws import close_ws, setup_ws
+from .ws import WS_SERVER, close_ws, setup_ws, websocket_endpoints
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +63,22 @@ class FrontProtocol(RequestHandler):
         if isinstance(exc, HttpProcessingError):
             text = (exc.message or message or "not an HTTP request").partition("\n")[0]
             log.debug("client=%s sent no request: %s", request.remote, text)
-            return self._gate.malformed(status, f"not an HTTP request: {text[:200]}")
+            return self._gate.malformed(self._meaning(exc, text))
         log.error("client=%s request failed", request.remote, exc_info=exc)
-        return self._gate.malformed(status, "something went wrong here")
+        return self._gate.malformed(FrontError("something went wrong here"))
+
+    def _meaning(self, exc: HttpProcessingError, text: str) -> FrontError:
+        if isinstance(exc, LineTooLong):
+            # the parser says which limit was passed, and `header_limit` sees to it that the two differ
+            if exc.args[1] == self._gate.state.config.request_line_bytes_max:
+                return UriTooLong(f"a request line of more than {exc.args[1]} bytes", details={"max": exc.args[1]})
+            return HeaderTooLarge(f"a header of more than {exc.args[1]} bytes", details={"max": exc.args[1]})
+        return MalformedRequest(f"not an HTTP request: {text[:200]}")
+
+
+def header_limit(config: Config) -> int:
+    """Longest header in bytes, never the same as the longest request line."""
+    return config.header_bytes_max + (config.header_bytes_max == config.request_line_bytes_max)
 
 
 class FrontServer(web.Server):
@@ -68,19 +92,25 @@ class FrontServer(web.Server):
         return FrontProtocol(self, self._gate, loop=self._loop, **self._kwargs)
 
 
-def all_endpoints(state: FrontState) -> list[Endpoint]:
-    """Everything that is answered, and its description."""
+def all_endpoints(state: FrontState, more: Iterable[Endpoint] = ()) -> list[Endpoint]:
+    """Everything that is answered, and its description; `more` are those of the WebSocket side."""
     endpoints = [
-        *trade_endpoints(state), *book_endpoints(state), *instrument_endpoints(state), *status_endpoints(state),
-        *page_endpoints(state),
+        *more,
+        *trade_endpoints(state), *trade_statistics_endpoints(state), *book_endpoints(state), *ticker_endpoints(state),
+        *candle_endpoints(state), *funding_endpoints(state), *derivative_endpoints(state),
+        *instrument_endpoints(state), *status_endpoints(state), *collector_endpoints(state, package_version()),
+        *integrity_endpoints(state), *monitoring_endpoints(state), *page_endpoints(state), *docs_endpoints(),
     ]  # fmt: skip
-    described = encode(openapi.document(endpoints, package_version()))
+    described: list[Bare] = []
 
     def describe(_: Arguments) -> Answerer:
-        return lambda: Bare(described)
+        return lambda: described[0]
 
-    description = Endpoint("/openapi.json", describe, "This description", enveloped=False, public=True, tag="operation")
-    return [*endpoints, description]
+    endpoints.append(
+        Endpoint("/openapi.json", describe, "This description", enveloped=False, public=True, tag="operation")
+    )
+    described.append(Bare(encode(openapi.document(endpoints, package_version()))))
+    return endpoints
 
 
 def listening_socket(ctx: ActorContext) -> socket.socket:
@@ -124,11 +154,15 @@ class Front:
         inner = self._app_runner.server
         assert inner is not None
         gate = Gate(
-            self.state, all_endpoints(self.state), package_version(), inner.request_handler, self._authenticator
+            self.state,
+            all_endpoints(self.state, websocket_endpoints(self._app[WS_SERVER])),
+            package_version(),
+            inner.request_handler,
+            self._authenticator,
         )
         self._server = FrontServer(
             gate, request_factory=inner.request_factory, access_log=None, keepalive_timeout=config.keepalive_s,
-            max_line_size=config.request_line_bytes_max, max_field_size=config.header_bytes_max,
+            max_line_size=config.request_line_bytes_max, max_field_size=header_limit(config),
             max_headers=config.headers_max,
         )  # fmt: skip
         sock = listening_socket(self.ctx)
@@ -160,6 +194,7 @@ class Front:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.state.aggregates.close()
         await self.history.close()
         self.catalog.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from ...codecs.record import RecordType
@@ -12,6 +13,8 @@ from ..runtime import ActorContext
 from .catalog import Catalog, Source
 from .config import Config
 from .history import History
+from .host import Scrapes
+from .kept import Keeper
 from .resolve import resolve
 from .rows import Alias, Options, RowCache, RowRenderer
 from .tree import Tree
@@ -30,7 +33,18 @@ class FrontState:
     history: History
     started_ns: int = field(default_factory=time.time_ns)
     kept_bytes: int = 0  # of answers kept by prepared calls
+    scrapes: Scrapes = field(default_factory=Scrapes)
+    aggregates: Keeper[Any] = field(init=False)  # statistics over ranges; not those that ClickHouse did not answer
+    covered: tuple[int, dict[str, Any]] | None = None  # freshness of all types and when it was looked at, UNIX ns
     _caches: dict[tuple[str, int, int, Options], RowCache] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.aggregates = Keeper(self.config.aggregate_keep_s, self.config.aggregates_max, attrgetter("answered"))
+
+    @staticmethod
+    def cache_headers(age_s: float) -> dict[str, str]:
+        """Headers of an answer from `aggregates`."""
+        return {"X-Cache": "HIT" if age_s else "MISS", "Age": str(int(age_s))}
 
     @property
     def folder_name(self) -> str:
@@ -59,6 +73,7 @@ class FrontState:
         """Drop every kept text: the catalog changed."""
         self._caches.clear()
         self.kept_bytes = 0
+        self.covered = None
 
 
 class Kept:

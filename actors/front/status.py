@@ -8,19 +8,18 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from .activity import FEATURES, SERVICE, describe
 from .endpoints import Answerer, Arguments, Bare, Endpoint, Enveloped
 from .envelope import encode, members
-from .exposition import CONTENT_TYPE, exposition, published_of, reader_lines
+from .exposition import CONTENT_TYPE, exposition
 from .health import examine, readiness
 from .params import choice, flag
-from .stamps import NS, rfc3339
+from .stamps import rfc3339
 from .state import FrontState
 
-SERVICE = "tickring"
 TEXT = "text/plain; charset=utf-8"
 DETAILED = flag("detailed", False, "Also streams with their readers.")
 FORMAT = choice("format", ("json", "prometheus"), "JSON, or the text that Prometheus reads.", "json")
-FEATURES = ("trades", "quote", "orderbook", "ticker", "history", "websocket", "metrics")
 
 _OBJECT: dict[str, Any] = {"type": "object"}
 
@@ -115,11 +114,14 @@ def status_endpoints(state: FrontState) -> list[Endpoint]:
 
     alive = {"status": "alive", "service": SERVICE}
     return [
-        bare("/health", "Health of the tree; 503 when unhealthy after the grace", health, data=_OBJECT),
+        bare("/health", "Health of the tree; 503 when unhealthy after the grace", health, data=_OBJECT, also=(503,)),
         bare("/health/live", "Whether this worker answers", lambda: Bare(encode({**alive, "timestamp": _now()}))),
         bare("/health/ready", "Whether this worker can serve, always 200", ready),
         bare("/livez", "`ok` while this worker answers", lambda: Bare(b"ok", 200, TEXT), content_type=TEXT),
-        bare("/readyz", "`ok` once this worker can serve, else 503 and the reason", readyz, content_type=TEXT),
+        bare(
+            "/readyz", "`ok` once this worker can serve, else 503 and the reason", readyz, content_type=TEXT,
+            also=(503,),
+        ),
         bare("/ping", "Pong", lambda: Bare(encode({"pong": True, "timestamp": _now()}))),
         bare("/version", "Version of the service", told_version),
         bare("/metrics", "Metrics of the whole tree, as Prometheus reads them", metrics, content_type=CONTENT_TYPE),
@@ -132,7 +134,7 @@ def status_endpoints(state: FrontState) -> list[Endpoint]:
         ),
         Endpoint(
             "/api/v1/health", enveloped_health, "Health of the tree; 503 when unhealthy after the grace", data=_OBJECT,
-            errors=(503,), public=True, tag="operation",
+            errors=(), also=(503,), public=True, tag="operation",
         ),
         Endpoint(
             "/api/v1/health/components", enveloped(lambda: _components(state, told)), "Health of each process",
@@ -144,11 +146,15 @@ def status_endpoints(state: FrontState) -> list[Endpoint]:
         ),
         Endpoint(
             "/api/v1/health/readiness", ready_v1, "Whether this worker can serve; 503 when not", data=_OBJECT,
-            public=True, tag="operation", errors=(503,),
+            public=True, tag="operation", errors=(), also=(503,),
+        ),
+        Endpoint(
+            "/api/v1/health/metrics", enveloped(lambda: _uptime(state, told)), "Uptime and counters", data=_OBJECT,
+            public=True, tag="operation", errors=(),
         ),
         Endpoint(
             "/api/v1/metrics", metrics_v1, "Metrics of the whole tree", (FORMAT,), data=_OBJECT, public=True,
-            tag="operation",
+            tag="operation", other_types=(CONTENT_TYPE,),
         ),
     ]  # fmt: skip
 
@@ -170,75 +176,6 @@ def _components(state: FrontState, told: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def describe(state: FrontState, told: str, detailed: bool) -> dict[str, Any]:
-    """The tree in the documented shape, and each process and stream."""
-    now_ns = time.time_ns()
-    root, actors = state.tree.root(), state.tree.actors()
-    started_ns = state.tree.started_ns() or state.started_ns
-    totals = _totals(state)
-    feeds = [actor for actor in actors if actor.kind in ("feed", "topic")]
-    running = bool(feeds) and any(actor.state == "running" for actor in feeds)
-    exchanges = _exchanges(state, actors)
-    return {
-        "service": SERVICE, "running": running, "state": "running" if running else "initializing",
-        "start_time": rfc3339(started_ns), "version": told,
-        "uptime_seconds": round(max(0, now_ns - started_ns) / NS, 3),
-        "environment": state.folder_name, "features": FEATURES, "supported_exchanges": sorted(exchanges),
-        "collector_metrics": totals, "collection_stats": totals, "exchanges": exchanges,
-        "worker": state.ctx.name, "history": {"status": state.history.status, "error": state.history.error or None},
-        "supervisor": None if root is None else {**root.to_dict(now_ns), "detail": {}},
-        "actors": [actor.to_dict(now_ns) for actor in actors], "streams": _streams(state, detailed),
-    }  # fmt: skip
-
-
-def _totals(state: FrontState) -> dict[str, int]:
-    processed = errors = 0
-    for page in state.tree.pages():
-        for sample in page.samples:
-            if sample.name == "tickring_feed_frames_total":
-                processed += int(sample.values[0])
-            elif sample.name == "tickring_feed_rejected_total":
-                errors += int(sample.values[0])
-    published = sum(published_of(reader) for reader in state.catalog.all_streams())
-    return {"messages_processed": processed, "messages_published": published, "errors_count": errors}
-
-
-def _exchanges(state: FrontState, actors: list[Any]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    pages = {page.actor: page for page in state.tree.pages()}
-    for reader in state.catalog.all_streams():
-        for key in list(reader.keys)[:1]:
-            exchange = key.attributes.get("exchange", "")
-            one = found.setdefault(exchange, {"connected": False, "messages_count": 0, "errors_count": 0, "feeds": []})
-            if reader.producer not in one["feeds"]:
-                one["feeds"].append(reader.producer)
-    for one in found.values():
-        for actor in actors:
-            if actor.name not in one["feeds"] or actor.name not in pages:
-                continue
-            values: dict[str, float] = {}
-            for sample in pages[actor.name].samples:
-                values[sample.name] = values.get(sample.name, 0.0) + sample.values[0]
-            connected = values.get("tickring_feed_connected", 1.0) > 0
-            one["connected"] = one["connected"] or (actor.state == "running" and connected)
-            one["messages_count"] += int(values.get("tickring_feed_frames_total", 0))
-            one["errors_count"] += int(values.get("tickring_feed_rejected_total", 0))
-    return found
-
-
-def _streams(state: FrontState, detailed: bool) -> list[dict[str, Any]]:
-    return [
-        {
-            "producer": reader.producer, "record": reader.record, "published": published_of(reader),
-            "capacity": reader.capacity, "tail": reader.spec.tail, "keys": len(reader.keys),
-            "epoch_ns": str(reader.epoch), "live_since": rfc3339(reader.live_since_ns),
-            "producer_pid": reader.producer_pid,
-            **({"readers": reader_lines(reader)} if detailed else {}),
-        }
-        for reader in state.catalog.all_streams()
-    ]  # fmt: skip
-
-
 def _metrics_json(state: FrontState) -> list[Mapping[str, Any]]:
     return [
         {
@@ -248,3 +185,11 @@ def _metrics_json(state: FrontState) -> list[Mapping[str, Any]]:
         for page in state.tree.pages()
         for sample in page.samples
     ]  # fmt: skip
+
+
+def _uptime(state: FrontState, told: str) -> dict[str, Any]:
+    seen = describe(state, told, detailed=False)
+    return {
+        "service_uptime_seconds": seen["uptime_seconds"], "uptime_seconds": seen["uptime_seconds"], "version": told,
+        "timestamp": _now(), **seen["collector_metrics"],
+    }  # fmt: skip

@@ -13,22 +13,25 @@ import socket
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import uvloop
 
 from tickring.actors.front import Config
 from tickring.actors.front.server import Front
 from tickring.actors.runtime import ActorContext
 from tickring.codecs.book import BookState
-from tickring.codecs.record import Flag
+from tickring.codecs.record import Flag, RecordType
 from tickring.codecs.records import BOOK_DEPTH, BOOK_LEVEL, BOOK_TOP, QUOTE, TRADE
 from tickring.codecs.symbols import Instrument
 from tickring.ringbuf import (
+    Key,
     KeyWriter,
     MetricsPage,
     StreamWriter,
@@ -38,6 +41,11 @@ from tickring.ringbuf import (
     make_bell,
     prepare_folder,
 )
+from tickring.storage.client import Client, Server
+from tickring.storage.native import column_names, encode_block
+from tickring.storage.schema import SchemaOptions, ensure_schema, qualified_table
+
+from ..storage.processes import Actor, free_port
 
 DEADLINE_S = 10.0
 PRODUCER = "feed-binance-spot-0"
@@ -95,6 +103,23 @@ class Producer:
     def trades(self, key_id: int, n: int) -> None:
         for i in range(n):
             self.trade(key_id, 100.0 + i / 100, (i + 1) / 1000, flags=int(Flag.SELL) if i % 2 else 0)
+
+    def bar_key(self, what: Instrument, interval: str) -> int:
+        """The key of an instrument's bars."""
+        key_id = self.keys.add(f"{what.key}.{interval}", {**what.attributes(), "interval": interval})
+        for writer in self.writers.values():
+            writer.add_key(key_id)
+        return key_id
+
+    def bar(
+        self, key_id: int, open_ms: int, length_ms: int, close: float = 100.0, volume: float = 2.0, *,
+        flags: int = int(Flag.CLOSED), record: str = "kline",
+    ) -> None:  # fmt: skip
+        """A bar from `close` - 1 to `close`, two above and below it."""
+        values = (open_ms, open_ms + length_ms - 1, close - 1, close + 2, close - 3, close, volume, volume * close, 7,
+                  volume / 2, volume * close / 2)  # fmt: skip
+        end_ns = (open_ms + length_ms) * 1_000_000
+        self.publish[record](key_id, max(time.time_ns(), end_ns), end_ns, flags, *values)
 
     def quote(self, key_id: int, bid: float = 99.5, ask: float = 100.5, *, event_ns: int = 0) -> None:
         self.publish["quote"](key_id, time.time_ns(), event_ns, 0, bid, 1.5, ask, 2.5)
@@ -235,6 +260,43 @@ class FrontThread:
             with contextlib.suppress(ConnectionResetError, TimeoutError):
                 return connection.recv(65536)
         return b""
+
+
+@pytest.fixture(scope="module", name="engine")
+def engine_fixture() -> Iterator[Actor]:
+    """The embedded ClickHouse in a process of its own."""
+    pytest.importorskip("chdb", reason="the embedded engine is not installed: pip install 'tickring[embedded]'")
+    shm = Path(tempfile.mkdtemp(prefix="tickring-test-front-", dir="/dev/shm"))
+    data = Path(tempfile.mkdtemp(prefix="tickring-test-front-"))
+    actor = Actor("clickhouse", shm, data, {"port": free_port()})
+    try:
+        yield actor.start()
+    finally:
+        actor.kill()
+        shutil.rmtree(shm, ignore_errors=True)
+        shutil.rmtree(data, ignore_errors=True)
+
+
+@pytest.fixture(name="server")
+def server_fixture(engine: Actor) -> Server:
+    """A database of its own in that engine."""
+    return Server(
+        url=engine.detail()["url"], password_file=str(engine.data / "clickhouse" / "password"),
+        database=f"t{uuid.uuid4().hex[:10]}", timeout_s=20.0,
+    )  # fmt: skip
+
+
+def store(server: Server, record: RecordType, rows: np.ndarray, keys: Sequence[Key], epoch: int) -> None:
+    """Insert rows as the writer does; `keys` by `key_id`."""
+
+    async def insert() -> None:
+        client = Client(server)
+        await ensure_schema(client, [record], SchemaOptions(database=server.database))
+        table, block = qualified_table(server.database, record), encode_block(record, rows, keys, epoch)
+        await client.insert(table, column_names(record), block, uuid.uuid4().hex)
+        await client.close()
+
+    asyncio.run(insert())
 
 
 def many_trades(producer: Producer, key_ids: Sequence[int], n: int) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import signal
-import tempfile
 import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,15 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tickring.actors.front.merge import Older, merge, stored_sequence
+from tickring.actors.front.merge import Older, Seam, merge, stored_sequence
 from tickring.codecs.records import TRADE
-from tickring.ringbuf import Key, ReaderKind, StreamReader
-from tickring.storage.client import Client, Server
-from tickring.storage.native import column_names, encode_block
-from tickring.storage.schema import SchemaOptions, ensure_schema, qualified_table
+from tickring.ringbuf import ReaderKind, StreamReader
+from tickring.storage.client import Server
 
-from ..storage.processes import Actor, free_port
-from .front_rig import PRODUCER, FrontThread, Producer, instance_folder, instrument, many_trades
+from ..storage.processes import Actor
+from .front_rig import (  # noqa: F401 - fixtures
+    PRODUCER,
+    FrontThread,
+    Producer,
+    engine_fixture,
+    instance_folder,
+    instrument,
+    many_trades,
+    server_fixture,
+    store,
+)
 from .test_front_rest import eventually
 
 TAIL = TRADE.tail
@@ -58,8 +63,9 @@ class Table:
         self.asked: list[tuple[int, int, int, int, int]] = []
         self.answers = True
 
-    async def older(self, epoch: int, nth: int, start_ns: int, end_ns: int, limit: int) -> Older | None:
-        self.asked.append((epoch, nth, start_ns, end_ns, limit))
+    async def older(self, seam: Seam, start_ns: int, end_ns: int, limit: int) -> Older | None:
+        nth = seam.nth
+        self.asked.append((seam.epoch, nth, start_ns, end_ns, limit))
         if not self.answers:
             return None
         times = self.rows["ts_event_ns"]
@@ -160,39 +166,6 @@ def test_range_that_memory_covers_needs_no_history(producer: Producer, reader: S
 # -- a real engine ------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def engine() -> Iterator[Actor]:
-    pytest.importorskip("chdb", reason="the embedded engine is not installed: pip install 'tickring[embedded]'")
-    shm = Path(tempfile.mkdtemp(prefix="tickring-test-front-", dir="/dev/shm"))
-    data = Path(tempfile.mkdtemp(prefix="tickring-test-front-"))
-    actor = Actor("clickhouse", shm, data, {"port": free_port()})
-    try:
-        yield actor.start()
-    finally:
-        actor.kill()
-        shutil.rmtree(shm, ignore_errors=True)
-        shutil.rmtree(data, ignore_errors=True)
-
-
-@pytest.fixture
-def server(engine: Actor) -> Server:
-    return Server(
-        url=engine.detail()["url"], password_file=str(engine.data / "clickhouse" / "password"),
-        database=f"t{uuid.uuid4().hex[:10]}", timeout_s=20.0,
-    )  # fmt: skip
-
-
-def store(server: Server, rows: np.ndarray, keys: list[Key], epoch: int) -> None:
-    async def insert() -> None:
-        client = Client(server)
-        await ensure_schema(client, [TRADE], SchemaOptions(database=server.database))
-        table, block = qualified_table(server.database, TRADE), encode_block(TRADE, rows, keys, epoch)
-        await client.insert(table, column_names(TRADE), block, uuid.uuid4().hex)
-        await client.close()
-
-    asyncio.run(insert())
-
-
 def earlier_epoch(n: int, now_ns: int) -> np.ndarray:
     """Trades of yesterday's stream."""
     rows = np.zeros(n, TRADE.dtype)
@@ -211,13 +184,13 @@ def test_merged_answer_reaches_back_into_clickhouse_and_survives_its_stop(
     busy, quiet = producer.add(instrument("BTC")), producer.add(instrument("ETH"))
     keys = [reader.keys[busy], reader.keys[quiet]]
     old = earlier_epoch(300, now)
-    store(server, old, keys, now - DAY_NS)
+    store(server, TRADE, old, keys, now - DAY_NS)
     many_trades(producer, [busy], 1200)
     for i in range(3):
         producer.trade(quiet, trade_id=1000 + i)
     rows = everything(reader)
     line = reader.register("writer.stored", ReaderKind.LOSSY, None, len(rows))
-    store(server, rows, keys, reader.epoch)
+    store(server, TRADE, rows, keys, reader.epoch)
     with FrontThread(folder, history=True, clickhouse=server, history_probe_s=0.1, history_timeout_s=2.0) as front:
         # the first question also makes the connection, which may take longer than a hint may
         eventually(lambda: front.front.history.alive, "the engine answers the probe")

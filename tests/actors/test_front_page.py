@@ -143,3 +143,18 @@ def test_page_keeps_up_with_a_thousand_messages_a_second(browser: Any, folder: P
         time.sleep(3)
         assert until(lambda: counts[key_id] - int(text(browser, cell)) < 125, "the page is not behind")
         assert complaints(browser) == []
+
+
+def test_description_is_drawn_from_our_own_files_alone(browser: Any, folder: Path) -> None:
+    pytest.importorskip("offapi", reason="pip install offapi")
+    with FrontThread(folder) as front:
+        browser.get_log("browser")
+        browser.get(f"http://127.0.0.1:{front.port}/docs")
+        until(lambda: len(browser.find_elements("css selector", ".opblock")) > 30, "Swagger UI shows the endpoints")
+        assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+        browser.get(f"http://127.0.0.1:{front.port}/redoc")
+        until(lambda: "tickring" in text(browser, "h1"), "Redoc shows the description")
+        loaded = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+        ours = (f"http://127.0.0.1:{front.port}/", "blob:", "data:")
+        # the policy refuses its maker's logo, which is still listed
+        assert [name for name in loaded if not name.startswith(ours) and "logo" not in name] == []

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import signal
 import time
 
-import msgspec
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import ConnectionClosed, ConnectionClosedError
+from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 
 from tickring.actors.front.ws import Identity
 from tickring.ringbuf import create_stream
@@ -264,25 +262,6 @@ def test_reader_that_stays_full_is_closed_with_4008(shm):
 # -- limits -------------------------------------------------------------------------------------------------------
 
 
-def test_connections_beyond_the_limit_are_closed_with_1008(shm):
-    async def run(d):
-        async with client(d.fronts[0]), client(d.fronts[1]), client(d.fronts[1]):
-            await eventually(lambda: d.fronts[1].metric("tickring_ws_connections") == 2, "page of the other worker")
-            for _ in range(100):  # a worker looks at the others' pages once a second
-                async with connect(d.front.url()) as ws:
-                    try:
-                        await ws.recv()
-                    except ConnectionClosedError as closed:
-                        assert closed.rcvd.code == 1008 and closed.rcvd.reason == "Too many connections"
-                        break
-                await asyncio.sleep(0.05)
-            else:
-                pytest.fail("every connection was let in")
-
-    with desk(shm, fronts=2, connections_max=3) as d:
-        asyncio.run(run(d))
-
-
 def test_channels_beyond_the_limit_are_refused_one_by_one(shm):
     async def run(d):
         async with client(d.front) as c:
@@ -351,81 +330,6 @@ def test_silent_client_without_pongs_is_closed_with_4000(shm):
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------
-
-GOOD = [
-    {"op": "subscribe", "id": 1, "channels": [TRADES, {"channel": "book", "exchange": "okx", "symbol": "BTC-USDT"}]},
-    {"op": "subscribe", "channels": [{"channel": TRADES, "from_seq": 3, "epoch": "x", "conflate": True, "depth": 20}]},
-    {"op": "unsubscribe", "channels": ["quote.*.*.*"]},
-    {"op": "filter", "filters": {"side": ["buy", "sell"]}},
-    {"type": "list", "id": "a"},
-    {"op": "snapshot", "channel": TRADES},
-    {"op": "ping", "ts": 1.5},
-    {"op": "auth", "token": "t"},
-]
-
-
-def _mutated(rng: random.Random) -> bytes:
-    kind = rng.randrange(6)
-    if kind == 0:
-        return rng.randbytes(rng.randrange(1, 80))
-    frame = json.loads(json.dumps(rng.choice(GOOD)))
-    if kind == 1:  # a member of a wrong type
-        frame[rng.choice(list(frame))] = rng.choice([None, [], {}, -1, 2**70, 1e308, "\ud800", True, [[[]]], "*" * 200])
-    if kind == 2 and isinstance(frame.get("channels"), list):
-        junk = [None, 5, [], {}, {"channel": 3}, "", "trades", "....", "trades.x.y.z", {"channel": "book", "depth": ""}]
-        frame["channels"] = [rng.choice(junk) for _ in range(rng.randrange(4))]
-    encode = msgspec.msgpack.encode if rng.randrange(2) else lambda f: json.dumps(f).encode()
-    try:
-        data = bytearray(encode(frame))
-    except (UnicodeEncodeError, OverflowError):
-        data = bytearray(json.dumps(frame).encode())
-    if kind >= 3:
-        for _ in range(rng.randrange(1, 6)):
-            at = rng.randrange(len(data))
-            if rng.randrange(2):
-                data[at] = rng.randrange(256)
-            else:
-                del data[at]
-            if not data:
-                data = bytearray(b"[")
-    if kind == 5:
-        data = data[: rng.randrange(len(data) + 1)] or bytearray(b"{" * 5000)
-    return bytes(data)
-
-
-def test_bad_frames_get_an_answer_each_and_disturb_nobody(shm):
-    async def run(d):
-        rng = random.Random(20261121)
-        async with client(d.front) as c, client(d.front) as neighbour:
-            await neighbour.subscribe(TRADES)
-            frames = replies = 0
-
-            async def read():
-                nonlocal replies
-                async for data in c.ws:
-                    kind = json.loads(data)["type"]
-                    if kind in ("error", "subscribed", "unsubscribed", "filter_set", "subscriptions", "pong",
-                                "auth_success") or (kind == "snapshot" and "id" in json.loads(data)):  # fmt: skip
-                        replies += 1
-
-            reading = asyncio.create_task(read())
-            for i in range(3000):
-                data = _mutated(rng)
-                text = rng.randrange(2)
-                await c.ws.send(data, text=bool(text))
-                frames += 1
-                if i % 100 == 0:
-                    d.producer.trade(0, i // 100)
-                    await neighbour.until_seq(TRADES, i // 100 + 1)
-            await c.ws.send(json.dumps({"op": "ping", "id": "end"}))
-            await eventually(lambda: replies >= frames * 0.9, "answers")
-            assert not reading.done(), "the connection was closed"
-            reading.cancel()
-            assert d.front.metric("tickring_ws_failures_total") == 0
-            assert (await neighbour.ask(op="ping"))["type"] == "pong"
-
-    with desk(shm, errors_max=100_000, inbound_per_s=100_000, queue_frames_max=100_000) as d:
-        asyncio.run(run(d))
 
 
 def test_errors_name_the_code_and_ten_of_them_close_with_1008(shm):
@@ -506,4 +410,39 @@ def test_required_authentication_withholds_everything_until_a_token_fits(shm):
                 assert c.frames[-1]["type"] == "auth_error"
 
     with desk(shm, authenticator=Keys(), auth_timeout_s=1.0) as d:
+        asyncio.run(run(d))
+
+
+def test_channels_of_the_address_wait_for_authentication(shm):
+    async def run(d):
+        d.producer.trades(0, 0, 3)
+        async with client(d.front, f"/ws/market?channels={TRADES}") as c:
+            await asyncio.sleep(0.2)
+            assert (await c.ask(op="ping"))["type"] == "pong" and len(c.frames) == 2  # the welcome, and this
+            await c.send(op="auth", token="right")
+            assert (await c.until("subscribed"))["channels"][0]["channel"] == TRADES
+            assert (await c.until("snapshot"))["seq"] == 3
+
+    with desk(shm, authenticator=Keys()) as d:
+        asyncio.run(run(d))
+
+
+def test_too_many_channels_in_the_address_are_an_error_frame(shm):
+    async def run(d):
+        async with client(d.front, f"/ws/market?channels={','.join([TRADES] * 4)}") as c:
+            assert (await c.until("error"))["code"] == "LIMIT_EXCEEDED"
+            assert (await c.ask(op="ping"))["type"] == "pong"
+
+    with desk(shm, channels_max=3) as d:
+        asyncio.run(run(d))
+
+
+@pytest.mark.parametrize(("dialect", "status"), [("dashboard", 501), ("morse", 400)])
+def test_dialect_that_is_not_spoken_is_refused_at_the_handshake(shm, dialect, status):
+    async def run(d):
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(d.front.url(f"/ws?dialect={dialect}"))
+        assert refused.value.response.status_code == status
+
+    with desk(shm) as d:
         asyncio.run(run(d))

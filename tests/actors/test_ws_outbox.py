@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tickring.actors.front.ws.channels import ALIASES, CHANNELS
 from tickring.actors.front.ws.errors import FrameError
-from tickring.actors.front.ws.names import KINDS, ChannelItem, read_channel
+from tickring.actors.front.ws.names import ChannelItem, read_channel
 from tickring.actors.front.ws.outbox import Delivery, Outbox
 from tickring.actors.front.ws.wire import Encoding, Frame, Update
 
@@ -37,8 +38,10 @@ def outbox(**limits):
     return box, dropped
 
 
-def put(box, sub, seq, pad=""):
-    box.put(sub, Frame(Update(sub.topic.name if sub else "", seq, 0, pad)), seq, seq, 0.0)
+def put(box, sub, seq, pad="", urgent=False):
+    frame = Frame(Update(sub.topic.name if sub else "", seq, 0, pad))
+    frame.urgent = urgent
+    box.put(sub, frame, seq, seq, 0.0)
 
 
 def drain(box):
@@ -144,7 +147,13 @@ def test_outbox_gives_each_number_once_or_names_it(steps):
 @settings(max_examples=300, deadline=None)
 @given(
     st.recursive(
-        st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=40), st.sampled_from([*KINDS, "*"])),
+        st.one_of(
+            st.none(),
+            st.booleans(),
+            st.integers(),
+            st.text(max_size=40),
+            st.sampled_from([*CHANNELS, *ALIASES, "kline.*.*.*.1m", "1m", "*"]),
+        ),
         lambda inner: st.one_of(
             st.lists(inner, max_size=4),
             st.dictionaries(
@@ -162,7 +171,7 @@ def test_channel_of_any_form_is_read_or_refused(item):
     except FrameError as error:
         assert error.code and error.message
     else:
-        assert request.kind in KINDS and request.name.count(".") >= 3
+        assert request.kind in CHANNELS and request.name.count(".") >= 3
 
 
 @pytest.mark.parametrize(
@@ -176,7 +185,55 @@ def test_channel_of_any_form_is_read_or_refused(item):
         ({"channel": "quote", "market_type": "*", "symbol": "BTC-USDT"}, "quote.*.*.BTC-USDT"),
         ({"channel": "book", "exchange": "okx_swap", "symbol": "ETH/USDT"}, "book.okx.perpetual.ETH-USDT"),
         ({"channel": "book", "exchange": "okx", "symbol": "BTC-USDT-20261225"}, "book.okx.future.BTC-USDT-20261225"),
+        ("kline.binance.spot.BTC-USDT.1m", "kline.binance.spot.BTC-USDT.1m"),
+        ("kline.binance.spot.BTC/USDT.1M", "kline.binance.spot.BTC-USDT.1M"),
+        ({"channel": "kline", "symbol": "BTC-USDT-PERP", "interval": "1h"}, "kline.*.perpetual.BTC-USDT.1h"),
+        ({"channel": "kline.binance.spot.BTC-USDT.1m", "interval": "5m"}, "kline.binance.spot.BTC-USDT.5m"),
+        ({"channel": "kline", "interval": "*"}, "kline.*.*.*.*"),
+        ("funding_rate.binance.perpetual.*", "funding.binance.perpetual.*"),
+        ({"channel": "liquidation", "interval": "1m"}, "liquidation.*.*.*"),
     ],
 )
 def test_channel_forms_mean_one_canonical_name(item, name):
     assert read_channel(item).name == name
+
+
+@pytest.mark.parametrize("item", ["kline", "kline.binance.spot.BTC-USDT", "kline.binance.spot.BTC-USDT.7m"])
+def test_bars_without_a_known_interval_are_refused(item):
+    with pytest.raises(FrameError, match="interval is"):
+        read_channel(item)
+
+
+def test_cadence_is_the_channels_own_unless_the_client_names_one():
+    assert read_channel("ticker").conflate_ms == 1000
+    assert read_channel({"channel": "ticker", "conflate": 50}).conflate_ms == 50
+    assert read_channel({"channel": "ticker", "conflate": False}).conflate_ms == 0
+    assert read_channel({"channel": "quote", "conflate": True}).conflate_ms == 100
+    with pytest.raises(FrameError):
+        read_channel({"channel": "liquidation", "conflate": True})
+
+
+def test_full_outbox_keeps_urgent_frames_of_a_conflating_channel_in_order():
+    box, dropped = outbox()
+    sub = Sub("kline", Delivery.CONFLATING)
+    for seq in range(1, 61):
+        put(box, sub, seq, urgent=seq % 10 == 0)
+    came = drain(box)
+    assert [frame["seq"] for frame in came if frame["type"] == "update"] == [10, 20, 30, 40, 50, 59, 60]
+    assert not any(frame["type"] == "gap" for frame in came)
+    assert all(frame.get("conflated") for frame in came[:-1]) and dropped == {"conflating": 53}
+    assert not box._ordered and not sub.waiting
+
+
+def test_outbox_full_of_urgent_frames_drops_the_oldest_and_names_them():
+    box, _ = outbox()
+    sub = Sub("kline", Delivery.CONFLATING)
+    for seq in range(1, 41):
+        put(box, sub, seq, urgent=seq % 2 == 0)
+    last = 0
+    for frame in drain(box):
+        first = frame["from_seq"] if frame["type"] == "gap" else frame["seq"]
+        assert first == last + 1 or frame.get("conflated")
+        assert first > last
+        last = frame["to_seq"] if frame["type"] == "gap" else frame["seq"]
+    assert last == 40 and not box.size and not box.frames

@@ -8,15 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tickring.actors.front.ws.channels import BOOK, CHANNELS
 from tickring.actors.front.ws.render import Renderer
 from tickring.actors.front.ws.wire import Update
 from tickring.codecs.record import Flag, RecordType
-from tickring.codecs.records import QUOTE, TRADE
 from tickring.ringbuf import Key
 
 KEY = Key(
     3, "binance.币安-USDT",
-    {"exchange": "binance", "market_type": "spot", "symbol": '币"安-USDT', "native": "币安USDT", "price_precision": 4},
+    {"exchange": "binance", "market_type": "spot", "symbol": '币"安-USDT', "native": "币安USDT", "price_precision": 4,
+     "interval": "1m"},
 )  # fmt: skip
 CHANNEL = 'trades.binance.spot.币"安-USDT'
 
@@ -28,10 +29,16 @@ def values_of(record: RecordType) -> st.SearchStrategy[tuple]:
         "Q": st.integers(0, 2**62),
         "I": st.integers(0, 2**32 - 1),
     }
-    return st.tuples(*(st.one_of(st.just(0), kinds[field.kind.code]) for field in record.fields))
+    words = {"liquidation status": st.integers(0, 3)}
+    return st.tuples(
+        *(st.one_of(st.just(0), words.get(field.kind.name, kinds[field.kind.code])) for field in record.fields)
+    )
 
 
-@pytest.mark.parametrize("record", [TRADE, QUOTE], ids=lambda record: record.name)
+RECORDS = [channel.record for channel in CHANNELS.values() if channel.kind != BOOK]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
 @given(data=st.data())
 def test_update_written_as_json_equals_the_encoded_members(record: RecordType, data: st.DataObject) -> None:
     flags = data.draw(

@@ -29,7 +29,7 @@ from tickring.actors.front.ws import WsConfig, close_ws, setup_ws
 from tickring.actors.runtime import ActorContext
 from tickring.codecs.book import BookState, OrderBook
 from tickring.codecs.record import Flag
-from tickring.codecs.records import MARKET_RECORDS
+from tickring.codecs.records import BY_NAME, MARKET_RECORDS
 from tickring.ringbuf import (
     KeyWriter,
     MetricsPage,
@@ -80,6 +80,7 @@ class Producer:
         self.writers = {
             record: StreamWriter(self.folder, spec, self.bells, time.time_ns()) for record, spec in self.specs.items()
         }
+        self.publishers: dict[str, Any] = {}
         self.sink = RingSink(self.writers)
         self.books: dict[int, OrderBook] = {}
         for symbol in self.symbols:
@@ -107,6 +108,29 @@ class Producer:
         now = time.time_ns()
         self.sink.quote(key_id, now, 0, 0, 100 + number, 1.0, 101 + number, 2.0)
 
+    def bars(self, symbol: str, interval: str = "1m") -> int:
+        """The key of an instrument's bars."""
+        attributes = key_attributes(symbol, self.market_type) | {"interval": interval}
+        key_id = self.keys.add(f"binance.{attributes['instrument']}.{interval}", attributes)
+        for writer in self.writers.values():
+            writer.add_key(key_id)
+        return key_id
+
+    def publish(self, record: str, key_id: int, *values: Any, flags: int = 0) -> None:
+        """Any record, by its values in the order of its declaration."""
+        kind, now = BY_NAME[record], time.time_ns()
+        if record not in self.publishers:
+            self.publishers[record] = self.writers[record].publisher(kind.struct, kind.values)
+        self.publishers[record](key_id, now, now - 1_000_000, int(flags), *values)
+
+    def bar(self, key_id: int, minute: int, close: float, *, closed: bool = False) -> None:
+        """The bar of a minute: as the open one, and when it is closed as one of those too."""
+        flags = Flag.CLOSED if closed else Flag(0)
+        values = (minute * 60_000, minute * 60_000 + 59_999, 100.0, 110.0, 90.0, close, 5.0, 500.0, 7, 2.0, 200.0)
+        if closed:
+            self.publish("kline", key_id, *values, flags=flags)
+        self.publish("kline_open", key_id, *values, flags=flags)
+
     def book_snapshot(self, key_id: int, bids: list[tuple[float, float]], asks: list[tuple[float, float]]) -> None:
         book = self.books.setdefault(key_id, OrderBook())
         book.replace(bids, asks)
@@ -131,6 +155,7 @@ class Producer:
     def close(self) -> None:
         """Let go of the locks: the publishers hold the mappings, and a mapping holds the lock."""
         writers, self.writers, self.sink = self.writers, {}, None  # type: ignore[assignment]
+        self.publishers = {}
         if writers:
             gc.collect()
             for writer in writers.values():

@@ -9,10 +9,21 @@ from ..catalog import Catalog
 from .auth import Authenticator, Identity, NoAuthentication
 from .config import WsConfig
 from .server import WsServer
+from .stats import websocket_endpoints
 
 WS_SERVER = web.AppKey("tickring_ws_server", WsServer)
 
-__all__ = ["WS_SERVER", "Authenticator", "Identity", "NoAuthentication", "WsConfig", "WsServer", "close_ws", "setup_ws"]
+__all__ = [
+    "WS_SERVER",
+    "Authenticator",
+    "Identity",
+    "NoAuthentication",
+    "WsConfig",
+    "WsServer",
+    "close_ws",
+    "setup_ws",
+    "websocket_endpoints",
+]
 
 
 def setup_ws(

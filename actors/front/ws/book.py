@@ -14,13 +14,13 @@ import numpy as np
 
 from ....codecs.book import BookState
 from ....codecs.numbers import decimal_formatter
-from ....codecs.records import BOOK_LEVEL
+from ....codecs.records import BOOK_DEPTH, BOOK_TOP
 from ....ringbuf import StreamReader
 from ..catalog import Source
+from .channels import Channel
 from .meters import Meters
-from .outbox import Delivery
 from .subscription import Subscription
-from .topics import GapReason, State, Topic
+from .topics import Companions, GapReason, State, Topic
 from .wire import Frame, Snapshot, Update
 
 TOP_DEPTH_MAX = 20  # levels of a `book_top` record; deeper views are made from `book_depth`
@@ -162,31 +162,25 @@ class BookTopic(Topic):
         expected: how many levels the book had when we last heard of it; a view that shows fewer is looked at again.
     """
 
-    kind = "book"
-    record = BOOK_LEVEL
-    delivery = Delivery.REBUILDABLE
-
     def __init__(
-        self, source: Source, reader: StreamReader, top: StreamReader, deep: StreamReader | None,
-        meters: Meters, compress_from: int, interval_ms: int, schedule: Callable[[View], None],
+        self, channel: Channel, source: Source, reader: StreamReader, companions: Companions, meters: Meters,
+        compress_from: int, interval_ms: int, schedule: Callable[[View], None],
     ) -> None:  # fmt: skip
-        self.top, self.deep = top, deep
         self.views: dict[tuple[int, int], View] = {}
         self.interval_ms = interval_ms
         self.schedule = schedule
-        super().__init__(source, reader, meters, compress_from)
+        super().__init__(channel, source, reader, companions, meters, compress_from)
 
-    def bind(self, source: Source, reader: StreamReader) -> None:
-        super().bind(source, reader)
+    def bind(self, source: Source, reader: StreamReader, companions: Companions) -> None:
+        super().bind(source, reader, companions)
+        top = companions[BOOK_TOP.name]
+        assert top is not None, "the registry opens the first companion, or says that there is no channel"
+        self.top, self.deep = top, companions[BOOK_DEPTH.name]
         attributes = source.key.attributes
         self.price = decimal_formatter(attributes.get("price_precision", 0))
         self.quantity = decimal_formatter(attributes.get("quantity_precision", 0))
         self.expected = 0
         self.looked_at = self.top.count(self.key_id)
-
-    @property
-    def readers(self) -> tuple[StreamReader, ...]:
-        return (self.reader, self.top) if self.deep is None else (self.reader, self.top, self.deep)
 
     def row(self, depth: int) -> np.void | None:
         """The newest record that is deep enough."""

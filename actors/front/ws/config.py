@@ -16,6 +16,7 @@ class WsConfig(msgspec.Struct, kw_only=True, frozen=True):
     """What one connection may ask of a front worker, and when it is given up."""
 
     connections_max: Count = 2000  # of the whole instance; beyond it a connection is closed with 1008
+    connections_per_address_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 0  # the same for one address; 0 = no limit
     channels_max: Count = 512  # per connection
     inbound_bytes_max: Bytes = 64 << 10  # a larger inbound frame closes with 1009
     inbound_per_s: Count = 50

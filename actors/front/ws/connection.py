@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from ..stamps import rfc3339
 from .config import WsConfig
 from .meters import Meters
 from .names import ChannelRequest
@@ -250,8 +251,8 @@ class Connection:
         return {
             "connection_id": self.id,
             "client_ip": self.peer,
-            "connect_time": self.connected_ns,
-            "last_ping": time.time_ns() - round((time.monotonic() - self.heard_at) * 1e9),
+            "connect_time": rfc3339(self.connected_ns),
+            "last_ping": rfc3339(time.time_ns() - round((time.monotonic() - self.heard_at) * 1e9)),
             "subscriptions": sorted(self.subs),
             "state": "connected" if self.open else "disconnected",
             "user_id": self.identity.user_id if self.identity else None,

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 
 from ....codecs.record import Flag
-from ....codecs.records import BOOK_DEPTH, BOOK_TOP
 from ....ringbuf import LayoutMismatch, SegmentMissing, StreamReader, full_barrier
 from ....ringbuf.doorbell import SLEEP_MAX_S
+from ...latency import FrontLatency
 from ...runtime import ActorContext
 from ..catalog import Catalog, Source
 from .book import BookTopic, View
 from .cadence import Cadence
+from .channels import CHANNELS
 from .config import WsConfig
 from .connection import CLOSE_INTERNAL, CLOSE_SLOW, Connection
 from .errors import NOT_SUPPORTED, FrameError
@@ -31,7 +32,7 @@ from .follow import Follower
 from .liveness import producer_runs
 from .meters import Meters
 from .names import ChannelRequest
-from .registry import RECORD_OF_KIND, Registry
+from .registry import Registry
 from .render import KEY_ID, NTH, TS_RECV_NS, Row
 from .subscription import Subscription
 from .topics import GapReason, RecordTopic, State, Topic
@@ -118,6 +119,7 @@ class Engine:
             if row is None:
                 rest |= follower.behind > 0
                 continue
+            picked_ns = time.time_ns()
             follower.cursor = cursor + 1
             self.meters.rows.value += 1
             topic = follower.topics.get(row[KEY_ID])
@@ -129,10 +131,12 @@ class Engine:
                 topic.next = row[NTH] + 1  # type: ignore[attr-defined]
                 self._failed([topic], f"channel {topic.name}")
                 continue
-            if handed_out:
-                self.meters.delivery.observe((time.time_ns() - row[TS_RECV_NS]) / 1e9)
-            else:
+            if not handed_out:
                 self._publish(topic, [row], time.monotonic())
+            written_ns = time.time_ns()
+            if handed_out:
+                self.meters.delivery.observe((written_ns - row[TS_RECV_NS]) / 1e9)
+            follower.latency.written(row[TS_RECV_NS], picked_ns, written_ns)
         return rest
 
     def _wake_again(self) -> None:
@@ -194,10 +198,13 @@ class Engine:
 
     def _records(self, follower: Follower, now: float) -> bool:
         rows, read, lost = follower.read_rows(ROWS_PER_TURN)
+        picked_ns = time.time_ns()
         self.meters.rows.value += read
         topics = follower.topics
         for topic, mine in _by_topic(rows, topics):
             self._publish(topic, mine, now)
+        if rows:
+            follower.latency.written(rows[-1][TS_RECV_NS], picked_ns, time.time_ns())
         if lost:
             self._lapped(follower, lost)
         return read == ROWS_PER_TURN
@@ -219,8 +226,9 @@ class Engine:
         self.meters.lapped.inc(lost)
         self._swept_at = 0.0
         log.warning(
-            "ring=%s.%s lost=%d to=%d: read too late", follower.producer, follower.record, lost, follower.cursor
-        )
+            "ring=%s.%s lost=%d to=%d: read too late. What the tails still hold is sent; raise [front] workers, or the "
+            "capacity of this ring in [feed]", follower.producer, follower.record, lost, follower.cursor,
+        )  # fmt: skip
 
     def _catch_up(self, topic: Any, now: float) -> None:
         if isinstance(topic, RecordTopic) and (rows := topic.catch_up()):
@@ -228,6 +236,8 @@ class Engine:
 
     def _levels(self, follower: Follower, now: float) -> bool:
         rows, read, lost = follower.read(LEVELS_PER_TURN)
+        if len(rows):
+            follower.latency.picked(int(rows["ts_recv_ns"][-1]), time.time_ns())
         follower.resting_until = now + follower.rest_s
         self.meters.rows.value += read
         if lost:
@@ -326,7 +336,7 @@ class Engine:
         meters = self.meters
         meters.connections.set(len(self.connections))
         meters.followed.set(len(self.followers))
-        numbers = dict.fromkeys(RECORD_OF_KIND, 0)
+        numbers = dict.fromkeys(CHANNELS, 0)
         for topic in self.topics.values():
             numbers[topic.kind] += len(topic.members)
         for kind, number in numbers.items():
@@ -341,8 +351,9 @@ class Engine:
         follower = self.followers.get(place)
         if follower is None:
             rest_s = BOOK_REST_S if isinstance(topic, BookTopic) else 0.0
+            latency = FrontLatency(self.ctx.page, topic.source.exchange, topic.reader)
             follower = self.followers[place] = Follower(
-                topic.reader, f"ws.{self.ctx.name}", self.ctx.doorbell_index, rest_s
+                topic.reader, latency, f"ws.{self.ctx.name}", self.ctx.doorbell_index, rest_s
             )
             self._followed = tuple(self.followers.values())
             if not self._arming:
@@ -364,8 +375,8 @@ class Engine:
         """The catalog changed: move topics whose stream was made anew, or that another producer has now."""
         replaced: dict[tuple[str, str], StreamReader] = {}
         for topic in tuple(self.topics.values()):
-            record = RECORD_OF_KIND[topic.kind]
-            source = self.catalog.find_instrument(record, topic.source.exchange, topic.source.instrument)
+            was = topic.source
+            source = self.catalog.find_instrument(topic.record.name, was.exchange, was.instrument, was.interval)
             if source is None:
                 continue  # it keeps what it has: its producer is down, or not there yet
             reader = topic.reader
@@ -389,18 +400,16 @@ class Engine:
         self.pump_all()  # whatever the old stream still has
         if same:
             next_record = getattr(topic, "next", 0)
-            topic.bind(source, topic.reader)
+            topic.bind(source, topic.reader, topic.companions)
             if isinstance(topic, RecordTopic):
                 topic.next = next_record
             return
         producer, record = source.reader.spec.producer, source.reader.spec.record
         self._unfollow(topic)
-        for name in (record, *((BOOK_TOP.name, BOOK_DEPTH.name) if isinstance(topic, BookTopic) else ())):
+        for name in (record, *topic.companions):
             if (producer, name) not in replaced and (old := self.registry.refreshed(producer, name)) is not None:
                 replaced[producer, name] = old
-        if isinstance(topic, BookTopic):
-            topic.top, topic.deep = self.registry.reader(producer, BOOK_TOP.name), self.registry.deep(producer)
-        topic.bind(source, self.registry.reader(producer, record))
+        topic.bind(source, self.registry.reader(producer, record), self.registry.companions(producer, topic.channel))
         self._follow(topic)
         for sub in tuple(topic.members):
             self._start_over(topic, sub)

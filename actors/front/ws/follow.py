@@ -8,6 +8,7 @@ import numpy as np
 
 from ....codecs.records import BY_NAME
 from ....ringbuf import DirectoryFull, ReaderKind, ReaderLine, StreamReader
+from ...latency import FrontLatency
 from .render import Row
 from .topics import Topic
 
@@ -25,14 +26,18 @@ class Follower:
 
     Args:
         reader: of the stream; the follower does not own it.
+        latency: what the way of its records takes.
         name: of the line in the reader file.
         doorbell: number of this actor's doorbell; None = it is only looked at from a timer.
         rest_s: after rows came, the doorbell is asked for only so much later: for rings whose readers are served at
             a slower cadence than the ring moves.
     """
 
-    def __init__(self, reader: StreamReader, name: str, doorbell: int | None, rest_s: float = 0.0) -> None:
+    def __init__(
+        self, reader: StreamReader, latency: FrontLatency, name: str, doorbell: int | None, rest_s: float = 0.0
+    ) -> None:
         self.reader = reader
+        self.latency = latency
         self.producer = reader.spec.producer
         self.record = reader.spec.record
         self.rest_s = rest_s
@@ -71,7 +76,7 @@ class Follower:
         if read <= FEW_ROWS:
             return list(self._unpack(data)), read, lost
         rows = np.frombuffer(data, self.reader.dtype)
-        return rows[self._wanted[rows["key_id"]]].tolist(), read, lost
+        return list(self._unpack(rows[self._wanted[rows["key_id"]]].tobytes())), read, lost
 
     def read(self, limit: int) -> tuple[np.ndarray, int, int]:
         """The same as an array, for rows of which only keys and numbers are looked at."""

@@ -16,7 +16,7 @@ class Meters:
         counter, gauge = page.counter, page.gauge
         self._page = page
         self.connections = gauge("tickring_ws_connections", "open WebSocket connections")
-        self.accepted = counter("tickring_ws_connections_total", "WebSocket connections accepted")
+        self.accepted = counter("tickring_ws_accepted_total", "WebSocket connections accepted")
         self.refused = counter("tickring_ws_refused_total", "WebSocket connections beyond the limit")
         self.sent = counter("tickring_ws_messages_sent_total", "frames written to clients")
         self.received = counter("tickring_ws_messages_received_total", "frames received from clients")

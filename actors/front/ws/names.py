@@ -1,7 +1,8 @@
 """What a client says about channels: names, objects, wildcards, options.
 
 A channel's name is ``{kind}.{exchange}.{market_type}.{symbol}``: the pair where the market type makes it unique (spot
-and perpetual), the canonical instrument where a pair has several (dated futures, options).
+and perpetual), the canonical instrument where a pair has several (dated futures, options). Bars have their interval
+behind it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import msgspec
 from msgspec import Meta
 
 from ....codecs.errors import CodecError
+from ....codecs.klines import INTERVALS
 from ....codecs.symbols import MARKET_TYPES, parse_exchange, parse_symbol
 from ..catalog import ANY, Source
+from .channels import ALIASES, BOOK, CHANNELS, Channel
 from .errors import INVALID_PARAMETER, LIMIT_EXCEEDED, NOT_SUPPORTED, FrameError
+from .outbox import Delivery
 
-KINDS = ("trades", "quote", "book")
 DEPTHS = (5, 20, 50, 200, 400)
 DEPTH_DEFAULT = 20
 CONFLATE_DEFAULT_MS = 100
@@ -35,6 +38,7 @@ class ChannelItem(msgspec.Struct, kw_only=True):
     exchange: str | None = None
     market_type: str | None = None
     symbol: str | None = None
+    interval: str | None = None
     depth: int | None = None
     filters: dict[str, Any] | None = None
     snapshot: bool = True
@@ -51,6 +55,7 @@ class ChannelRequest(msgspec.Struct, kw_only=True):
     market_type: str
     symbol: str  # pair or ``*``
     instrument: str = ""  # canonical, where a symbol was given and a market type is known
+    interval: str = ""  # of bars
     depth: int = DEPTH_DEFAULT
     filters: Filters | None = None
     snapshot: bool = True
@@ -63,11 +68,11 @@ class ChannelRequest(msgspec.Struct, kw_only=True):
         symbol = self.symbol
         if self.market_type in ("future", "option") and self.instrument:
             symbol = self.instrument
-        return f"{self.kind}.{self.exchange}.{self.market_type}.{symbol}"
+        return _named(self.kind, self.exchange, self.market_type, symbol, self.interval)
 
     @property
     def is_pattern(self) -> bool:
-        return ANY in (self.exchange, self.market_type, self.symbol)
+        return ANY in (self.exchange, self.market_type, self.symbol, self.interval)
 
     def fits(self, kind: str, source: Source) -> bool:
         """Whether an instrument is one of those meant."""
@@ -76,6 +81,7 @@ class ChannelRequest(msgspec.Struct, kw_only=True):
             and self.exchange in (ANY, source.exchange)
             and self.market_type in (ANY, source.market_type)
             and self.symbol in (ANY, source.symbol)
+            and (self.interval == source.interval or (self.interval == ANY and bool(source.interval)))
             and (not self.instrument or self.market_type == ANY or self.instrument == source.instrument)
         )
 
@@ -83,7 +89,12 @@ class ChannelRequest(msgspec.Struct, kw_only=True):
 def channel_name(kind: str, source: Source) -> str:
     """The canonical name of an instrument's channel."""
     symbol = source.instrument if source.market_type in ("future", "option") else source.symbol
-    return f"{kind}.{source.exchange}.{source.market_type}.{symbol}"
+    return _named(kind, source.exchange, source.market_type, symbol, source.interval)
+
+
+def _named(kind: str, exchange: str, market_type: str, symbol: str, interval: str) -> str:
+    name = f"{kind}.{exchange}.{market_type}.{symbol}"
+    return f"{name}.{interval}" if interval else name
 
 
 def read_channel(item: Any) -> ChannelRequest:
@@ -101,10 +112,15 @@ def read_channel(item: Any) -> ChannelRequest:
         raise FrameError(INVALID_PARAMETER, f"channel is not understood: {error}", shown) from None
     kind, *rest = wanted.channel.strip().split(".", 3)
     kind = kind.lower()
-    if kind not in KINDS:
-        message = f"channel {kind[:SHOWN_MAX]!r} is not served here: use {', '.join(KINDS)}"
+    channel = CHANNELS.get(ALIASES.get(kind, kind))
+    if channel is None:
+        message = f"channel {kind[:SHOWN_MAX]!r} is not served here: use {', '.join(CHANNELS)}"
         raise FrameError(NOT_SUPPORTED, message, shown)
     place = dict(zip(("exchange", "market_type", "symbol"), rest, strict=False))
+    interval = ""
+    if channel.has_interval:
+        place["symbol"], _, last = place.get("symbol", "").rpartition(".")
+        interval = _read_interval(wanted.interval or last, shown)
     given = {
         part: getattr(wanted, part) if getattr(wanted, part) is not None else place.get(part)
         for part in ("exchange", "market_type", "symbol")
@@ -114,10 +130,10 @@ def read_channel(item: Any) -> ChannelRequest:
     except CodecError as error:
         raise FrameError(INVALID_PARAMETER, str(error), shown) from None
     return ChannelRequest(
-        kind=kind, exchange=exchange, market_type=market_type, symbol=symbol, instrument=instrument,
-        depth=_read_depth(wanted.depth, shown), filters=read_filters(wanted.filters, shown, kind),
-        snapshot=wanted.snapshot, from_seq=wanted.from_seq, epoch=wanted.epoch,
-        conflate_ms=_read_conflate(wanted.conflate, kind, shown),
+        kind=channel.kind, exchange=exchange, market_type=market_type, symbol=symbol, instrument=instrument,
+        interval=interval, depth=_read_depth(wanted.depth, shown),
+        filters=read_filters(wanted.filters, shown, channel.kind), snapshot=wanted.snapshot, from_seq=wanted.from_seq,
+        epoch=wanted.epoch, conflate_ms=_read_conflate(wanted.conflate, channel, shown),
     )  # fmt: skip
 
 
@@ -150,12 +166,21 @@ def _read_depth(depth: int | None, shown: str | None) -> int:
     return depth
 
 
-def _read_conflate(conflate: bool | int | None, kind: str, shown: str | None) -> int:
+def _read_interval(interval: str, shown: str | None) -> str:
+    if interval != ANY and interval not in INTERVALS:
+        said = f"interval is {interval[:SHOWN_MAX]!r}" if interval else "interval is missing"
+        raise FrameError(INVALID_PARAMETER, f"{said}: use one of {', '.join(INTERVALS)}", shown)
+    return interval
+
+
+def _read_conflate(conflate: bool | int | None, channel: Channel, shown: str | None) -> int:
+    if conflate is None:
+        return channel.cadence_ms
     if not conflate:
         return 0
-    if kind == "trades":
-        raise FrameError(INVALID_PARAMETER, "trades cannot be conflated: each one counts", shown)
-    milliseconds = CONFLATE_DEFAULT_MS if conflate is True else conflate
+    if channel.delivery is Delivery.ORDERED:
+        raise FrameError(INVALID_PARAMETER, f"{channel.kind} cannot be conflated: each record counts", shown)
+    milliseconds = max(CONFLATE_DEFAULT_MS, channel.cadence_ms) if conflate is True else conflate
     if not 0 < milliseconds <= CONFLATE_MAX_MS:
         raise FrameError(
             INVALID_PARAMETER, f"conflate is {conflate}, expected true or milliseconds up to {CONFLATE_MAX_MS}", shown
@@ -171,7 +196,7 @@ def read_filters(filters: dict[str, Any] | None, shown: str | None = None, kind:
     """
     if not filters:
         return None
-    if kind == "book":
+    if kind == BOOK:
         raise FrameError(INVALID_PARAMETER, "book cannot be filtered: choose its depth instead", shown)
     if len(filters) > FILTER_KEYS_MAX:
         message = f"filters has {len(filters)} keys, at most {FILTER_KEYS_MAX} are possible"

@@ -2,8 +2,9 @@
 
 A connection that keeps up never has anything here: its frames go straight to the transport. When the transport is full
 the frames wait here, 1,000 of them or 8 MiB. Then each channel yields in the way of its class: conflating channels keep
-their newest frame, books drop theirs and start over with a snapshot, ordered ones drop their oldest and say which. The
-outbox stays *full* until it is half empty again by reading.
+their newest frame, books drop theirs and start over with a snapshot, ordered ones drop their oldest and say which. A
+frame that is `urgent` (a bar that was closed) is treated as one of an ordered channel, whatever its own is. The outbox
+stays *full* until it is half empty again by reading.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Delivery(Enum):
 class Entry:
     """One waiting frame; a gap that stands where frames were dropped; or nothing, dropped itself."""
 
-    __slots__ = ("first", "frame", "last", "sub", "wire")
+    __slots__ = ("first", "frame", "keep", "last", "sub", "wire")
 
     def __init__(self, sub: Subscription | None, frame: Frame, wire: bytes, first: int, last: int) -> None:
         self.sub = sub  # None: not of a channel (a reply, an error)
@@ -38,6 +39,7 @@ class Entry:
         self.wire: bytes | None = wire  # None: a gap over [first, last], or nothing where `first` is 0
         self.first = first
         self.last = last
+        self.keep = sub is not None and (sub.delivery is Delivery.ORDERED or frame.urgent)  # dropped only as a gap
 
 
 class Outbox:
@@ -63,7 +65,7 @@ class Outbox:
         self._encoding = encoding
         self._on_drop, self._on_gap = on_drop, on_gap
         self._entries: deque[Entry] = deque()
-        self._ordered: deque[Entry] = deque()  # those of ordered channels, oldest first
+        self._ordered: deque[Entry] = deque()  # those to keep, oldest first
 
     def __bool__(self) -> bool:
         return bool(self._entries)
@@ -77,8 +79,9 @@ class Outbox:
             now: monotonic, s.
         """
         if sub is not None and (self.full_since is not None or sub in self.rebuild):
-            if sub.delivery is Delivery.CONFLATING and sub.waiting:
-                self._replace(sub, frame, first, last)
+            replaceable = sub.waiting and not sub.waiting[-1].keep and not frame.urgent
+            if sub.delivery is Delivery.CONFLATING and replaceable:
+                self._replace(sub, frame, last)
                 return
             if sub.delivery is Delivery.REBUILDABLE:
                 self._on_drop(sub.delivery.value, 1)
@@ -91,7 +94,7 @@ class Outbox:
         self.size += len(wire)
         if sub is not None:
             sub.waiting.append(entry)
-            if sub.delivery is Delivery.ORDERED:
+            if entry.keep:
                 self._ordered.append(entry)
         if self._over():
             self._relieve(now)
@@ -114,7 +117,7 @@ class Outbox:
             self.size -= len(wire)
             if sub is not None:
                 sub.waiting.popleft()
-                if sub.delivery is Delivery.ORDERED:
+                if entry.keep:
                     self._ordered.popleft()
             return wire
         return None
@@ -158,21 +161,28 @@ class Outbox:
             self._drop_oldest(self._ordered[0])
 
     def _conflate(self, sub: Subscription) -> None:
-        """Let the newest waiting frame stand for all of the channel."""
-        waiting = sub.waiting
-        if len(waiting) < 2:
-            return
-        newest = waiting.pop()
-        self._drop_waiting(sub)
-        waiting.append(newest)
-        assert newest.frame is not None
-        self._store(newest, newest.frame.conflated())
+        """Let the newest waiting frame stand for all of the channel but those to keep."""
+        entries, first, dropped = list(sub.waiting), 0, 0
+        sub.waiting.clear()
+        for entry in entries:
+            if entry is not entries[-1] and not entry.keep:
+                first = first or entry.first
+                self._empty(entry)
+                dropped += 1
+                continue
+            if first:
+                assert entry.frame is not None
+                entry.first, first = first, 0
+                self._store(entry, entry.frame.conflated())
+            sub.waiting.append(entry)
+        if dropped:
+            self._on_drop(sub.delivery.value, dropped)
 
-    def _replace(self, sub: Subscription, frame: Frame, first: int, last: int) -> None:
+    def _replace(self, sub: Subscription, frame: Frame, last: int) -> None:
         """Put a newer value in the place of the one that waits."""
         self._conflate(sub)
         entry = sub.waiting[-1]
-        entry.first, entry.last = first, last
+        entry.last = last
         self._store(entry, frame.conflated())
         self._on_drop(sub.delivery.value, 1)
 
@@ -185,35 +195,39 @@ class Outbox:
         """Let go of the entries that were dropped."""
         self._entries = deque(entry for entry in self._entries if entry.wire is not None or entry.first)
 
-    def _drop_waiting(self, sub: Subscription, *, count: bool = True) -> int:
+    def _empty(self, entry: Entry) -> None:
+        """Let go of an entry's frame; the entry itself stays where it is, as nothing."""
+        assert entry.wire is not None
+        self.frames -= 1
+        self.size -= len(entry.wire)
+        entry.wire, entry.frame, entry.first = None, None, 0
+
+    def _drop_waiting(self, sub: Subscription, *, count: bool = True) -> None:
         waiting = sub.waiting
-        dropped = len(waiting)
-        if not dropped:
-            return 0
-        for entry in waiting:
-            assert entry.wire is not None
-            self.frames -= 1
-            self.size -= len(entry.wire)
-            entry.wire, entry.frame, entry.first = None, None, 0
-        waiting.clear()
-        if sub.delivery is Delivery.ORDERED:
+        if not waiting:
+            return
+        if any(entry.keep for entry in waiting):
             self._ordered = deque(entry for entry in self._ordered if entry.sub is not sub)
         if count:
-            self._on_drop(sub.delivery.value, dropped)
-        return dropped
+            self._on_drop(sub.delivery.value, len(waiting))
+        for entry in waiting:
+            self._empty(entry)
+        waiting.clear()
 
     def _drop_oldest(self, entry: Entry) -> None:
         """Let a gap stand where the frame was, or lengthen the channel's gap in front of it."""
         sub = entry.sub
-        assert sub is not None and entry.wire is not None
+        assert sub is not None
         self._ordered.popleft()
+        first, dropped = entry.first, 0
+        while sub.waiting[0] is not entry:  # what it would overtake
+            first = min(first, sub.waiting[0].first)
+            self._empty(sub.waiting.popleft())
+            dropped += 1
         sub.waiting.popleft()
-        self.frames -= 1
-        self.size -= len(entry.wire)
-        entry.wire, entry.frame = None, None
+        self._empty(entry)
         if sub.gap is None:
-            sub.gap = entry
+            sub.gap, entry.first = entry, first
         else:
             sub.gap.last = entry.last
-            entry.first = 0
-        self._on_drop(sub.delivery.value, 1)
+        self._on_drop(sub.delivery.value, dropped + 1)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ....codecs.records import BOOK_DEPTH, BOOK_LEVEL, BOOK_TOP, BY_NAME
+from ....codecs.records import BY_NAME
 from ....ringbuf import LayoutMismatch, SegmentMissing, StreamReader
 from ..catalog import ANY, Catalog, Source
 from .book import BookTopic, View
+from .channels import BOOK, CHANNELS, KLINE_KIND, Channel
 from .config import WsConfig
 from .errors import NOT_FOUND, FrameError
+from .kline import KlineTopic
 from .liveness import producer_runs
 from .meters import Meters
 from .names import ChannelRequest, channel_name
-from .topics import RECORD_TOPICS, Topic
-
-RECORD_OF_KIND = {topic.kind: topic.record.name for topic in RECORD_TOPICS} | {"book": BOOK_LEVEL.name}
-TOPIC_OF_KIND = {topic.kind: topic for topic in RECORD_TOPICS}
-
+from .topics import Companions, RecordTopic, Topic
 
 REFRESH_S = 0.01  # the catalog is read for a subscription at most so often; reading it takes about 0.2 ms
 
@@ -63,13 +61,15 @@ class Registry:
         return sorted(self._find(request), key=lambda source: channel_name(request.kind, source))
 
     def _find(self, request: ChannelRequest) -> list[Source]:
-        record = RECORD_OF_KIND[request.kind]
+        record = CHANNELS[request.kind].record.name
         if not request.is_pattern:
-            found = self.catalog.find_instrument(record, request.exchange, request.instrument)
+            found = self.catalog.find_instrument(record, request.exchange, request.instrument, request.interval)
             return [found] if found is not None else []
         return [
             source
-            for source in self.catalog.match(record, request.exchange, request.market_type, request.symbol)
+            for source in self.catalog.match(
+                record, request.exchange, request.market_type, request.symbol, request.interval
+            )
             if request.fits(request.kind, source)
         ]
 
@@ -83,27 +83,37 @@ class Registry:
         topic = self.topics.get(name)
         if topic is not None:
             return topic
+        channel = CHANNELS[kind]
         producer = source.reader.spec.producer
         try:
-            reader = self.reader(producer, RECORD_OF_KIND[kind])
-            if kind == "book":
-                top, deep = self.reader(producer, BOOK_TOP.name), self.deep(producer)
-                topic = BookTopic(
-                    source, reader, top, deep, self.meters, self.config.compress_from_bytes,
-                    self.config.book_interval_ms, self.schedule,
-                )  # fmt: skip
-            else:
-                topic = TOPIC_OF_KIND[kind](source, reader, self.meters, self.config.compress_from_bytes)
+            reader, companions = self.reader(producer, channel.record.name), self.companions(producer, channel)
         except (SegmentMissing, LayoutMismatch) as error:
             raise FrameError(NOT_FOUND, f"channel {name!r} cannot be read just now: {error}", name) from None
+        topic = self._make(channel, source, reader, companions)
         topic.state, topic.since_ms = topic.judge(producer_runs(reader))
         return topic
 
-    def deep(self, producer: str) -> StreamReader | None:
-        try:
-            return self.reader(producer, BOOK_DEPTH.name)
-        except SegmentMissing:
-            return None
+    def _make(self, channel: Channel, source: Source, reader: StreamReader, companions: Companions) -> Topic:
+        compress_from = self.config.compress_from_bytes
+        if channel.kind == BOOK:
+            interval_ms = self.config.book_interval_ms
+            return BookTopic(
+                channel, source, reader, companions, self.meters, compress_from, interval_ms, self.schedule
+            )
+        kind = KlineTopic if channel.kind == KLINE_KIND else RecordTopic
+        return kind(channel, source, reader, companions, self.meters, compress_from)
+
+    def companions(self, producer: str, channel: Channel) -> Companions:
+        """The further streams of a channel. Raises SegmentMissing where the first is not there."""
+        found: dict[str, StreamReader | None] = {}
+        for record in channel.companions:
+            try:
+                found[record.name] = self.reader(producer, record.name)
+            except SegmentMissing:
+                if not found:
+                    raise
+                found[record.name] = None
+        return found
 
     def reader(self, producer: str, record: str) -> StreamReader:
         found = self.readers.get((producer, record))

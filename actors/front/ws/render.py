@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from ....codecs.numbers import decimal_formatter
-from ....codecs.record import COUNT, EXCHANGE_ID, PRICE, QUANTITY, SMALL, UPDATE_ID, Flag, RecordType
+from ....codecs.record import COUNT, EXCHANGE_ID, PRICE, QUANTITY, SMALL, TIME_MS, UPDATE_ID, Flag, RecordType
 from ....ringbuf import Key
 
 NTH, TS_RECV_NS, TS_EVENT_NS, KEY_ID, FLAGS = range(5)  # the header that every row begins with
@@ -23,7 +23,7 @@ _NS_PER_MS = 1_000_000
 _MARKS = tuple((flag, flag.name.lower()) for flag in (Flag.LATE, Flag.VOID, Flag.BACKFILL) if flag.name)
 _AGGREGATED = int(Flag.AGGREGATED)
 
-_PLAIN_INTEGERS = (EXCHANGE_ID, UPDATE_ID, COUNT, SMALL)  # written as they are
+_PLAIN_INTEGERS = (EXCHANGE_ID, UPDATE_ID, COUNT, SMALL, TIME_MS)  # written as they are
 _UPDATE = """\
 def update(row):
     {row} = row
@@ -43,11 +43,6 @@ Row = tuple[Any, ...]
 Members = dict[str, Any]
 
 
-def event_ms(row: Row) -> int:
-    """When it happened, epoch ms: the exchange's time, or ours where it sends none."""
-    return (row[TS_EVENT_NS] or row[TS_RECV_NS]) // _NS_PER_MS
-
-
 class Renderer:
     """Members of the records of one key.
 
@@ -63,6 +58,7 @@ class Renderer:
             "market_type": attributes.get("market_type", ""),
             "symbol": attributes.get("symbol", ""),
             "instrument_id": attributes.get("native", ""),
+            **{name: attributes.get(name, "") for name, _, _ in record.key_columns},
         }
         price = decimal_formatter(attributes.get("price_precision", 0))
         quantity = decimal_formatter(attributes.get("quantity_precision", 0))
@@ -77,9 +73,8 @@ class Renderer:
         self._tails: dict[int, str] = {}  # of `make_update`, the same as text
         self._by_flags: dict[int, Members] = {}  # what follows from the flags alone; few combinations occur
         ids = {field.name for _, field in scalars if field.kind is EXCHANGE_ID}
-        self._own_id = next((name for name in record_ids(record) if name in ids), "")
-        self._own_id_at = next((i for i, field in scalars if field.name == self._own_id), 0)
-        self.ids = frozenset(ids | ({"agg_trade_id"} if self._own_id == "trade_id" else set()))
+        self._aggregates = "trade_id" in ids  # then an aggregate's id is shown under its other name too
+        self.ids = frozenset(ids | ({"agg_trade_id"} if self._aggregates else set()))
 
     def __call__(self, row: Row) -> Members:
         """All members of a row, in the order in which they are written."""
@@ -97,8 +92,8 @@ class Renderer:
         if derived is None:
             derived = self._by_flags[flags] = self._derive(flags)
         members.update(derived)
-        if flags & _AGGREGATED and self._own_id:
-            members["agg_trade_id"] = members[self._own_id]
+        if flags & _AGGREGATED and self._aggregates:
+            members["agg_trade_id"] = members["trade_id"]
         return members
 
     def make_update(self, channel: str) -> Callable[[Row], bytes]:
@@ -126,8 +121,8 @@ class Renderer:
                 inline.append(f"{{optional_{i}}}")
             else:
                 inline.append(member)
-        if self._own_id:
-            own = f',"agg_{self._own_id}":"{{{self._own_id}}}"'
+        if self._aggregates:
+            own = ',"agg_trade_id":"{trade_id}"'
             before.append(f"    own = f{own!r} if flags & {_AGGREGATED} else ''\n")
             inline.append("{tail}{own}")
         else:
@@ -158,11 +153,6 @@ class Renderer:
 
 def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
-
-
-def record_ids(record: RecordType) -> list[str]:
-    """Names of the record's exchange ids, its own first."""
-    return [field.name for field in record.fields if field.kind is EXCHANGE_ID]
 
 
 def _rendered(render: Callable[[Any, Any], Any], attributes: Any) -> Callable[[Any], Any]:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
-from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from ....ringbuf import read_pages
 from ...runtime import ActorContext
 from ..catalog import Catalog
-from ..stamps import rfc3339
+from . import stats
 from .auth import ANONYMOUS, Authenticator, NoAuthentication, handshake_token
 from .config import WsConfig
 from .connection import (
@@ -26,9 +25,12 @@ from .connection import (
     CLOSE_SLOW,
     Connection,
 )
+from .dialect import Dialect
 from .engine import Engine
-from .errors import MISSING_AUTH_TOKEN, NOT_SUPPORTED
-from .stats import connections_body, stats_body
+from .errors import FORBIDDEN, INVALID_AUTH_TOKEN, MISSING_AUTH_TOKEN, NOT_SUPPORTED
+from .neighbours import Neighbours
+from .roster import Roster
+from .strict import StrictWebSocket
 from .v1 import V1
 from .wire import Encoding, Frame, Heartbeat, Status
 
@@ -36,11 +38,10 @@ log = logging.getLogger(__name__)
 
 SUBPROTOCOLS = {"tickring.v1.json": Encoding.JSON, "tickring.v1.msgpack": Encoding.MSGPACK}
 ENCODINGS = {"json": Encoding.JSON, "msgpack": Encoding.MSGPACK}
-PROTOCOL = "tickring.v1"
-DIALECTS = ("v1",)
+DIALECTS: dict[str, type[Dialect]] = {dialect.name: dialect for dialect in (V1,)}
 DIALECTS_PLANNED = ("dashboard", "api")
 SWEEP_S = 1.0
-OTHERS_FRESH_S = 1.0  # how long the other workers' number of connections is believed
+REFUSED_GRACE_S = 0.25  # for the closing handshake of those that are not let in
 DEFLATE_WINDOW_BITS = 15  # shared compressed frames are made for this window
 
 _NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
@@ -59,8 +60,11 @@ class WsServer:
         self.engine.on_new_keys = self._match_patterns
         self.started_ns = time.time_ns()
         self.closing = False
-        self._dialects: dict[str, V1] = {}  # by connection id
-        self._others: tuple[float, int] = (0.0, 0)
+        self._dialects: dict[str, Dialect] = {}  # by connection id
+        self.roster = Roster(ctx.folder, ctx.name, config.connections_max, config.connections_per_address_max)
+        self.neighbours = Neighbours(
+            ctx.folder, ctx.name, self.roster.others, lambda question: stats.answer(self.engine, question)
+        )
         self._sweeper: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -68,6 +72,7 @@ class WsServer:
 
     async def start(self) -> None:
         self.engine.start()
+        await self.neighbours.start()
         self._sweep()
 
     async def close(self) -> None:
@@ -87,7 +92,9 @@ class WsServer:
             await self.close()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        await self.neighbours.stop()
         self.engine.stop()
+        self.roster.close()
 
     # -- one connection -----------------------------------------------------------------------------------------
 
@@ -98,14 +105,14 @@ class WsServer:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             body = {"error": f"{request.path} speaks WebSocket: connect with ws://"}
             return web.json_response(body, status=426, headers={"Upgrade": "websocket"})
-        dialect = request.query.get("dialect", "v1").lower()
-        if dialect not in DIALECTS:
-            known = dialect in DIALECTS_PLANNED
+        name = request.query.get("dialect", V1.name).lower()
+        if name not in DIALECTS:
+            known = name in DIALECTS_PLANNED
             text = "is not available" if known else "is unknown"
-            body = {"code": NOT_SUPPORTED, "error": f"dialect {dialect[:40]!r} {text}: use {', '.join(DIALECTS)}"}
+            body = {"code": NOT_SUPPORTED, "error": f"dialect {name[:40]!r} {text}: use {', '.join(DIALECTS)}"}
             return web.json_response(body, status=501 if known else 400)
         encoding, named = self._encoding(request)
-        ws: web.WebSocketResponse[Any] = web.WebSocketResponse(
+        ws = StrictWebSocket(
             protocols=tuple(SUBPROTOCOLS),
             autoping=False,
             max_msg_size=self.config.inbound_bytes_max,
@@ -115,16 +122,26 @@ class WsServer:
         )
         writer = await ws.prepare(request)
         assert writer is not None
-        refusal = self._refusal(request, encoding, named)
+        refusal, seat = self._refusal(request, encoding, named), -1
+        if refusal is None:
+            seat, reason = self.roster.enter(request.remote or "")
+            if seat < 0:
+                self.engine.meters.refused.inc()
+                refusal = CLOSE_POLICY, reason
         if refusal is not None:
-            await ws.close(code=refusal[0], message=refusal[1].encode())
+            with contextlib.suppress(TimeoutError):  # a storm of connects must not pile up here
+                async with asyncio.timeout(REFUSED_GRACE_S):
+                    await ws.close(code=refusal[0], message=refusal[1].encode())
             return ws
         assert encoding is not None
         if encoding is Encoding.JSON and ws.compress and int(ws.compress) == DEFLATE_WINDOW_BITS:
             encoding = Encoding.JSON_DEFLATE
         self._bound_kernel_buffer(request)
-        connection = Connection(ws, request, writer, encoding, self.config, self.engine.meters, self.engine.room)
-        await self._serve(connection, request)
+        try:
+            connection = Connection(ws, request, writer, encoding, self.config, self.engine.meters, self.engine.room)
+            await self._serve(connection, request, DIALECTS[name])
+        finally:
+            self.roster.leave(seat)
         return ws
 
     def _encoding(self, request: web.Request) -> tuple[Encoding | None, str]:
@@ -141,22 +158,7 @@ class WsServer:
             return CLOSE_PATH, f"channel {request.match_info['channel'][:40]!r} has no path of its own"
         if encoding is None:
             return CLOSE_ENCODING, f"encoding {named[:40]!r} is unknown: use json or msgpack"
-        if len(self.engine.connections) + self._connections_elsewhere() >= self.config.connections_max:
-            self.engine.meters.refused.inc()
-            return CLOSE_POLICY, "Too many connections"
         return None
-
-    def _connections_elsewhere(self) -> int:
-        """Open connections of the other workers, as their pages say."""
-        now = time.monotonic()
-        looked_at, number = self._others
-        if now - looked_at > OTHERS_FRESH_S:
-            number = 0
-            for page in read_pages(self.ctx.folder):
-                if page.actor != self.ctx.name:
-                    number += sum(int(s.values[0]) for s in page.samples if s.name == "tickring_ws_connections")
-            self._others = (now, number)
-        return number
 
     def _bound_kernel_buffer(self, request: web.Request) -> None:
         """What the kernel took cannot be conflated any more: let it take little, so that slowness shows here."""
@@ -165,21 +167,22 @@ class WsServer:
         if limit and sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, limit)
 
-    async def _serve(self, connection: Connection, request: web.Request) -> None:
+    async def _serve(self, connection: Connection, request: web.Request, kind: type[Dialect]) -> None:
         engine = self.engine
         engine.connections[connection.id] = connection
         engine.meters.accepted.inc()
         engine.meters.connections.set(len(engine.connections))
-        dialect = self._dialects[connection.id] = V1(engine, connection, self.authenticator)
+        dialect = self._dialects[connection.id] = kind(engine, connection, self.authenticator)
+        dialect.wanted = [name for text in request.query.getall("channels", []) for name in text.split(",") if name]
         try:
-            self._welcome(connection)
+            dialect.welcome()
             if await self._admit(dialect, request):
-                names = [name for text in request.query.getall("channels", []) for name in text.split(",") if name]
-                if names:
-                    await dialect.subscribe_names(names)
+                await dialect.begin()
                 await self._read(connection, dialect)
         except asyncio.CancelledError:
             raise
+        except ConnectionError:
+            pass  # the client hung up before it was answered
         except Exception:
             log.exception("connection=%s failed", connection.id)
             engine.meters.failures.inc()
@@ -192,18 +195,7 @@ class WsServer:
             finally:
                 connection.ended()
 
-    def _welcome(self, connection: Connection) -> None:
-        now_ns = time.time_ns()
-        facts = {
-            "connection_id": connection.id, "server_time": rfc3339(now_ns),
-            "heartbeat_interval": self.config.heartbeat_s, "protocol": PROTOCOL, "encodings": list(ENCODINGS),
-            "auth_required": self.authenticator.required,
-        }  # fmt: skip
-        connection.send_control(
-            Frame({"type": "welcome", "ts": now_ns // 1_000_000, "timestamp": rfc3339(now_ns), **facts, "data": facts})
-        )
-
-    async def _admit(self, dialect: V1, request: web.Request) -> bool:
+    async def _admit(self, dialect: Dialect, request: web.Request) -> bool:
         """Find out who it is, as far as the handshake says; False when it was refused."""
         token = handshake_token(request)
         if token is not None:
@@ -212,7 +204,7 @@ class WsServer:
             dialect.connection.identity = ANONYMOUS
         return True
 
-    async def _read(self, connection: Connection, dialect: V1) -> None:
+    async def _read(self, connection: Connection, dialect: Dialect) -> None:
         ws, received = connection.ws, self.engine.meters.received
         while connection.open:
             message = await ws.receive()
@@ -221,11 +213,11 @@ class WsServer:
                 received.value += 1
                 connection.frames_received += 1
                 await dialect.receive(message.data, kind is WSMsgType.BINARY)
-            elif kind is WSMsgType.PING:
-                connection.heard_at = time.monotonic()
-                await ws.pong(message.data)
-            elif kind is WSMsgType.PONG:
-                connection.heard_at = time.monotonic()
+            elif kind is WSMsgType.PING or kind is WSMsgType.PONG:
+                if not connection.heard(time.monotonic()):
+                    dialect.too_fast()
+                elif kind is WSMsgType.PING:
+                    await ws.pong(message.data)
             else:  # CLOSE, CLOSING, CLOSED, ERROR: aiohttp has answered it
                 return
 
@@ -274,7 +266,26 @@ class WsServer:
     # -- statistics ---------------------------------------------------------------------------------------------
 
     async def stats(self, request: web.Request) -> web.Response:
-        return web.json_response(stats_body(self.engine, self.ctx, self.started_ns))
+        return await self._permitted(request, "read") or web.json_response(await stats.stats(self))
 
     async def list_connections(self, request: web.Request) -> web.Response:
-        return web.json_response(connections_body(self.engine, self.ctx))
+        """With client addresses, so it takes more than being allowed to read."""
+        return await self._permitted(request, "admin") or web.json_response(await stats.connections(self))
+
+    async def _permitted(self, request: web.Request, permission: str) -> web.Response | None:
+        """The refusal of a request that may not see it; None where it may."""
+        if not self.authenticator.required:
+            return None
+        token = handshake_token(request)
+        identity = await self.authenticator.identify(token) if token is not None else None
+        if identity is None:
+            code = MISSING_AUTH_TOKEN if token is None else INVALID_AUTH_TOKEN
+            return _refused(401, code, "send 'Authorization: Bearer <token>' or 'X-API-Key: <key>'")
+        if permission not in identity.permissions:
+            return _refused(403, FORBIDDEN, f"{request.path} needs the permission {permission!r}")
+        return None
+
+
+def _refused(status: int, code: str, message: str) -> web.Response:
+    headers = {"WWW-Authenticate": 'Bearer realm="tickring"'} if status == 401 else {}
+    return web.json_response({"code": code, "error": message}, status=status, headers=headers)

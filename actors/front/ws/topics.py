@@ -1,32 +1,33 @@
-"""Channels that carry records: trades and quotes. One topic for a channel, whatever the number of its readers."""
+"""Channels that carry records one by one. One topic for a channel, whatever the number of its readers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ....codecs.record import RecordType
-from ....codecs.records import QUOTE, TRADE
 from ....ringbuf import StreamReader
 from ..catalog import Source
+from .channels import Channel
 from .epochs import epoch_text
 from .meters import Meters
 from .names import channel_name, passes
 from .outbox import Delivery
-from .render import NTH, TS_RECV_NS, Members, Renderer, Row, event_ms
+from .render import NTH, TS_RECV_NS, Members, Renderer, Row
 from .wire import OPCODE_TEXT, Batch, Encoding, Frame, Gap, Snapshot, Status, Update, framed
 
 if TYPE_CHECKING:
     from .subscription import Subscription
 
-SNAPSHOT_TRADES = 50
 BATCH_ROWS_MAX = 512  # a trade takes about 400 bytes, so a batch stays far below the outgoing limit
 REPLAY_ROWS_READ = 4096  # read ahead for one replaying connection; a search of the ring is too dear for less
 REPLAY_ROWS_SENT = 256
 _NS_PER_MS = 1_000_000
+
+
+Companions = Mapping[str, StreamReader | None]  # by record name; None where the producer has no such stream
 
 
 class State(StrEnum):
@@ -50,15 +51,17 @@ class Topic:
 
     Attributes:
         name: canonical, echoed in every frame.
+        kind, record, delivery: as the channel declares them.
         epoch: short text that changes only when numbering restarts.
         plain: subscriptions that get each frame as it is; `special`: those with filters or a least interval.
     """
 
-    kind: str
-    record: RecordType
-    delivery: Delivery
-
-    def __init__(self, source: Source, reader: StreamReader, meters: Meters, compress_from: int) -> None:
+    def __init__(
+        self, channel: Channel, source: Source, reader: StreamReader, companions: Companions, meters: Meters,
+        compress_from: int,
+    ) -> None:  # fmt: skip
+        self.channel = channel
+        self.kind, self.record, self.delivery = channel.kind, channel.record, channel.delivery
         self.meters = meters
         self.compress_from = compress_from
         self.plain: list[Subscription] = []
@@ -66,12 +69,13 @@ class Topic:
         self.members: dict[Subscription, None] = {}  # all, live or not
         self.state = State.LIVE
         self.since_ms = 0
-        self.bind(source, reader)
+        self.bind(source, reader, companions)
 
-    def bind(self, source: Source, reader: StreamReader) -> None:
-        """Take the channel from this stream from now on."""
+    def bind(self, source: Source, reader: StreamReader, companions: Companions) -> None:
+        """Take the channel from this stream, and what else it needs from those of its companions, from now on."""
         self.source = source
         self.reader = reader
+        self.companions = companions
         self.key_id = source.key_id
         self.name = channel_name(self.kind, source)
         self.epoch = epoch_text(reader)
@@ -79,7 +83,7 @@ class Topic:
     @property
     def readers(self) -> tuple[StreamReader, ...]:
         """Every stream it reads."""
-        return (self.reader,)
+        return (self.reader, *(reader for reader in self.companions.values() if reader is not None))
 
     # -- subscriptions ------------------------------------------------------------------------------------------
 
@@ -158,14 +162,15 @@ class RecordTopic(Topic):
 
     Attributes:
         next: number (`nth`) of the next record to publish; all before it have been.
+        tells_gaps: a record that was lost on the way is named by a gap.
     """
 
-    def __init__(self, source: Source, reader: StreamReader, meters: Meters, compress_from: int) -> None:
-        super().__init__(source, reader, meters, compress_from)
-        self.next = reader.count(self.key_id)
+    @property
+    def tells_gaps(self) -> bool:
+        return self.delivery is Delivery.ORDERED
 
-    def bind(self, source: Source, reader: StreamReader) -> None:
-        super().bind(source, reader)
+    def bind(self, source: Source, reader: StreamReader, companions: Companions) -> None:
+        super().bind(source, reader, companions)
         self.render = Renderer(self.record, source.key)
         self.update = self.render.make_update(self.name)
         self.next = reader.count(self.key_id)
@@ -194,13 +199,23 @@ class RecordTopic(Topic):
         self.last_recv_ns = rows[-1][TS_RECV_NS]
         if not self.members:
             return
-        render = self.render
         if jumped and self.delivery is Delivery.CONFLATING:
-            self._fan_out([render(rows[-1])], now, held, conflated=True)
-            return
-        members = [render(row) for row in rows]
+            rows = self.newest_of(rows)
+        self.hand_out(rows, now, held, jumped and self.delivery is Delivery.CONFLATING)
+
+    def newest_of(self, rows: list[Row]) -> list[Row]:
+        """What of some rows is worth sending where only the newest value counts."""
+        return rows[-1:]
+
+    def hand_out(
+        self, rows: list[Row], now: float, held: Callable[[Subscription], None], conflated: bool, urgent: bool = False
+    ) -> None:
+        """Send rows to the subscribers: `conflated` where they stand for more, `urgent` where they must go at once."""
+        members = [self.render(row) for row in rows]
         for start in range(0, len(members), BATCH_ROWS_MAX):
-            self._fan_out(members[start : start + BATCH_ROWS_MAX], now, held)
+            frame = self.frame(members[start : start + BATCH_ROWS_MAX])
+            frame.urgent = urgent
+            self._fan_out(frame.conflated() if conflated else frame, members[start : start + BATCH_ROWS_MAX], now, held)
 
     def publish_lone(self, row: Row) -> bool:
         """Hand out one new row of this key in the shortest way; False, and nothing done, where there is more to it."""
@@ -222,13 +237,8 @@ class RecordTopic(Topic):
                 connection.send(sub, frame, seq, seq)
         return True
 
-    def _fan_out(
-        self, members: list[Members], now: float, held: Callable[[Subscription], None], *, conflated: bool = False
-    ) -> None:
+    def _fan_out(self, frame: Frame, members: list[Members], now: float, held: Callable[[Subscription], None]) -> None:
         first, last = members[0]["seq"], members[-1]["seq"]
-        frame = self.frame(members)
-        if conflated:
-            frame = frame.conflated()
         for sub in self.plain:
             sub.connection.send(sub, frame, first, last)
         for sub in self.special:
@@ -239,15 +249,17 @@ class RecordTopic(Topic):
                     continue
                 if len(wanted) < len(members):
                     mine, mine_first, mine_last = self.frame(wanted), wanted[0]["seq"], wanted[-1]["seq"]
+                    mine.urgent = frame.urgent
             if not sub.request.conflate_ms:
                 sub.connection.send(sub, mine, mine_first, mine_last)
-            elif sub.held is None and now >= sub.due:
-                sub.due = now + sub.request.conflate_ms / 1000
-                several = mine_last > mine_first
-                sub.connection.send(sub, mine.conflated() if several else mine, mine_last, mine_last)
+                continue
+            if sub.held is not None or mine_last > mine_first:
+                mine = mine.conflated()
+            if mine.urgent or (sub.held is None and now >= sub.due):
+                sub.held, sub.due = None, now + sub.request.conflate_ms / 1000
+                sub.connection.send(sub, mine, mine_last, mine_last)
             else:
-                several = sub.held is not None or mine_last > mine_first
-                sub.held = (mine.conflated() if several else mine, mine_last)
+                sub.held = (mine, mine_last)
                 held(sub)
 
     def frame(self, members: list[Members]) -> Frame:
@@ -277,11 +289,11 @@ class RecordTopic(Topic):
         first = int(held["nth"][0]) if len(held) else stop
         if first > self.next:
             self.meters.lost.inc(first - self.next)
-            if self.delivery is Delivery.ORDERED:
+            if self.tells_gaps:
                 for sub in (*self.plain, *self.special):
                     self.send_gap(sub, self.next + 1, first, GapReason.UPSTREAM_GAP)
         self.meters.recovered.inc(len(held))
-        return held.tolist()
+        return self._rows(held)
 
     # -- beginning ----------------------------------------------------------------------------------------------
 
@@ -307,6 +319,8 @@ class RecordTopic(Topic):
         self.attach(sub)
 
     def _send_snapshot(self, sub: Subscription) -> None:
+        if not self.channel.snapshot_rows:
+            return
         self.meters.snapshots.inc()
         sub.connection.send_control(self.snapshot(sub, 0))
 
@@ -327,7 +341,7 @@ class RecordTopic(Topic):
             sub.replay = rows
         rows = sub.replay[:REPLAY_ROWS_SENT]
         sub.replay = sub.replay[REPLAY_ROWS_SENT:]
-        self._send_replayed(sub, [row for row in rows.tolist() if row[NTH] < self.next])
+        self._send_replayed(sub, [row for row in self._rows(rows) if row[NTH] < self.next])
         return False
 
     def _send_replayed(self, sub: Subscription, rows: list[Row]) -> None:
@@ -342,22 +356,28 @@ class RecordTopic(Topic):
         if members:
             sub.connection.send(sub, self.frame(members), members[0]["seq"], members[-1]["seq"])
 
+    def _rows(self, rows: np.ndarray) -> list[Row]:
+        """As the ring gives them: numpy's own tuples have the unused rest of a slot too."""
+        return list(self.record.struct.iter_unpack(rows.tobytes()))
+
     def snapshot(self, sub: Subscription | None, depth: int, id: Any = None) -> Frame:
-        members = [self.render(row) for row in self.newest(self.snapshot_rows)]
+        members, rows = self.state_members(), self.channel.snapshot_rows
         if sub is not None and sub.filters is not None:
             members = [one for one in members if passes(sub.filters, one)]
         ts = members[-1]["ts"] if members else 0
-        data = members if self.snapshot_rows > 1 else (members[-1] if members else None)
+        data = members if rows != 1 else (members[-1] if members else None)
         body = Snapshot(self.name, self.epoch, self.next, ts, data, True, id)
         return Frame(body, self.render.ids, self.compress_from)
 
-    snapshot_rows = SNAPSHOT_TRADES
+    def state_members(self) -> list[Members]:
+        """What a snapshot shows, oldest first."""
+        return [self.render(row) for row in self.newest(self.channel.snapshot_rows)]
 
     def newest(self, n: int) -> list[Row]:
         """The last `n` records that were published, oldest first."""
         ahead = max(0, self.reader.count(self.key_id) - self.next)  # not published yet
         rows: np.ndarray = self.reader.last(self.key_id, min(n + ahead, self.record.tail))
-        return rows[rows["nth"] < self.next][-n:].tolist()
+        return self._rows(rows[rows["nth"] < self.next][-n:]) if n else []
 
     # -- status -------------------------------------------------------------------------------------------------
 
@@ -368,22 +388,3 @@ class RecordTopic(Topic):
         if self.last_recv_ns < live_since_ns:
             return State.STALE, live_since_ns // _NS_PER_MS
         return State.LIVE, live_since_ns // _NS_PER_MS
-
-
-class TradesTopic(RecordTopic):
-    kind = "trades"
-    record = TRADE
-    delivery = Delivery.ORDERED
-
-
-class QuoteTopic(RecordTopic):
-    """Best bid and ask. A reader that cannot follow gets the newest."""
-
-    kind = "quote"
-    record = QUOTE
-    delivery = Delivery.CONFLATING
-    snapshot_rows = 1
-
-
-RECORD_TOPICS: Sequence[type[RecordTopic]] = (TradesTopic, QuoteTopic)
-__all__ = ["RECORD_TOPICS", "GapReason", "QuoteTopic", "RecordTopic", "State", "Topic", "TradesTopic", "event_ms"]

@@ -4,85 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from .auth import Authenticator
-from .connection import CLOSE_POLICY, Connection
+from .channels import BOOK
+from .connection import Connection
+from .dialect import ClientFrame, Dialect, now_ms
 from .engine import Engine
-from .errors import (
-    INVALID_AUTH_TOKEN,
-    INVALID_FRAME,
-    INVALID_PARAMETER,
-    LIMIT_EXCEEDED,
-    MISSING_AUTH_TOKEN,
-    NOT_FOUND,
-    RATE_LIMIT_EXCEEDED,
-    FrameError,
-)
-from .names import SHOWN_MAX, ChannelRequest, channel_name, read_channel, read_filters
+from .errors import INVALID_PARAMETER, LIMIT_EXCEEDED, NOT_FOUND, FrameError
+from .names import ChannelRequest, channel_name, read_channel, read_filters
 from .subscription import Subscription
-from .wire import Error, Frame
 
-OPS = ("subscribe", "unsubscribe", "filter", "list", "snapshot", "ping", "auth")
 SLICE_S = 0.002  # work done for one client before the event loop goes on to the others
-
-Scalar = str | int | float | bool | None
-
-
-class ClientFrame(msgspec.Struct, kw_only=True):
-    """Any frame of a client. `type` is a synonym of `op`; members that are not known are passed over."""
-
-    op: str | None = None
-    type: str | None = None
-    id: Scalar = None
-    channels: list[Any] | None = None
-    channel: Any = None
-    subscription_type: str | None = None
-    filters: dict[str, Any] | None = None
-    ts: Scalar = None
-    token: str | None = None
-
-    @property
-    def what(self) -> str:
-        return (self.op or self.type or "").lower()
-
-
-_from_json = msgspec.json.Decoder(ClientFrame).decode
-_from_msgpack = msgspec.msgpack.Decoder(ClientFrame).decode
-_any_json = msgspec.json.Decoder().decode
-_any_msgpack = msgspec.msgpack.Decoder().decode
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def read_frame(data: bytes, binary: bool) -> ClientFrame:
-    """Decode a client's frame: text is JSON, binary is msgpack.
-
-    Raises:
-        FrameError: it is neither, or a member has a type that it cannot have.
-    """
-    try:
-        return (_from_msgpack if binary else _from_json)(data)
-    except msgspec.ValidationError as error:
-        raise FrameError(INVALID_PARAMETER, f"frame is not understood: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        form = "msgpack" if binary else "JSON"
-        raise FrameError(INVALID_FRAME, f"frame is not {form}: {str(error)[:SHOWN_MAX]}") from None
-
-
-def _id_of(data: bytes, binary: bool) -> Scalar:
-    """The id of a frame that is not understood otherwise, so that the client knows which one it was."""
-    try:
-        frame = (_any_msgpack if binary else _any_json)(data)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    found = frame.get("id") if isinstance(frame, dict) else None
-    return found if isinstance(found, str | int | float) else None
 
 
 class Slice:
@@ -97,53 +32,17 @@ class Slice:
             self._began = time.monotonic()
 
 
-class V1:
+class V1(Dialect):
     """Answers one connection's frames."""
 
     name = "v1"
 
     def __init__(self, engine: Engine, connection: Connection, authenticator: Authenticator) -> None:
-        self.engine = engine
-        self.connection = connection
-        self.authenticator = authenticator
-        connection.dialect = self.name
-        self._handlers: dict[str, Callable[[ClientFrame], Any]] = {
+        super().__init__(engine, connection, authenticator)
+        self.handlers = {
             "subscribe": self._subscribe, "unsubscribe": self._unsubscribe, "filter": self._filter, "list": self._list,
-            "snapshot": self._snapshot, "ping": self._ping, "auth": self._auth,
+            "snapshot": self._snapshot, "ping": self._ping, "auth": self.auth,
         }  # fmt: skip
-
-    # -- frames -------------------------------------------------------------------------------------------------
-
-    async def receive(self, data: bytes, binary: bool) -> None:
-        """Answer one frame. What is wrong with it becomes an `error` frame."""
-        connection = self.connection
-        frame: ClientFrame | None = None
-        try:
-            if not connection.heard(time.monotonic()):
-                raise FrameError(
-                    RATE_LIMIT_EXCEEDED, f"more than {connection.config.inbound_per_s} frames in a second: slow down"
-                )
-            frame = read_frame(data, binary)
-            handler = self._handlers.get(frame.what)
-            if handler is None:
-                message = f"op is {frame.what[:SHOWN_MAX]!r}, expected one of {', '.join(OPS)}"
-                raise FrameError(INVALID_PARAMETER, message)
-            if connection.identity is None and frame.what not in ("auth", "ping"):
-                raise FrameError(MISSING_AUTH_TOKEN, "say who you are first: {'op': 'auth', 'token': ...}")
-            await handler(frame)
-        except FrameError as error:
-            self.error(error, frame.id if frame is not None else _id_of(data, binary))
-
-    def error(self, error: FrameError, id: Scalar = None) -> None:
-        """Send an `error` frame; too many of them end the connection."""
-        connection = self.connection
-        self.engine.meters.errors.inc()
-        connection.send_control(Frame(Error(error.code, error.message, id, error.channel)))
-        if connection.blame(time.monotonic()):
-            connection.close(CLOSE_POLICY, "too many errors")
-
-    def _reply(self, kind: str, frame: ClientFrame, **members: Any) -> None:
-        self.connection.send_control(Frame({"type": kind, "id": frame.id, **members}))
 
     # -- subscribe ----------------------------------------------------------------------------------------------
 
@@ -162,7 +61,7 @@ class V1:
             if request.is_pattern and len(self.connection.patterns) < self.connection.config.channels_max:
                 self.connection.patterns.append(request)
             errors += await self._take(request, sources, begun, rows, turn)
-        self._reply("subscribed", frame, channels=rows, **({"errors": errors} if errors else {}))
+        self.reply("subscribed", frame, channels=rows, **({"errors": errors} if errors else {}))
         await self._begin(begun, turn)
 
     async def _take(
@@ -196,12 +95,10 @@ class V1:
             self.engine.begin(sub, resumed)
             await turn.breathe()
 
-    async def subscribe_names(self, names: list[str]) -> None:
-        """Subscribe as if the client had asked: for channels named in the address."""
-        await self._subscribe(ClientFrame(op="subscribe", channels=list(names)))
+    async def subscribe_wanted(self) -> None:
+        await self._subscribe(ClientFrame(op="subscribe", channels=list(self.wanted)))
 
     async def match_again(self) -> None:
-        """Instruments came or went: subscribe what the connection's patterns fit now."""
         begun: list[tuple[Subscription, bool]] = []
         rows: list[dict[str, Any]] = []
         turn = Slice()
@@ -210,7 +107,7 @@ class V1:
             new = [source for source in found if channel_name(request.kind, source) not in have]
             await self._take(_without_resume(request), new, begun, rows, turn)
         if rows:
-            self._reply("subscribed", ClientFrame(), channels=rows)
+            self.reply("subscribed", ClientFrame(), channels=rows)
             await self._begin(begun, turn)
 
     def _requests(self, frame: ClientFrame) -> tuple[list[ChannelRequest], list[dict[str, Any]]]:
@@ -245,12 +142,12 @@ class V1:
             for sub in mine:
                 self.engine.unsubscribe(sub)
                 gone.append(sub.topic.name)
-        self._reply("unsubscribed", frame, channels=gone, **({"errors": errors} if errors else {}))
+        self.reply("unsubscribed", frame, channels=gone, **({"errors": errors} if errors else {}))
 
     # -- the rest -----------------------------------------------------------------------------------------------
 
     async def _filter(self, frame: ClientFrame) -> None:
-        subs = [sub for sub in self._named(frame) if sub.topic.kind != "book"]
+        subs = [sub for sub in self._named(frame) if sub.topic.kind != BOOK]
         if not subs:
             raise FrameError(NOT_FOUND, "no subscribed channel can be filtered")
         filters = read_filters(frame.filters)
@@ -258,7 +155,7 @@ class V1:
             sub.filters = filters
             sub.topic.refilter(sub)
         shown = {member: sorted(values) for member, values in (filters or {}).items()}
-        self._reply("filter_set", frame, channels=[sub.topic.name for sub in subs], filters=shown)
+        self.reply("filter_set", frame, channels=[sub.topic.name for sub in subs], filters=shown)
 
     def _named(self, frame: ClientFrame) -> list[Subscription]:
         """The subscriptions a frame means: all, or those its channel fits."""
@@ -269,7 +166,7 @@ class V1:
         return [sub for sub in subs if request.fits(sub.topic.kind, sub.topic.source)]
 
     async def _list(self, frame: ClientFrame) -> None:
-        self._reply("subscriptions", frame, channels=[sub.describe() for sub in self.connection.subs.values()])
+        self.reply("subscriptions", frame, channels=[sub.describe() for sub in self.connection.subs.values()])
 
     async def _snapshot(self, frame: ClientFrame) -> None:
         if frame.channel is None:
@@ -285,30 +182,7 @@ class V1:
         self.connection.send_control(topic.snapshot(sub, request.depth, frame.id))
 
     async def _ping(self, frame: ClientFrame) -> None:
-        self._reply("pong", frame, ts=frame.ts, server_ts=_now_ms())
-
-    async def _auth(self, frame: ClientFrame) -> None:
-        authenticator = self.authenticator
-        if authenticator.required and not frame.token:
-            self.refuse(MISSING_AUTH_TOKEN, "token is missing")
-            return
-        await self.authenticate(frame.token or "")
-
-    async def authenticate(self, token: str) -> bool:
-        """Answer a token with `auth_success`, or with `auth_error` and the end of the connection."""
-        identity = await self.authenticator.identify(token)
-        if identity is None:
-            self.refuse(INVALID_AUTH_TOKEN, "the token is not valid")
-            return False
-        self.connection.identity = identity
-        body = {"type": "auth_success", "user_id": identity.user_id, "timestamp": _now_ms()}
-        self.connection.send_control(Frame({**body, "permissions": list(identity.permissions)}))
-        return True
-
-    def refuse(self, code: str, message: str) -> None:
-        """Say why a client may not come in, and end the connection."""
-        self.connection.send_control(Frame({"type": "auth_error", "code": code, "message": message}))
-        self.connection.close(CLOSE_POLICY, "authentication failed")
+        self.reply("pong", frame, ts=frame.ts, server_ts=now_ms())
 
 
 def _without_resume(request: ChannelRequest) -> ChannelRequest:
@@ -317,6 +191,3 @@ def _without_resume(request: ChannelRequest) -> ChannelRequest:
 
 def _error_row(error: FrameError) -> dict[str, Any]:
     return {"code": error.code, "message": error.message, "channel": error.channel}
-
-
-__all__ = ["OPS", "V1", "ClientFrame", "read_frame"]

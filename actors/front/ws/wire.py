@@ -113,14 +113,19 @@ class Frame:
         body: one of the types above, or any mapping.
         ids: members of `data` that hold exchange ids: text in JSON, integers in msgpack.
         compress_from: size in bytes from which a client that takes it gets it compressed; 0 = never.
+
+    Attributes:
+        urgent: goes out at once and is not dropped for a newer one, whatever the channel.
     """
 
-    __slots__ = ("_ids", "_wires", "body", "compress_from")
+    __slots__ = ("_conflated", "_ids", "_wires", "body", "compress_from", "urgent")
 
     def __init__(self, body: Any, ids: frozenset[str] = frozenset(), compress_from: int = 0) -> None:
         self.body = body
         self.compress_from = compress_from
         self._ids = ids
+        self.urgent = False
+        self._conflated: Frame | None = None
         self._wires: list[bytes | None] = [None, None, None]
 
     def wire(self, encoding: int) -> bytes:
@@ -152,11 +157,15 @@ class Frame:
         return msgspec.structs.replace(self.body, **changes)
 
     def conflated(self) -> Frame:
-        """The frame that stands for this one and those before it: the newest value alone."""
+        """The frame that stands for this one and those before it: the newest value alone. Shared like this one."""
+        if self._conflated is not None:
+            return self._conflated
         body = self.body
         if isinstance(body, Batch):
             newest = body.data[-1]
             body = Update(body.channel, body.last_seq, newest["ts"], newest)
         if isinstance(body, Update):
             body = msgspec.structs.replace(body, conflated=True)
-        return Frame(body, self._ids, self.compress_from)
+        frame = self._conflated = Frame(body, self._ids, self.compress_from)
+        frame.urgent = self.urgent
+        return frame

@@ -1,0 +1,186 @@
+"""Whether the data of an instrument is whole: what the exchange sent and we did not get, and what history lacks."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+
+from ...codecs.book import BookState
+from ...codecs.record import RecordType, Store
+from ...codecs.records import BOOK_TOP, MARKET_RECORDS
+from .aggregates import AGGREGATE_METADATA, Aggregate, kept_answer
+from .catalog import Source
+from .endpoints import Answerer, Arguments, Endpoint
+from .envelope import encode
+from .errors import NotFound
+from .history import missing_of
+from .merge import percent, recent, times_of, within
+from .params import integer
+from .resolve import EXCHANGE_QUERY, MARKET_TYPE, SYMBOL_PATH
+from .shapes import INTEGER, TEXT, names_of, schema_of
+from .stamps import NS, rfc3339
+from .state import FrontState
+
+HOURS = integer("hours", 24, 1, 168, "Length of the range, which ends now.")
+GAPS_MAX = 200  # shown, the newest
+WATCHED = tuple(record for record in MARKET_RECORDS if record.ring and record.store is Store.ALL)
+
+GAP_SCHEMA = schema_of({
+    "symbol": TEXT, "exchange": TEXT, "data_type": TEXT, "interval": {"type": ["string", "null"]},
+    "gap_start": {"type": ["string", "null"]}, "gap_end": {"type": ["string", "null"]},
+    "status": {"enum": ["pending", "filled", "failed"]}, "created_at": {"type": ["string", "null"]},
+    "first_id": TEXT, "last_id": TEXT, "missing": INTEGER,
+})  # fmt: skip
+RECORD_SCHEMA = schema_of({
+    "count": {**INTEGER, "description": "records held, in memory and ClickHouse"}, "missing": INTEGER,
+    "completeness": {"type": "number"}, "latest": {"type": ["string", "null"]},
+    "lag_records": {"type": ["integer", "null"], "description": "in memory and not in ClickHouse yet"},
+})  # fmt: skip
+SCHEMA = schema_of({
+    "symbol": TEXT, "instrument": TEXT, "exchange": TEXT, "market_type": TEXT, "time_range_hours": INTEGER,
+    "status": {"enum": ["complete", "incomplete", "unknown"]}, "completeness": {"type": ["number", "null"]},
+    "records": {"type": "object", "additionalProperties": RECORD_SCHEMA},
+    "gaps": {"type": "array", "items": GAP_SCHEMA},
+    "gap_count": INTEGER, "book_state": {"type": ["string", "null"]}, "checked_at": TEXT,
+})  # fmt: skip
+
+
+class ExchangeGap(msgspec.Struct):
+    """A line of a feed's gap file: a hole in the exchange's own numbering, both ids missing."""
+
+    exchange: str
+    instrument: str
+    kind: str
+    first_id: int
+    last_id: int
+    from_ns: int = 0
+    to_ns: int = 0
+
+
+_decode = msgspec.json.Decoder(ExchangeGap).decode
+
+
+def integrity_endpoints(state: FrontState) -> list[Endpoint]:
+    return [
+        Endpoint(
+            "/api/v1/health/data-integrity/{symbol}", lambda arguments: integrity(state, arguments),
+            "Completeness and gaps of an instrument's data", (SYMBOL_PATH, EXCHANGE_QUERY, MARKET_TYPE, HOURS),
+            data=SCHEMA, metadata=AGGREGATE_METADATA, errors=(400, 404), tag="operation",
+        )
+    ]  # fmt: skip
+
+
+def integrity(state: FrontState, arguments: Arguments) -> Answerer:
+    sources = _sources(state, arguments)
+    first = sources[0][1]
+    identity = ("integrity", first.exchange, first.instrument, arguments["symbol"], arguments["hours"])
+    return kept_answer(state, identity, lambda: _examine(state, arguments, sources))
+
+
+def _sources(state: FrontState, arguments: Arguments) -> list[tuple[RecordType, Source]]:
+    """Every key of the instrument whose records are all stored; at least one. Raises NotFound."""
+    failure: NotFound | None = None
+    for known in MARKET_RECORDS:
+        try:
+            any_of_it = state.source(known, arguments)
+        except NotFound as error:
+            failure = failure or error
+            continue
+        found = [
+            (record, source)
+            for record in WATCHED
+            for source in state.catalog.match(record.name, any_of_it.exchange, any_of_it.market_type)
+            if source.instrument == any_of_it.instrument
+        ]
+        return found or [(known, any_of_it)]
+    assert failure is not None
+    raise failure
+
+
+async def _examine(state: FrontState, arguments: Arguments, sources: list[tuple[RecordType, Source]]) -> Aggregate:
+    end_ns = time.time_ns()
+    start_ns = end_ns - arguments["hours"] * 3600 * NS
+    first = sources[0][1]
+    records: dict[str, dict[str, Any]] = {}
+    answered = True
+    for record, source in sources:
+        told, asked = await _record(state, record, source, start_ns, end_ns)
+        records[f"{record.name}.{source.interval}" if source.interval else record.name] = told
+        answered &= asked
+    gaps = [gap for gap in await asyncio.to_thread(read_gaps, state, first) if gap.to_ns >= start_ns]
+    lost = sum(gap.last_id - gap.first_id + 1 for gap in gaps if gap.kind != "book")
+    missing = sum(one["missing"] for one in records.values()) + lost
+    count = sum(one["count"] for one in records.values())
+    whole = answered and not missing and not gaps
+    data = {
+        **names_of(first, arguments["symbol"]), "time_range_hours": arguments["hours"],
+        "status": "complete" if whole else "incomplete" if missing or gaps else "unknown",
+        "completeness": percent(count, count + missing) if answered else None, "records": records,
+        "gaps": [_gap(gap, arguments["symbol"]) for gap in gaps[-GAPS_MAX:]], "gap_count": len(gaps),
+        "book_state": _book_state(state, first), "checked_at": rfc3339(end_ns),
+    }  # fmt: skip
+    metadata = {**names_of(first, arguments["symbol"]), "start_time": rfc3339(start_ns), "end_time": rfc3339(end_ns)}
+    return Aggregate(encode(data), metadata, answered=answered)
+
+
+async def _record(
+    state: FrontState, record: RecordType, source: Source, start_ns: int, end_ns: int
+) -> tuple[dict[str, Any], bool]:
+    held = await recent(source.reader, source.key_id)
+    memory = within(held.rows, start_ns, end_ns)
+    count, missing, answered = len(memory), 0, True
+    reaches = not held.seam.nth or (len(held.rows) > 0 and int(times_of(held.rows[:1])[0]) < start_ns)
+    if not reaches:
+        spans = await state.history.spans(record, source, held.seam, start_ns, end_ns)
+        answered = spans is not None
+        count += sum(span.rows for span in spans or ())
+        missing = missing_of(spans or (), held.seam)
+    latest = int(times_of(held.rows[-1:])[0]) if len(held.rows) else None
+    lag = None
+    if state.history.configured:
+        lag = max(0, source.reader.published() - held.stored) if held.stored is not None else None
+    told = {
+        "count": count, "missing": missing, "completeness": percent(count, count + missing),
+        "latest": None if latest is None else rfc3339(latest), "lag_records": lag,
+    }  # fmt: skip
+    return told, answered
+
+
+def read_gaps(state: FrontState, source: Source) -> list[ExchangeGap]:
+    """The instrument's lines of all feeds' gap files, oldest first."""
+    found = []
+    for path in sorted((state.ctx.data / "gaps").glob("*.jsonl*")):
+        try:
+            lines = path.read_bytes().splitlines()
+        except OSError:
+            continue  # renamed just now
+        wanted = source.instrument.encode()
+        for line in lines:
+            if wanted not in line:
+                continue
+            try:
+                gap = _decode(line)
+            except msgspec.DecodeError:
+                continue  # a last line that a kill cut short
+            if (gap.exchange, gap.instrument) == (source.exchange, source.instrument):
+                found.append(gap)
+    return sorted(found, key=lambda gap: gap.to_ns)
+
+
+def _gap(gap: ExchangeGap, symbol: str) -> dict[str, Any]:
+    return {
+        "symbol": symbol, "exchange": gap.exchange, "data_type": gap.kind, "interval": None,
+        "gap_start": rfc3339(gap.from_ns) if gap.from_ns else None,
+        "gap_end": rfc3339(gap.to_ns) if gap.to_ns else None, "status": "pending",
+        "created_at": rfc3339(gap.to_ns) if gap.to_ns else None,
+        "first_id": str(gap.first_id), "last_id": str(gap.last_id), "missing": gap.last_id - gap.first_id + 1,
+    }  # fmt: skip
+
+
+def _book_state(state: FrontState, source: Source) -> str | None:
+    book = state.catalog.find_instrument(BOOK_TOP.name, source.exchange, source.instrument)
+    row = None if book is None else book.reader.latest(book.key_id)
+    return None if row is None else BookState(int(row["state"])).name.lower()

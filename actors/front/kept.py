@@ -1,0 +1,67 @@
+"""Answers that are worked out once and kept for a bounded time, however many ask for them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Keeper(Generic[T]):
+    """Values by identity, each at most `keep_s` old.
+
+    Whoever asks while a value is being worked out waits for that one. A `None` is handed out and not kept.
+
+    Args:
+        entries_max: values kept; the oldest yields.
+        worth: whether a value is kept, or only handed to those who wait for it.
+    """
+
+    def __init__(self, keep_s: float, entries_max: int, worth: Callable[[T], bool] = lambda _: True) -> None:
+        self._worth = worth
+        self.keep_s = keep_s
+        self._entries_max = entries_max
+        self._values: dict[Hashable, tuple[float, T]] = {}
+        self._working: dict[Hashable, asyncio.Task[T | None]] = {}
+
+    def fresh(self, identity: Hashable) -> tuple[T, float] | None:
+        """`(value, age in seconds)` of a kept value."""
+        found = self._values.get(identity)
+        if found is None:
+            return None
+        age = time.monotonic() - found[0]
+        return (found[1], age) if age < self.keep_s else None
+
+    async def get(self, identity: Hashable, make: Callable[[], Awaitable[T | None]]) -> tuple[T, float] | None:
+        """The kept value, or a new one with age 0. Who stops waiting does not stop the work."""
+        found = self.fresh(identity)
+        if found is not None:
+            return found
+        task = self._working.get(identity)
+        if task is None:
+            task = self._working[identity] = asyncio.ensure_future(self._make(identity, make))
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())  # read, if by nobody else
+        value = await asyncio.shield(task)
+        return None if value is None else (value, 0.0)
+
+    async def _make(self, identity: Hashable, make: Callable[[], Awaitable[T | None]]) -> T | None:
+        try:
+            value = await make()
+            if value is not None and self._worth(value):
+                self._values.pop(identity, None)
+                while len(self._values) >= self._entries_max:
+                    self._values.pop(next(iter(self._values)))
+                self._values[identity] = (time.monotonic(), value)
+            return value
+        finally:
+            del self._working[identity]
+
+    async def close(self) -> None:
+        """Stop what is being worked out."""
+        tasks = list(self._working.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
