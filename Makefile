@@ -10,11 +10,11 @@ find_python = for python in python3.13 python3.12 python3.11 python3; do \
 	&& echo $$python && exit 0; done; \
 	echo 'tickring needs Python 3.11, 3.12 or 3.13 with venv (on Debian: apt-get install python3 python3-venv)' >&2; exit 1
 
-.PHONY: help run test check bench clean
+.PHONY: help run test check bench faults clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo 'variables: PORT=8000 (make run), ARGS="..." (passed on by run, test and bench)'
+	@echo 'variables: PORT=8000 (make run), ARGS="..." (passed on by run, test, bench and faults)'
 
 run: $(VENV)/installed-run ## install, then run the demo: everything on simulated markets, no network; Ctrl-C ends it
 	@$(BIN)/tickring demo $(DEMO)
@@ -29,6 +29,9 @@ check: $(VENV)/installed-dev ## install, then run linter, type checker and the r
 
 bench: $(VENV)/installed-bench ## install, then measure latency and throughput beside their limits and peers
 	$(BIN)/python bench $(ARGS)
+
+faults: $(VENV)/installed-dev ## install, then damage a whole daemon in a seeded order, and count what is left
+	@$(BIN)/python -m tickring.tests.faults $(ARGS)
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -10,13 +10,12 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import connect
 
+from .client import Client, trade_channels
 from .tree import Tree, until
 
 ROUNDS = 25  # in each a feed and a front worker are killed
@@ -24,95 +23,6 @@ SEED = 20_261_121
 COINS = {"BTCUSDT": "BTC-USDT", "ETHUSDT": "ETH-USDT", "SOLUSDT": "SOL-USDT", "XRPUSDT": "XRP-USDT"}
 FEEDS = {"feed-binance-spot-0": ("spot", "trade"), "feed-binance-usdm-market-0": ("usdm", "aggTrade")}
 AFTER_THE_LAST_KILL = 3  # records of each channel: the second one proves the gap before the first
-
-
-@dataclass
-class Channel:
-    """What came on one channel, over all connections."""
-
-    records: list[dict[str, Any]] = field(default_factory=list)
-    gaps: list[tuple[int, int]] = field(default_factory=list)  # of `seq`, both inclusive
-    epochs: set[str] = field(default_factory=set)
-    last_seq: int = 0
-
-
-class Client(threading.Thread):
-    """Subscribes, and after each end of its connection subscribes again with the last `seq` it has."""
-
-    def __init__(self, tree: Tree) -> None:
-        super().__init__(name="client", daemon=True)
-        self._url = f"ws://127.0.0.1:{tree.front_port}/ws/v1"
-        self.port = 0  # our end of the connection
-        self.channels: dict[str, Channel] = {}
-        self.connections = self.resumed = 0
-        self.errors: list[Any] = []
-        self.ending = threading.Event()
-
-    def run(self) -> None:
-        while not self.ending.is_set():
-            try:
-                self._connected()
-            except (OSError, ConnectionClosed, InvalidHandshake, EOFError):
-                self.port = 0
-            except Exception as error:  # noqa: BLE001 - the test must see it
-                self.errors.append(error)
-                return
-
-    def _connected(self) -> None:
-        with connect(self._url, open_timeout=5, close_timeout=1) as socket:
-            self.port = socket.local_address[1]
-            self.connections += 1
-            socket.send(json.dumps({"op": "subscribe", "channels": self._wanted()}))
-            while not self.ending.is_set():
-                try:
-                    self._take(json.loads(socket.recv(0.2)))
-                except TimeoutError:
-                    continue
-
-    def _wanted(self) -> list[dict[str, Any]]:
-        """From the first record on, and later from the last one seen."""
-        if not self.channels:
-            for pair in COINS.values():
-                self.channels[f"trades.binance.spot.{pair}"] = Channel()
-                self.channels[f"trades.binance.perpetual.{pair}"] = Channel()
-        wanted = []
-        for name, channel in self.channels.items():
-            _, exchange, market_type, symbol = name.split(".")
-            one = {"channel": "trades", "exchange": exchange, "market_type": market_type, "symbol": symbol,
-                   "from_seq": channel.last_seq}  # fmt: skip
-            wanted.append(one | ({"epoch": next(iter(channel.epochs))} if channel.epochs else {}))
-        return wanted
-
-    def _take(self, frame: dict[str, Any]) -> None:
-        kind = frame["type"]
-        if kind == "subscribed":
-            self.errors += frame.get("errors", [])
-            for each in frame["channels"]:
-                self.channels[each["channel"]].epochs.add(each["epoch"])
-                self.resumed += each["resumed"]
-        elif kind == "error":
-            self.errors.append(frame)
-        elif kind == "gap":
-            channel = self.channels[frame["channel"]]
-            channel.gaps.append((frame["from_seq"], frame["to_seq"]))
-            channel.last_seq = max(channel.last_seq, frame["to_seq"])
-        elif kind in ("update", "batch"):
-            self._records(self.channels[frame["channel"]], frame)
-        elif kind == "snapshot":  # follows a gap and repeats what is known
-            channel = self.channels[frame["channel"]]
-            channel.last_seq = max(channel.last_seq, frame["seq"])
-
-    def _records(self, channel: Channel, frame: dict[str, Any]) -> None:
-        if frame["type"] == "update":
-            rows, first, last = [frame["data"]], frame["seq"], frame["seq"]
-        else:
-            rows, first, last = frame["data"], frame["first_seq"], frame["last_seq"]
-        assert last - first + 1 == len(rows), frame
-        channel.records += [{**row, "seq": first + index} for index, row in enumerate(rows)]
-        channel.last_seq = last
-
-    def seen(self) -> dict[str, int]:
-        return {name: len(channel.records) for name, channel in self.channels.items()}
 
 
 @contextmanager
@@ -198,7 +108,7 @@ def test_client_resuming_through_fifty_kills_sees_every_record_once_less_the_nam
         },
     ).ready()  # fmt: skip
     rng = random.Random(SEED)
-    client = Client(tree)
+    client = Client(tree.front_port, trade_channels(pairs))
     client.start()
     kills: Counter[str] = Counter()
     with listening(tree):
@@ -258,17 +168,17 @@ def check_channel(tree: Tree, client: Client, feed: str, product: str, stream: s
     assert len(channel.epochs) == 1, (name, channel.epochs)
     # every number once: as a record, or inside a gap frame
     hidden = [seq for first, last in channel.gaps for seq in range(first, last + 1)]
-    numbers = [record["seq"] for record in channel.records]
+    numbers = [record.seq for record in channel.records]
     assert numbers == sorted(numbers), name
     assert sorted(numbers + hidden) == list(range(1, len(numbers) + len(hidden) + 1)), name
     # every trade once: as a record, or inside a gap that the feed wrote down
     by_id = sent(tree, product, f"{native.lower()}@{stream}")
-    ids = [int(record["trade_id"]) for record in channel.records]
+    ids = [record.trade_id for record in channel.records]
     assert ids == sorted(set(ids)), name
     for record, number in zip(channel.records, ids, strict=True):
         x = by_id[number]
-        assert (float(record["price"]), float(record["quantity"])) == (float(x["p"]), float(x["q"])), (name, record, x)
-        assert (record["side"], record["exchange_ts"]) == ("sell" if x["m"] else "buy", x["T"]), (name, record, x)
+        assert (record.price, record.quantity) == (float(x["p"]), float(x["q"])), (name, record, x)
+        assert (record.side, record.exchange_ts) == ("sell" if x["m"] else "buy", x["T"]), (name, record, x)
     not_seen = {number for number in by_id if ids[0] < number < ids[-1]} - set(ids)
     instrument = pair if product == "spot" else f"{pair}-PERP"
     ranges = gap_ranges(tree, feed, instrument, "trade" if product == "spot" else "agg_trade")
@@ -284,14 +194,15 @@ def check_table(tree: Tree, client: Client) -> None:
     """ClickHouse has what the client saw, record by record."""
     for name, channel in client.channels.items():
         _, _, market_type, pair = name.split(".")
-        last = channel.records[-1]["seq"]
+        last = channel.records[-1].seq
         where = f"FROM tickring.trades WHERE symbol = '{pair}' AND market_type = '{market_type}' AND nth < {last}"
         until(f"{last} records of {name} in the table", lambda: tree.select(f"SELECT count() {where}") == [[last]])  # noqa: B023
         rows = tree.select(f"SELECT nth + 1, toString(trade_id), price, quantity {where} ORDER BY nth")
-        seen = {record["seq"]: record for record in channel.records}
+        seen = {record.seq: record for record in channel.records}
         assert [row[0] for row in rows] == list(range(1, last + 1)), name
         for seq, trade_id, price, quantity in rows:
             if record := seen.get(seq):
-                assert (record["trade_id"], float(record["price"]), float(record["quantity"])) == (
-                    trade_id, price, quantity,
-                ), (name, record)  # fmt: skip
+                assert (str(record.trade_id), record.price, record.quantity) == (trade_id, price, quantity), (
+                    name,
+                    record,
+                )
