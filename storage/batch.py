@@ -11,6 +11,7 @@ import numpy as np
 
 from ..codecs.record import RecordType
 from .client import Client, quote_name
+from .errors import Refused, Unavailable
 from .native import ROWS_MAX, Keys, column_names, encode_block, stored_rows
 
 DAY_NS = 86_400 * 10**9
@@ -103,14 +104,22 @@ async def is_stored(
     client: Client, database: str, table: str, *, exchange: str, instrument: str, epoch: int, nth: int,
     key: Mapping[str, str],
 ) -> bool:  # fmt: skip
-    """Whether a table holds the row of that identity, and so the whole batch whose first row it is."""
+    """Whether a table holds the row of that identity, and so the whole batch whose first row it is.
+
+    Raises:
+        Unavailable: the table could not be read. Also where the server refused the query (a full disk gives that): it
+            says nothing about the batch, which must be asked for again.
+    """
     parameters: dict[str, Any] = {"exchange": exchange, "instrument": instrument, "epoch": epoch, "nth": nth}
     further = "".join(f" AND {quote_name(name)} = {{{name}:String}}" for name in key)
-    answer = await client.fetch(
-        f"SELECT count() FROM {quote_name(database)}.{quote_name(table)} WHERE exchange = {{exchange:String}} "
-        "AND instrument = {instrument:String} AND epoch = {epoch:UInt64} AND nth = {nth:UInt64}" + further,
-        {**parameters, **key}, fmt="TabSeparated",
-    )  # fmt: skip
+    try:
+        answer = await client.fetch(
+            f"SELECT count() FROM {quote_name(database)}.{quote_name(table)} WHERE exchange = {{exchange:String}} "
+            "AND instrument = {instrument:String} AND epoch = {epoch:UInt64} AND nth = {nth:UInt64}" + further,
+            {**parameters, **key}, fmt="TabSeparated",
+        )  # fmt: skip
+    except Refused as refused:
+        raise Unavailable(str(refused), refused.code) from refused
     return int(answer) > 0
 
 

@@ -319,6 +319,7 @@ class Feed:
     async def _watch(self) -> None:
         while True:
             self.links.watch()
+            self.gaps.flush()
             self.metrics.update(self)
             await asyncio.sleep(BEAT_INTERVAL_S)
 

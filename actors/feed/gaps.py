@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from pathlib import Path
 
 import msgspec
 
 log = logging.getLogger(__name__)
+
+PENDING_MAX = 10_000  # gaps held in memory while the disk takes none
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -32,7 +35,7 @@ def gaps_path(data: Path, producer: str) -> Path:
 
 
 class GapLedger:
-    """Appends gaps. A full or failing disk loses the line, never the feed: it is counted and logged."""
+    """Appends gaps. While the disk takes none they wait in memory, `PENDING_MAX` of them; beyond it they are counted."""
 
     def __init__(self, path: Path, bytes_max: int) -> None:
         self.path = path
@@ -40,27 +43,43 @@ class GapLedger:
         self.written = 0
         self.failed = 0
         self._encode = msgspec.json.Encoder().encode
+        self._pending: deque[bytes] = deque()  # lines
+        self._said = False
         self._fd: int | None = None  # kept open: a stream full of holes must not cost an open for each of them
         self._size = 0
 
     def add(self, gap: Gap) -> None:
-        line = self._encode(gap) + b"\n"
-        try:
-            if self._fd is None:
-                self._open()
-            if self._size and self._size + len(line) > self.bytes_max:
-                self.close()
-                os.replace(self.path, self.path.with_suffix(".jsonl.1"))
-                self._open()
-            assert self._fd is not None
-            os.write(self._fd, line)  # one write: a kill leaves the line whole or absent
-        except OSError as error:
-            self.close()
+        if len(self._pending) < PENDING_MAX:
+            self._pending.append(self._encode(gap) + b"\n")
+        else:
             self.failed += 1
-            log.warning("gaps=%s lost=%s: %s", self.path, line.decode().rstrip(), error)
-            return
-        self._size += len(line)
-        self.written += 1
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what waits; a disk that takes nothing leaves it waiting. Call it now and then."""
+        while self._pending:
+            line = self._pending[0]
+            try:
+                if self._fd is None:
+                    self._open()
+                if self._size and self._size + len(line) > self.bytes_max:
+                    self._close_file()
+                    os.replace(self.path, self.path.with_suffix(".jsonl.1"))
+                    self._open()
+                assert self._fd is not None
+                if os.write(self._fd, line) < len(line):  # one write: a kill leaves the line whole or absent
+                    os.ftruncate(self._fd, self._size)
+                    raise OSError("short write")
+            except OSError as error:
+                self._close_file()
+                if not self._said:
+                    log.warning("gaps=%s waiting=%d: %s", self.path, len(self._pending), error)
+                self._said = True
+                return
+            self._said = False
+            self._pending.popleft()
+            self._size += len(line)
+            self.written += 1
 
     def _open(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,6 +87,10 @@ class GapLedger:
         self._size = os.fstat(self._fd).st_size
 
     def close(self) -> None:
+        self.flush()
+        self._close_file()
+
+    def _close_file(self) -> None:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None

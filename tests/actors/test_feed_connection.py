@@ -175,3 +175,18 @@ def test_connect_to_a_closed_port_raises() -> None:
             await connect("ws://127.0.0.1:9/stream", Pair().connection, 2.0, 1 << 20)
 
     asyncio.run(scenario())
+
+
+def test_connect_to_a_peer_that_hangs_up_during_the_handshake_raises() -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    async def scenario() -> None:
+        server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(OSError):
+            await connect(f"ws://127.0.0.1:{port}/stream", Pair().connection, 5.0, 1 << 20)
+        server.close()
+
+    asyncio.run(scenario())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tickring.actors.feed.gaps import Gap, GapLedger, gaps_path, read_gaps
+from tickring.actors.feed.gaps import PENDING_MAX, Gap, GapLedger, gaps_path, read_gaps
 
 
 def gap(first: int) -> Gap:
@@ -40,8 +40,22 @@ def test_gap_ledger_skips_a_torn_line(tmp_path: Path) -> None:
     assert read_gaps(path) == [gap(1), gap(2)]
 
 
-def test_gap_ledger_on_a_failing_disk_counts_and_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "gaps").write_text("a file where the folder should be")
+def test_gap_ledger_on_a_failing_disk_keeps_the_lines_until_it_takes_them(tmp_path: Path) -> None:
+    blocker = tmp_path / "gaps"
+    blocker.write_text("a file where the folder should be")
     ledger = GapLedger(gaps_path(tmp_path, "feed-x"), 1 << 20)
     ledger.add(gap(1))
-    assert (ledger.written, ledger.failed) == (0, 1)
+    ledger.add(gap(2))
+    assert (ledger.written, ledger.failed) == (0, 0)
+    blocker.unlink()
+    ledger.flush()
+    assert read_gaps(ledger.path) == [gap(1), gap(2)]
+    assert ledger.written == 2
+
+
+def test_gap_ledger_beyond_what_it_keeps_in_memory_counts(tmp_path: Path) -> None:
+    (tmp_path / "gaps").write_text("a file where the folder should be")
+    ledger = GapLedger(gaps_path(tmp_path, "feed-x"), 1 << 20)
+    for i in range(PENDING_MAX + 3):
+        ledger.add(gap(i))
+    assert (ledger.written, ledger.failed) == (0, 3)
