@@ -150,9 +150,11 @@ class GapLedger:
                 older = self.path.with_name("gaps.1.jsonl")
                 if older.exists():
                     log.warning("ledger=%s reached its bound: the older half of its gaps is forgotten", self.path)
-                os.replace(self.path, older)
+                with contextlib.suppress(FileNotFoundError):  # moved already, and then no new one could be made
+                    os.replace(self.path, older)
+                fresh = self._open()
                 os.close(self._fd)
-                self._fd, size = self._open(), 0
+                self._fd, size = fresh, 0
             if os.write(self._fd, text) < len(text):
                 raise OSError("short write")
             os.fdatasync(self._fd)

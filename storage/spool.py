@@ -314,11 +314,11 @@ class Spool:
             except OSError as error:
                 log.error("spool=%s at=%d: %s", path, entry.offset, error)
                 body = None
+            self._sending = entry
             if body is None:
                 raise SpoolRecordBroken(
                     f"spool {path}: the record at {entry.offset} does not match its CRC: skipped", entry
                 )
-            self._sending = entry
             return entry, Batch(entry.head, body, uncertain=entry.uncertain or self._unsure > 0)
 
     def sent(self, entry: Entry) -> None:

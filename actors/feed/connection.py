@@ -1,7 +1,8 @@
 """One WebSocket connection: frames go from the socket through the decoder into the rings inside one callback.
 
-Pings of the server are answered by picows before the listener hears of them. They say nothing about the data: whether
-the connection is alive is decided by `Feed` from what the decoder accepted.
+Pings of the server are answered here: picows would swallow them, and with one that ends a read the mark that nothing
+follows what came before it. They say nothing about the data: whether the connection is alive is decided by `Feed` from
+what the decoder accepted.
 """
 
 from __future__ import annotations
@@ -102,6 +103,16 @@ class Connection(WSListener):
                 self.error = self.error or error
                 self.fail(f"error: {error!r}")
 
+        def finish() -> None:
+            """Hand over what a read brought before the bytes with which picows gave the connection up."""
+            try:
+                if pending:
+                    hand_over()
+            except Exception as error:  # noqa: BLE001 - as above
+                forget()
+                self.error = self.error or error
+
+        self._finish = finish
         self.counts = lambda: (frames, size)
         return on_ws_frame
 
@@ -127,6 +138,8 @@ class Connection(WSListener):
             transport.disconnect()
             return None
         if kind in (WSMsgType.PING, WSMsgType.PONG):
+            if kind == WSMsgType.PING:
+                transport.send_pong(payload)
             return None
         # A text that is no JSON object, a binary message, a fragment: the decoder judges what they make.
         if kind != WSMsgType.CONTINUATION or self._fragments is None:
@@ -148,6 +161,7 @@ class Connection(WSListener):
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self.is_closed = True
+        self._finish()
         self.reason = self.reason or "connection lost"
         self._closed(self)
 
@@ -183,7 +197,7 @@ async def connect(url: str, connection: Connection, timeout_s: float, frame_byte
             lambda: connection, url,
             websocket_handshake_timeout=timeout_s,
             logger_name=_picows_log,
-            enable_auto_pong=True,
+            enable_auto_pong=False,
             max_frame_size=frame_bytes_max,
             read_buffer_init_size=READ_BUFFER_BYTES,
         )  # fmt: skip

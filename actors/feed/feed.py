@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RESUME_IDS = 64  # newest trades of a symbol that a new process looks at to know which gap is still undecided
+KLINES_PATIENCE_S = 90.0  # longer than a window: only a ban lasts so long, and live bars must not wait for its end
 FLUSH_INTERVAL_S = 0.025  # how late a book_depth may be written after its interval is over
 
 
@@ -278,7 +279,8 @@ class Feed:
         product = self.config.product
         limit = min(limit + 1, KLINES_LIMIT_MAX[product])  # with the one after them, which tells that they are over
         path = klines_path(product, native, interval, limit, start_ms)
-        return parse_klines(await self.rest.get(path, klines_weight(product, limit), Priority.BACKFILL))
+        weight = klines_weight(product, limit)
+        return parse_klines(await self.rest.get(path, weight, Priority.BACKFILL, KLINES_PATIENCE_S))
 
     async def _flush_depth(self) -> None:
         flush = self.sink.flush_depth

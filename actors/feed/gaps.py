@@ -35,7 +35,7 @@ def gaps_path(data: Path, producer: str) -> Path:
 
 
 class GapLedger:
-    """Appends gaps. While the disk takes none they wait in memory, `PENDING_MAX` of them; beyond it they are counted."""
+    """Appends gaps. While the disk takes none, `PENDING_MAX` of them wait in memory; those beyond are counted."""
 
     def __init__(self, path: Path, bytes_max: int) -> None:
         self.path = path

@@ -174,7 +174,8 @@ class Klines:
         series = self._series.get((instrument_id, interval))
         bar = Bar(*values)  # pyright: ignore[reportArgumentType]
         # A bar of the future, whatever it is, would make all others look old.
-        if series is None or series.rolled or bar.open_ts > self._clock() // MS + INTERVALS[interval]:
+        now_ms, length = self._clock() // MS, INTERVALS[interval]
+        if series is None or series.rolled or bar.open_ts > now_ms + length or bar.close_ts >= bar.open_ts + length:
             self.unexpected += 1
             return
         self._publish_open(series.key_id, ts_recv_ns, ts_event_ns, flags, *values)
@@ -301,8 +302,10 @@ class Klines:
             self._again_later(job)
             return
         if job.stop is None:
+            missing_to = series.waiting[0][0].open_ts if series.waiting else job.start
             self._release(series, failed=False)
-        elif job.attempt < ATTEMPTS_MAX:  # the newest of them may not be over for REST
+            job.stop = missing_to  # REST answered without them
+        if job.attempt < ATTEMPTS_MAX:  # the newest of them may not be over for REST
             self._again_later(job)
 
     def _again_later(self, job: Job) -> None:
@@ -341,7 +344,9 @@ class Klines:
     def _release(self, series: Series, *, failed: bool) -> int:
         """Publish what waited; returns where the stretch that is still missing ends."""
         waiting, series.waiting, series.filling = series.waiting, [], False
-        stop = waiting[0][0].open_ts if waiting else bar_start(series.interval, self._clock() // MS)
+        # A bar that ended a moment ago may still be told by the stream.
+        now_ms = (self._clock() - LATE_CLOSE_NS) // MS
+        stop = waiting[0][0].open_ts if waiting else bar_start(series.interval, now_ms)
         seen, series.unended = series.unended, None
         if failed:
             if seen is not None and series.next_ts <= seen.open_ts < stop:

@@ -139,8 +139,10 @@ class Links:
     async def resubscribe(self, stream: str) -> bool:
         """Unsubscribe and subscribe one stream; False where the connection is being opened or replaced anyway."""
         connection = self.current
-        for message in (unsubscribe, subscribe):
-            if connection is None or connection.is_closed or self.state is not LinkState.CONNECTED:
+        if self.state is not LinkState.CONNECTED:
+            return False
+        for message in (unsubscribe, subscribe):  # both: it may outlive a replacement that fails
+            if connection is None or connection.is_closed:
                 return False
             self._requests += 1
             connection.send_text(message([stream], FIRST_RENEWAL_ID + self._requests))

@@ -36,17 +36,20 @@ class RestClient:
         self._counted = counted
         self._session: aiohttp.ClientSession | None = None
 
-    async def get(self, path: str, weight: int, priority: Priority = Priority.SNAPSHOT) -> bytes:
-        """The body of a 200. Waits for the weight first, for as long as it takes.
+    async def get(
+        self, path: str, weight: int, priority: Priority = Priority.SNAPSHOT, patience_s: float | None = None
+    ) -> bytes:
+        """The body of a 200. Waits for the weight first, for as long as it takes or at most `patience_s`.
 
         Args:
             path: and query, encoded.
 
         Raises:
+            BudgetExceeded: no weight within `patience_s`.
             RestRefused: 429 or 418; the ledger now holds everybody back.
             RestFailed: any other answer, or none.
         """
-        await self.budget.reserve(weight, priority)
+        await self.budget.reserve(weight, priority, patience_s)
         window = self.budget.window()
         where = f"GET {self.base_url}{path}"
         session = self._session = self._session or aiohttp.ClientSession(timeout=self._timeout)

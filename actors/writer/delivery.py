@@ -130,6 +130,7 @@ class Delivery:
         self.ledger.add(*(Gap.of_batch(e.head, SPOOL_FULL, now_ns, certain=not e.uncertain) for e in entries))
         for one in yielded:
             one.forget()
+        self.ledger.flush()  # where the disk was full there is room for it now
 
     # -- the way back -------------------------------------------------------------------------------------------
 
@@ -183,9 +184,9 @@ class Delivery:
             try:
                 await self._insert(batch, 2 * self.config.insert_timeout_s)
             except BaseException as error:
-                self.spool.yield_back(entry)
                 if isinstance(error, Refused) and await self._put_aside(entry, batch, error):
                     continue
+                self.spool.yield_back(entry)
                 raise
             await asyncio.to_thread(self.spool.sent, entry)
             replayed += batch.head.rows

@@ -20,6 +20,7 @@ for a second look: the frame without any digit is their shape, and the reading b
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -45,6 +46,14 @@ SHAPES_PER_KEY = 64  # known shapes, on average; the table starts anew beyond it
 SHAPES_MIN = 1024
 
 AGGREGATE, QUOTE, TRADE = range(3)  # kinds of shapes
+
+
+_DIGIT_IN_KEY = re.compile(rb'"[^":]*[0-9][^":]*"\s*:')
+
+
+def bare_shape(frame: bytes) -> tuple[bytes, bytes]:
+    """A frame without its digits, but for those of its stream and of the kind of its event, which are names."""
+    return frame[: frame.find(b'"E":')], frame.translate(None, DIGITS)
 
 
 # (kind, decoder, flags, stream, whether its symbol has digits): the stream is a `Quotes` where the kind is QUOTE, else
@@ -93,7 +102,7 @@ class BinanceDecoder:
         self._by_key: dict[int, Route] = {}
         self._shapes: dict[bytes, Shape] = {}  # by frame with its digits zeroed
         self._other_shapes: dict[bytes, None] = {}  # of events without a record
-        self._bare_shapes: dict[bytes, tuple[str, Callable[[bytes], Any], Route]] = {}  # of `events`, without digits
+        self._bare_shapes: dict[tuple[bytes, bytes], tuple[str, Callable[[bytes], Any], Route]] = {}  # of `events`
         self._overlapping = False
         self._typed = TypedDecoders(self.product, unit)
         depth = Depth[self.product.st_type]  # type: ignore[misc]
@@ -190,12 +199,16 @@ class BinanceDecoder:
                 except refused:  # or of no known shape
                     examine(frame, ts_recv_ns)
                     continue
-                if ambiguous and x.s != stream.native:  # names that differ in digits share a shape
-                    route = routes.get(x.s)
-                    if route is None:
+                if ambiguous:  # names that differ in digits share a shape
+                    if x.s != stream.native:
+                        route = routes.get(x.s)
+                        if route is None:
+                            examine(frame, ts_recv_ns)
+                            continue
+                        stream = route.streams[kind]
+                    if stream.mark not in frame and b'"stream":' in frame:
                         examine(frame, ts_recv_ns)
                         continue
-                    stream = route.streams[kind]
                 if kind == AGGREGATE:
                     number, first, last = x.a, x.f, x.l
                     if first > last:
@@ -285,7 +298,7 @@ class BinanceDecoder:
 
     def _take_bare(self, frame: bytes, ts_recv_ns: int) -> bool:
         """Take an event of `events`, if its shape is known; False when it must be read exactly."""
-        known = self._bare_shapes.get(frame.translate(None, DIGITS))
+        known = self._bare_shapes.get(bare_shape(frame))
         if known is None:
             return False
         kind, decode, route = known
@@ -373,9 +386,11 @@ class BinanceDecoder:
         if BRACKET in frame or kind == "serverShutdown" or (route is not None and strict.is_off_book(x)):
             return
         if route is not None and kind in route.others:
+            if _DIGIT_IN_KEY.search(frame):
+                return  # without its digit it might pass for another key
             self._keep_shape(
                 self._bare_shapes,
-                frame.translate(None, DIGITS),
+                bare_shape(frame),
                 (kind, self._typed.of_type(EVENTS[kind], bool(content.stream)), route),
             )
             return
@@ -387,7 +402,7 @@ class BinanceDecoder:
         else:
             self._keep_shape(self._shapes, shape, self._shape(kind, x, route, bool(content.stream)))
 
-    def _keep_shape(self, shapes: dict[bytes, Any], shape: bytes, value: Any) -> None:
+    def _keep_shape(self, shapes: dict[Any, Any], shape: Any, value: Any) -> None:
         if len(shapes) >= max(SHAPES_MIN, SHAPES_PER_KEY * len(self._routes)):
             shapes.clear()
             self.shape_resets += 1

@@ -101,7 +101,10 @@ def open_interest_path(product: str, native: str) -> str:
 
 def parse_open_interest(body: bytes) -> OpenInterest:
     def row(x: dict[str, Any]) -> OpenInterest:
-        return OpenInterest(text(x["symbol"]), identifier(x["time"]), quantity(x["openInterest"]))
+        ts_ms = identifier(x["time"])
+        if not 0 < ts_ms <= INT64_MAX // 1_000_000:
+            raise Refused(Reason.BAD_NUMBER)
+        return OpenInterest(text(x["symbol"]), ts_ms, quantity(x["openInterest"]))
 
     return _one(body, "openInterest", row)
 

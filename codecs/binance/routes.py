@@ -17,26 +17,33 @@ DEPTH_SHAPES_MAX = 32  # of one instrument
 DepthShape = tuple[bool, bytes, bytes, bytes]
 
 
+def stream_mark(native: str) -> bytes:
+    """How the names of an instrument's streams begin in a frame."""
+    return f'"{native.lower()}@'.encode()
+
+
 class Trades(Chain):
     """The trades, or the aggregates, of one instrument: all that the hot path touches of it."""
 
-    __slots__ = ("key_id", "kind", "native")
+    __slots__ = ("key_id", "kind", "mark", "native")
 
     def __init__(self, native: str, key_id: int, kind: str) -> None:
         super().__init__()
         self.native = native
         self.key_id = key_id
         self.kind = kind  # as gaps are reported
+        self.mark = stream_mark(native)
 
 
 class Quotes:
     """The quotes of one instrument."""
 
-    __slots__ = ("key_id", "native", "update_id")
+    __slots__ = ("key_id", "mark", "native", "update_id")
 
     def __init__(self, native: str, key_id: int) -> None:
         self.native = native
         self.key_id = key_id
+        self.mark = stream_mark(native)
         self.update_id = -1  # of the last one
 
 

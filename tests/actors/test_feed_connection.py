@@ -169,6 +169,30 @@ def test_connection_whose_decoder_raises_keeps_the_error_and_ends() -> None:
     pair.run(scenario)
 
 
+def test_message_that_a_ping_follows_in_the_same_read_is_handed_over_at_once_and_the_ping_answered() -> None:
+    async def scenario(pair: Pair) -> None:
+        assert pair.server.transport is not None
+        message, ping = b'{"a":1}', bytes((0x89, 2)) + b"hi"
+        pair.server.transport.underlying_transport.write(bytes((0x81, len(message))) + message + ping)
+        await until(lambda: pair.taken, "the message")
+        await until(lambda: pair.server.frames, "the answer")
+        assert [payload for payload, _ in pair.taken] == [message]
+        assert pair.server.frames == [(WSMsgType.PONG, b"hi")]
+
+    Pair().run(scenario)
+
+
+def test_message_before_the_end_of_the_connection_is_handed_over() -> None:
+    async def scenario(pair: Pair) -> None:
+        assert pair.server.transport is not None
+        message, broken = b'{"a":1}', bytes((0xFF, 0x80, 0, 0, 0, 0))  # reserved bits and opcode
+        pair.server.transport.underlying_transport.write(bytes((0x81, len(message))) + message + broken)
+        await until(lambda: pair.connection.is_closed, "the end")
+        assert [payload for payload, _ in pair.taken] == [message]
+
+    Pair().run(scenario)
+
+
 def test_connect_to_a_closed_port_raises() -> None:
     async def scenario() -> None:
         with pytest.raises(OSError):

