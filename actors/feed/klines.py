@@ -63,6 +63,8 @@ class Series:
     shorter: list[Series] = field(default_factory=list)  # that it can be made of, the longest first
     next_ts: int = 0  # first ms that no closed bar has covered; 0 = nothing known yet
     open: Bar | None = None  # newest state that came
+    open_header: tuple[int, int, int] = (0, 0, 0)  # its ts_recv_ns, ts_event_ns, flags
+    since: int = 0  # open_ts of the first bar that the stream told us of
     unended: Bar | None = None  # last state of a bar whose end was not heard
     filling: bool = False
     waiting: list[tuple[Bar, int, int, int]] = field(default_factory=list)  # (bar, ts_recv_ns, ts_event_ns, flags)
@@ -181,7 +183,8 @@ class Klines:
         self._publish_open(series.key_id, ts_recv_ns, ts_event_ns, flags, *values)
         if series.open is not None and series.next_ts <= series.open.open_ts < bar.open_ts:
             series.unended = series.open
-        series.open = bar
+        series.open, series.open_header = bar, (ts_recv_ns, ts_event_ns, flags)
+        series.since = series.since or bar.open_ts
         if flags & CLOSED:
             self._closed(series, bar, ts_recv_ns, ts_event_ns, flags)
             return
@@ -217,6 +220,8 @@ class Klines:
             self.again += 1
             return
         self._publish_closed(series.key_id, ts_recv_ns, ts_event_ns, flags | CLOSED, *bar)
+        if flags & (BACKFILL | PARTIAL) and not series.rolled:
+            self._show_end(series, bar, ts_recv_ns, ts_event_ns, flags | CLOSED)
         series.next_ts = bar.close_ts + 1
         series.overdue_ns = 0
         if flags & PARTIAL:
@@ -230,6 +235,16 @@ class Klines:
             assert longer.fold is not None
             for folded, partial in longer.fold.add(bar, flags):
                 self._folded(longer, folded, ts_recv_ns, ts_event_ns, partial)
+
+    def _show_end(self, series: Series, bar: Bar, ts_recv_ns: int, ts_event_ns: int, flags: int) -> None:
+        """Tell who follows the open bars of a bar whose end the stream did not tell; the open one stays the newest."""
+        if series.open is None or bar.open_ts < series.since:
+            return
+        if any(bar.open_ts == closed[0].open_ts for closed in series.waiting):
+            return  # the stream has told it
+        self._publish_open(series.key_id, ts_recv_ns, ts_event_ns, flags, *bar)
+        if series.open.open_ts > bar.open_ts and not series.open_header[2] & CLOSED:
+            self._publish_open(series.key_id, *series.open_header, *series.open)
 
     def _folded(self, series: Series, bar: Bar, ts_recv_ns: int, ts_event_ns: int, partial: int) -> None:
         """A bar was made here: publish it, or compare it where the exchange sends it too."""
@@ -334,6 +349,8 @@ class Klines:
                 else:  # newer ones were published while REST was away
                     flags = CLOSED | BACKFILL | LATE
                     self._publish_closed(series.key_id, now_ns, bar.close_ts * MS, flags, *bar)
+                    if not series.rolled:
+                        self._show_end(series, bar, now_ns, bar.close_ts * MS, flags)
                 job.start = bar.close_ts + 1
                 if n % ROWS_AT_ONCE == 0:
                     await asyncio.sleep(0)
