@@ -49,6 +49,7 @@ T = TypeVar("T")
 
 RESUME_IDS = 64  # newest trades of a symbol that a new process looks at to know which gap is still undecided
 KLINES_PATIENCE_S = 90.0  # longer than a window: only a ban lasts so long, and live bars must not wait for its end
+WATCH_INTERVAL_S = 1.0
 FLUSH_INTERVAL_S = 0.025  # how late a book_depth may be written after its interval is over
 
 
@@ -323,7 +324,7 @@ class Feed:
             self.links.watch()
             self.gaps.flush()
             self.metrics.update(self)
-            await asyncio.sleep(BEAT_INTERVAL_S)
+            await asyncio.sleep(WATCH_INTERVAL_S)
 
 
 def _reported_already(first: int, last: int) -> None:

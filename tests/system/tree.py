@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -303,6 +304,10 @@ class Demo(Tree):
     def _address(self) -> re.Match[str] | None:
         assert self.process.poll() is None, self.logged()
         return re.search(r"open http://127\.0\.0\.1:(\d+)/ ", self.out.read_text())
+
+    def clean_up(self) -> None:
+        super().clean_up()
+        shutil.rmtree(self.folder, ignore_errors=True)  # a killed demo leaves it to the next one
 
     def left_behind(self) -> list[str]:
         mine = [str(path) for path in SHM.iterdir() if self.name in path.name]
