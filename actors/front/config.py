@@ -42,6 +42,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     header_bytes_max: Annotated[int, Meta(ge=256, le=65_536)] = 8190
     headers_max: Annotated[int, Meta(ge=8, le=1024)] = 100
     body_bytes_max: Positive = 10 << 20
+    first_request_s: Seconds = 10.0  # a connection that has sent no whole request within it is closed
     keepalive_s: Seconds = 75.0
     gzip_bytes_min: Annotated[int, Meta(ge=0)] = 1000  # bodies from this size are compressed for clients that ask
     prepared_calls_max: Positive = 4096  # parsed requests kept by their text

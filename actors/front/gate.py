@@ -75,11 +75,15 @@ class Gate:
             for kind in ("4xx", "5xx")
         }
         self._seconds = page.histogram("tickring_front_request_seconds", "Time spent on an answer", SECONDS)
+        self.too_slow = page.counter(
+            "tickring_front_slow_heads_total", "Connections closed before a whole request came"
+        )
         self._bytes = page.counter("tickring_front_sent_bytes_total", "Bytes of responses")
 
     async def __call__(self, request: web.BaseRequest) -> Any:
         """Answer one request."""
         started = time.perf_counter()
+        request.protocol.heard = True  # type: ignore[attr-defined]
         target = request.raw_path
         if target.startswith(WEBSOCKET_PREFIX):
             return await self._fallback(request)

@@ -49,7 +49,7 @@ def document(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
 def operation(endpoint: Endpoint) -> dict[str, Any]:
     name = "_".join(part.strip("{}") for part in endpoint.path.split("/") if part) or "root"
     headers = {header: {"$ref": f"#/components/headers/{header}"} for header in HEADERS}
-    errors = sorted({*endpoint.errors, 429})
+    errors = sorted({*endpoint.errors, 414, 429, 431})
     if not endpoint.public:
         errors = sorted({*errors, 401})
     content = {_media_type(endpoint.content_type): {"schema": _success_schema(endpoint)}}

@@ -51,11 +51,28 @@ DRAIN_S = 3.0  # for requests under way when the worker stops
 class FrontProtocol(RequestHandler):
     """A connection. Differs from aiohttp's in how bytes that are no request are answered, counted and logged."""
 
-    __slots__ = ("_gate",)
+    __slots__ = ("_gate", "_patience", "heard")
 
     def __init__(self, manager: web.Server, gate: Gate, **options: object) -> None:
         super().__init__(manager, **options)  # type: ignore[arg-type]
         self._gate = gate
+        self._patience: asyncio.TimerHandle | None = None
+        self.heard = False  # a request has come; set by the gate
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._patience = self._loop.call_later(self._gate.state.config.first_request_s, self._end_unless_heard)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._patience is not None:
+            self._patience.cancel()  # it would keep the connection's memory
+        super().connection_lost(exc)
+
+    def _end_unless_heard(self) -> None:
+        """Who sends a head byte by byte holds a connection for nothing. Later heads are bounded by the keep-alive."""
+        if not self.heard and self.transport is not None:
+            self._gate.too_slow.inc()
+            self.transport.close()
 
     def handle_error(  # type: ignore[override] - a Reply has what is asked of a response
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None

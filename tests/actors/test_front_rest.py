@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+import socket
 import threading
 import time
 import uuid
@@ -780,3 +781,18 @@ def test_root_is_the_page_for_people_and_a_banner_for_programs(front: FrontThrea
     assert front.get("/").body == page.body
     banner = front.get("/", {"Accept": "application/json"}).json
     assert {"service", "version", "status", "timestamp"} <= banner.keys()
+
+
+def test_connection_without_a_whole_request_is_closed_and_one_that_asked_is_kept() -> None:
+    with instance_folder() as folder, FrontThread(folder, first_request_s=0.3) as front:
+        kept = socket.create_connection(("127.0.0.1", front.port), timeout=DEADLINE_S)
+        kept.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+        slow = socket.create_connection(("127.0.0.1", front.port), timeout=DEADLINE_S)
+        slow.sendall(b"GET /livez HTTP/1.1\r\nX-")
+        assert slow.recv(1) == b"", "closed by the front"
+        kept.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200")
+        assert b"tickring_front_slow_heads_total" in front.get("/metrics").body
+        kept.close()
+        slow.close()
