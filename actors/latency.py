@@ -29,7 +29,6 @@ EXCHANGE_TO_SOCKET = "tickring_exchange_to_socket_seconds"
 SOCKET_TO_RING = "tickring_socket_to_ring_seconds"
 RING_TO_FRONT = "tickring_ring_to_front_seconds"
 FRONT_TO_CLIENT = "tickring_front_to_client_seconds"
-STAGES = (EXCHANGE_TO_SOCKET, SOCKET_TO_RING, RING_TO_FRONT, FRONT_TO_CLIENT)
 
 CHANNELS = {"book_level": "book", "kline_open": "kline"}  # of records that are not named as their channel
 NEWEST = 64  # records of a stream looked at at once; of a book's levels more, for they come in runs

@@ -3,8 +3,8 @@
 A CPU without work sleeps, and the deeper it sleeps the later it runs the process that a doorbell or a packet wakes.
 Linux lets a process set a limit for all CPUs: an int32 in microseconds written to /dev/cpu_dma_latency, which holds
 for as long as the descriptor is open; the smallest of all requests counts, and 0 lets an idle CPU poll instead of
-sleeping at all. Source: https://www.kernel.org/doc/html/latest/admin-guide/pm/cpuidle.html (read 2026-11). Measured on
-a virtual machine with two CPUs, 1,000 messages a second, exchange to client: p50 175 µs without a limit, 95 µs with 0.
+sleeping at all. Source: https://www.kernel.org/doc/html/latest/admin-guide/pm/cpuidle.html (read 2026-11).
+`tickring doctor` measures what it brings on a machine.
 
 The price of 0 is power, or on a rented machine CPU time that the host counts although nothing was done.
 """

@@ -9,20 +9,15 @@ from typing import TYPE_CHECKING, Any
 from ...codecs.book import BookState
 from ...ringbuf import MetricsPage
 from ..latency import FeedLatency
-from .protocol import CHANNELS
+from .protocol import CHANNELS, RECORDS
 
 if TYPE_CHECKING:
     from .feed import Feed
 
 SYMBOLS_SHOWN_MAX = 40  # names in the detail
-# The record that the messages of a channel end in, the open interest, which has none, left out.
-_RECORDS = {
-    "trade": "trade", "agg_trade": "trade", "quote": "quote", "book": "book_level", "kline": "kline_open",
-    "ticker": "ticker", "mark_price": "mark_price", "liquidation": "liquidation",
-}  # fmt: skip
 # How the names of these channels begin on the wire: two bytes tell them apart.
-_MARKS = {CHANNELS.get(channel, channel)[:2].encode(): record for channel, record in _RECORDS.items()}
-assert len(_MARKS) == len(_RECORDS)
+_MARKS = {CHANNELS.get(channel, channel)[:2].encode(): record for channel, record in RECORDS.items()}
+assert len(_MARKS) == len(RECORDS)
 
 
 class FeedMetrics:
@@ -50,7 +45,7 @@ class FeedMetrics:
 
     def timing(self, feed: Feed) -> Callable[[bytes, int], None]:
         """Build ``flush(message, ts_recv_ns)``: publish what a read brought, and take the time of one message."""
-        records = {_RECORDS[channel]: None for channel in feed.config.channels if channel in _RECORDS}
+        records = {RECORDS[channel]: None for channel in feed.config.channels if channel in RECORDS}
         self._latency = FeedLatency(self._page, self._exchange, records, feed.writers, feed.readers)
         return self._latency.sampler(_MARKS, feed.sink.flush)
 

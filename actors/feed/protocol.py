@@ -30,6 +30,11 @@ CHANNELS = {
     "trade": "trade", "agg_trade": "aggTrade", "quote": "bookTicker", "book": "depth", "ticker": "ticker",
     "mark_price": "markPrice", "liquidation": "forceOrder",
 }  # fmt: skip
+# The record that the messages of a channel end in; open interest, which has none, is left out.
+RECORDS = {
+    "trade": "trade", "agg_trade": "trade", "quote": "quote", "book": "book_level", "kline": "kline_open",
+    "ticker": "ticker", "mark_price": "mark_price", "liquidation": "liquidation",
+}  # fmt: skip
 FUTURES_ONLY = frozenset(("mark_price", "open_interest", "liquidation"))
 ROLLUP_BASE = "1m"
 

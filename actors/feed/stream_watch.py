@@ -21,16 +21,15 @@ from ...ringbuf import KeyReader, StreamWriter
 from .config import Config
 from .klines import series_key
 from .links import Links
-from .protocol import channels_of
+from .protocol import CHANNELS, RECORDS, channels_of
 from .silence import SilenceDetector
 
 log = logging.getLogger(__name__)
 
-# Channel on the wire, up to its speed or interval, to the record that counts its messages.
-_RECORDS = {
-    "trade": "trade", "aggTrade": "trade", "bookTicker": "quote", "depth": "book_top", "ticker": "ticker",
-    "markPrice": "mark_price", "kline": "kline_open",
-}  # fmt: skip
+# Channel on the wire, up to its speed or interval, to the record that counts its messages: of a book the one of which
+# each event makes one.
+_COUNTED = {CHANNELS.get(channel, channel): record for channel, record in RECORDS.items() if channel != "liquidation"}
+_COUNTED["depth"] = "book_top"
 
 
 class StreamWatch:
@@ -67,14 +66,14 @@ class StreamWatch:
         for key_id, instrument in instruments.items():
             for channel in channels_of(config):
                 kind, _, interval = channel.partition("@")[0].partition("_")
-                if kind not in _RECORDS:
+                if kind not in _COUNTED:
                     continue
                 counted = keys.id_of(series_key(instrument, interval)[0]) if interval else key_id
                 assert counted is not None, f"{instrument.instrument} has no key of its {interval} bars"
                 self._streams.append(stream_name(instrument.native, channel))
                 self._channels.append(channel)
                 self._key_ids.append(counted)
-                records.append(_RECORDS[kind])
+                records.append(_COUNTED[kind])
                 symbols.append(instrument.native)
         self._places = {  # of a record: its streams, and their keys
             record: (places := np.flatnonzero(np.array(records) == record), np.array(self._key_ids)[places])

@@ -45,7 +45,7 @@ from tickring.storage.client import Client, Server
 from tickring.storage.native import column_names, encode_block
 from tickring.storage.schema import SchemaOptions, ensure_schema, qualified_table
 
-from ..storage.processes import Actor, free_port
+from ..storage.processes import Actor, running_engine
 
 DEADLINE_S = 10.0
 PRODUCER = "feed-binance-spot-0"
@@ -265,16 +265,8 @@ class FrontThread:
 @pytest.fixture(scope="module", name="engine")
 def engine_fixture() -> Iterator[Actor]:
     """The embedded ClickHouse in a process of its own."""
-    pytest.importorskip("chdb", reason="the embedded engine is not installed: pip install 'tickring[embedded]'")
-    shm = Path(tempfile.mkdtemp(prefix="tickring-test-front-", dir="/dev/shm"))
-    data = Path(tempfile.mkdtemp(prefix="tickring-test-front-"))
-    actor = Actor("clickhouse", shm, data, {"port": free_port()})
-    try:
-        yield actor.start()
-    finally:
-        actor.kill()
-        shutil.rmtree(shm, ignore_errors=True)
-        shutil.rmtree(data, ignore_errors=True)
+    with running_engine() as engine:
+        yield engine
 
 
 @pytest.fixture(name="server")

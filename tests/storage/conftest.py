@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tickring.storage.client import Client, Server
 
-from .processes import Actor, free_port
+from .processes import Actor, running_engine
 
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Actor]:
     """The embedded engine as a process."""
-    pytest.importorskip("chdb", reason="the embedded engine is not installed: pip install 'tickring[embedded]'")
-    shm = Path(tempfile.mkdtemp(prefix="tickring-test-", dir="/dev/shm"))
-    data = Path(tempfile.mkdtemp(prefix="tickring-test-"))
-    actor = Actor("clickhouse", shm, data, {"port": free_port()})
-    try:
-        yield actor.start()
-    finally:
-        actor.kill()
-        shutil.rmtree(shm, ignore_errors=True)
-        shutil.rmtree(data, ignore_errors=True)
+    with running_engine() as engine:
+        yield engine
 
 
 @pytest.fixture

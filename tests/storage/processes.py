@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import inspect
@@ -9,12 +10,14 @@ import json
 import logging
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +329,23 @@ def _nursery(kind: str) -> None:
 
 def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: never outlive the test
+
+
+@contextlib.contextmanager
+def running_engine() -> Iterator[Actor]:
+    """The embedded engine as a process, on folders that are gone afterwards; a test without one skips."""
+    import pytest  # here, because the actors themselves run this file as a script
+
+    pytest.importorskip("chdb", reason="the embedded engine is not installed: pip install 'tickring[embedded]'")
+    shm = Path(tempfile.mkdtemp(prefix="tickring-test-", dir="/dev/shm"))
+    data = Path(tempfile.mkdtemp(prefix="tickring-test-"))
+    actor = Actor("clickhouse", shm, data, {"port": free_port()})
+    try:
+        yield actor.start()
+    finally:
+        actor.kill()
+        shutil.rmtree(shm, ignore_errors=True)
+        shutil.rmtree(data, ignore_errors=True)
 
 
 if __name__ == "__main__":
