@@ -50,3 +50,15 @@ class ExchangeRefused(CodecError):
 
 class CaptureError(CodecError):
     pass
+
+
+class MalformedAmount(CodecError):
+    """An amount of money or quantity that is no decimal number, or too large."""
+
+
+class Undecidable(CodecError):
+    """An event that cannot be understood; `reason` is a word to count it by."""
+
+    def __init__(self, text: str, reason: str) -> None:
+        super().__init__(text)
+        self.reason = reason

@@ -40,6 +40,10 @@ class Flag(IntFlag):
     PARTIAL = 1 << 12  # a bar that was seen only in part
     ROLLED_UP = 1 << 13  # a bar made here of shorter ones
     SETTLED = 1 << 14  # a funding rate that was paid
+    ROUNDED = 1 << 15  # an amount came with more than 8 decimals and was rounded, half to even
+    DEAD = 1 << 16  # an event that could not be understood: it is among the dead letters
+    HEADERS = 1 << 17  # an event whose bytes begin with its headers
+    REPEATED = 1 << 18  # an event whose event_id came before: kept, and counted by nothing
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class RecordType:
         fields: in slot order.
         derived: text members that follow from the flags.
         key_columns: what a key of this type is beyond its instrument, as `KEY_COLUMNS`; attributes of the key.
+        instrument: False for keys that are no instrument of an exchange: `key_columns` are all there is then.
         ring: False for latest values that nobody follows as a stream.
         tail: records kept for each key (power of two), 0 = counts only.
         store: what goes to ClickHouse by default.
@@ -166,6 +171,7 @@ class RecordType:
         *,
         derived: Sequence[Derived] = (),
         key_columns: Sequence[tuple[str, str, str]] = (),
+        instrument: bool = True,
         ring: bool = True,
         tail: int = 0,
         store: Store = Store.ALL,
@@ -173,6 +179,7 @@ class RecordType:
         self.name, self.doc = name, doc
         self.fields, self.derived = tuple(fields), tuple(derived)
         self.key_columns = tuple(key_columns)
+        self._key_base = KEY_COLUMNS if instrument else ()
         self.ring, self.tail, self.store = ring, tail, store
         codes = "".join(f"{f.length if f.length > 1 else ''}{f.kind.code}" for f in self.fields)
         used = struct.calcsize("<" + ROW_HEADER.format.lstrip("<") + codes)
@@ -243,7 +250,7 @@ class RecordType:
         own = [
             (f.name, f.kind.clickhouse if f.length == 1 else f"Array({f.kind.clickhouse})", f.doc) for f in self.fields
         ]
-        return [*KEY_COLUMNS, *self.key_columns, *HEADER_COLUMNS, *own]
+        return [*self._key_base, *self.key_columns, *HEADER_COLUMNS, *own]
 
     def codecs(self) -> dict[str, str]:
         """Compression codecs of the table's columns by name; those of the key have a dictionary instead."""
@@ -252,12 +259,13 @@ class RecordType:
     @property
     def key_names(self) -> tuple[str, ...]:
         """Columns that are attributes of the key."""
-        return tuple(name for name, _, _ in (*KEY_COLUMNS, *self.key_columns))
+        return tuple(name for name, _, _ in (*self._key_base, *self.key_columns))
 
     @property
     def identity(self) -> tuple[str, ...]:
         """Columns that name one row for good, and the order of the table."""
-        return ("exchange", "instrument", *(name for name, _, _ in self.key_columns), "epoch", "nth")
+        base = ("exchange", "instrument") if self._key_base else ()
+        return (*base, *(name for name, _, _ in self.key_columns), "epoch", "nth")
 
     # -- documentation ------------------------------------------------------------------------------------------
 
