@@ -91,7 +91,7 @@ STATEMENT = RecordType(
 
 DEAD_LETTER = RecordType(
     "dead_letter",
-    "An event that could not be understood. Texts: JSON of [reason, explanation]; the event's own bytes are its `event` record's.",
+    "An event that could not be understood. Texts: JSON of [reason, explanation].",
     [*_ORIGIN_FIELDS[:1], *_TEXT_FIELDS, *_ORIGIN_FIELDS[1:]],
     key_columns=[("topic", "LowCardinality(String)", "name of the topic")],
     instrument=False,
