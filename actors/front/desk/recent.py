@@ -1,0 +1,132 @@
+"""The newest items of a desk stream, decoded once however many ask for them."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from ....codecs.record import Flag
+from ....ringbuf import ByteRingReader, StreamReader
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+READ_ROWS = 1024
+_VOID = int(Flag.VOID)
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Generic[T]):
+    """One item of a stream: what its texts say, and the header of its record."""
+
+    value: T
+    sequence: int  # in the ring
+    key_id: int
+    nth: int
+    recv_ns: int  # our wall clock
+    event_ns: int  # the producer's
+    flags: int
+    partition: int = 0  # where it came from, as far as its record says
+    offset: int = -1
+    item: int = 0
+
+
+class Recent(Generic[T]):
+    """Follows one stream whose records carry JSON texts, a step behind whoever asks.
+
+    Args:
+        reader: of the stream.
+        texts: the byte ring of its producer.
+        kind: what the texts are.
+        size: items kept.
+
+    Attributes:
+        items: oldest first, in the order of their arrival.
+        unreadable: items whose texts were overwritten before somebody asked, or that are damaged.
+    """
+
+    def __init__(self, reader: StreamReader, texts: ByteRingReader, kind: type[T], size: int) -> None:
+        self.reader, self.size = reader, size
+        self._texts = texts
+        self._decode = msgspec.json.Decoder(kind).decode
+        self._origin = "offset" in (reader.dtype.names or ())
+        self.items: deque[Item[T]] = deque(maxlen=size)
+        self.unreadable = 0
+        self._cursor = max(reader.oldest(), reader.published() - size)
+        self._whole = self._cursor == 0
+
+    @property
+    def epoch(self) -> int:
+        return self.reader.epoch
+
+    @property
+    def version(self) -> int:
+        """Changes with every new item."""
+        return self.reader.published()
+
+    def refresh(self) -> deque[Item[T]]:
+        """Read what has come since; returns the items."""
+        published = self.reader.published()
+        while self._cursor < published:
+            if published - self._cursor > self.size:
+                self._cursor, self._whole = published - self.size, False
+            rows, following, lost = self.reader.read(self._cursor, READ_ROWS)
+            if not len(rows):
+                break
+            self._whole = self._whole and not lost
+            self._take(rows, following - len(rows))
+            self._cursor = following
+        return self.items
+
+    def _take(self, rows: Any, first: int) -> None:
+        columns = [rows[name].tolist() for name in ("key_id", "nth", "ts_recv_ns", "ts_event_ns", "flags")]
+        where = [rows[name].tolist() for name in ("text_at", "text_size")]
+        if self._origin:
+            origin = [rows[name].tolist() for name in ("partition", "offset", "item")]
+        else:
+            origin = [[0] * len(rows), [-1] * len(rows), [0] * len(rows)]
+        for index, (at, size, *header) in enumerate(zip(*where, *columns, *origin, strict=True)):
+            if header[4] & _VOID:
+                continue
+            text = self._texts.read(at, size)
+            try:
+                value = self._decode(text) if text is not None else None
+            except msgspec.DecodeError as error:
+                log.warning("stream=%s.%s at=%d: %s", self.reader.producer, self.reader.record, first + index, error)
+                value = None
+            if value is None:
+                self.unreadable += 1
+                self._whole = False
+                continue
+            if len(self.items) == self.size:
+                self._whole = False
+            self.items.append(Item(value, first + index, *header))
+
+    def newest_first(self, key_id: int | None = None) -> Iterator[Item[T]]:
+        """The items, of one key or of all."""
+        for item in reversed(self.refresh()):
+            if key_id is None or item.key_id == key_id:
+                yield item
+
+    def reaches(self, start_ns: int) -> bool:
+        """Whether everything that arrived since then is among the items.
+
+        An event arrives after it happened, so nothing older than the items can have happened since either.
+        """
+        items = self.refresh()
+        return bool(items) and items[0].recv_ns < start_ns
+
+    @property
+    def whole(self) -> bool:
+        """Whether the items are all there ever were in this epoch."""
+        return self._whole
+
+    def close(self) -> None:
+        """Unmap."""
+        self.reader.close()
+        self._texts.close()
