@@ -6,7 +6,10 @@
         ├── UnknownExchange  a text that names no exchange, alias or product
         ├── BadResponse      a REST body that is not what the endpoint documents
         ├── ExchangeRefused  a REST body with the exchange's own error code
-        └── CaptureError     a capture file that cannot be read as any known format
+        ├── CaptureError     a capture file that cannot be read as any known format
+        ├── MalformedAmount  an amount that is no decimal number, or too large
+        ├── MalformedTime    a time that is no time, or not of this era
+        └── Undecidable      an event of the desk that cannot be understood
 
 A bad frame of a stream is not an error: it is counted with its reason and the stream goes on.
 """
@@ -54,6 +57,10 @@ class CaptureError(CodecError):
 
 class MalformedAmount(CodecError):
     """An amount of money or quantity that is no decimal number, or too large."""
+
+
+class MalformedTime(CodecError):
+    """A time that is no time, or not of this era."""
 
 
 class Undecidable(CodecError):

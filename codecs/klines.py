@@ -6,6 +6,7 @@ begin on Monday, months on their first day.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -59,6 +60,19 @@ def bar_start(interval: str, ts_ms: int) -> int:
 def bar_stop(interval: str, open_ts: int) -> int:
     """First ms after the bar that begins at `open_ts`."""
     return bar_start(interval, open_ts + INTERVALS[interval]) if interval == MONTH else open_ts + INTERVALS[interval]
+
+
+def bar_starts(interval: str, start_ms: int, stop_ms: int) -> Sequence[int]:
+    """First ms of each bar that begins in ``[start_ms, stop_ms)``."""
+    first = bar_start(interval, start_ms)
+    first = first if first >= start_ms else bar_stop(interval, first)
+    if interval != MONTH:
+        return range(first, max(first, stop_ms), INTERVALS[interval])
+    starts = []
+    while first < stop_ms:
+        starts.append(first)
+        first = bar_stop(interval, first)
+    return starts
 
 
 def rolls_up(shorter: str, longer: str) -> bool:

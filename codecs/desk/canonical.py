@@ -87,7 +87,10 @@ class Fill(Struct, kw_only=True, omit_defaults=True):
 
 
 class ExecReport(Event, kw_only=True, omit_defaults=True):
-    """An execution report: orders, fills and totals of the `api` variant, one order event of the others."""
+    """An execution report: orders, fills and totals of the `api` variant, one order event of the others.
+
+    A `dashboard` report is a state of its order as well; monitoring names no orders.
+    """
 
     strategy_id: Word
     account_id: Word
@@ -135,7 +138,7 @@ class ClaimedPosition(Struct, kw_only=True, omit_defaults=True):
     """A position as a producer of risk events claims it. Ours is the portfolio's."""
 
     symbol: Word
-    quantity: Amount
+    quantity: Amount  # negative where short
     avg_price: Amount | None = None
     market_value: Amount | None = None
     unrealized_pnl: Amount | None = None

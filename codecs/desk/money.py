@@ -15,7 +15,8 @@ UNIT = 10**SCALE
 BYTES = 16
 AMOUNT_MAX = 10**38 - 1  # of Decimal(38, 8)
 
-_FACTORS = tuple(10 ** (SCALE - n) for n in range(SCALE + 1))
+FLOAT_SHORT = 10.0 ** (15 - SCALE) - 1  # floats below it have at most 15 digits, 8 of them decimals
+FACTORS = tuple(10 ** (SCALE - n) for n in range(SCALE + 1))  # by the number of decimals
 
 
 def parse_amount(value: str | int | float) -> tuple[int, bool]:
@@ -29,13 +30,18 @@ def parse_amount(value: str | int | float) -> tuple[int, bool]:
     Raises:
         MalformedAmount: no decimal number, or beyond 38 digits.
     """
+    if type(value) is float:
+        # Up to 15 digits name different floats, so a float that they lead back to has no shorter text.
+        units = round(value * UNIT) if -FLOAT_SHORT < value < FLOAT_SHORT else 0
+        if units / UNIT == value:
+            return units, True
     text = value if type(value) is str else repr(value)
     whole, _, fraction = text.partition(".")
     digits = whole + fraction
     n = len(fraction)
     plain = digits.isdigit() or (digits[:1] == "-" and digits[1:].isdigit())
     if plain and n <= SCALE and len(digits) < 30 and digits.isascii():
-        return int(digits) * _FACTORS[n], True
+        return int(digits) * FACTORS[n], True
     return _parse_slowly(text)
 
 

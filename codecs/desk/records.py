@@ -100,10 +100,12 @@ DEAD_LETTER = RecordType(
 )
 
 MARKS = ("none", "quote", "fill", "event")
+MARK_STATES = ("stale", "live")
 
 POSITION = RecordType(
     "position",
-    "A position of an account, strategy, venue and symbol, at each change and each new mark.",
+    "A position of an account, strategy, venue and symbol, at each change and each new mark. Money is in the quote"
+    " currency, or in the base currency of an inverse contract. Flag PARTIAL: some of its fills are still being read.",
     [
         Field("quantity", AMOUNT, "base units, negative where short"),
         Field("cost", AMOUNT, "what the open quantity was bought for, quote currency; negative where short"),
@@ -118,6 +120,7 @@ POSITION = RecordType(
         Field("marked_ns", TIME_NS, "when the mark was last seen, UNIX ns"),
         Field("opened_ns", TIME_NS, "first fill of the open position, UNIX ns; 0 where flat"),
         Field("mark", choice_kind("mark", MARKS), "where the mark comes from: 0 none, 1 quote, 2 fill, 3 event"),
+        Field("state", choice_kind("mark state", MARK_STATES), "0 stale, 1 live: a quote that was seen just now"),
     ],
     key_columns=[_ACCOUNT, _STRATEGY, _VENUE, _SYMBOL],
     instrument=False,
@@ -127,7 +130,8 @@ POSITION = RecordType(
 
 PNL = RecordType(
     "pnl",
-    "PnL of an account (strategy and symbol ALL), of its strategies (symbol ALL) and of each symbol, at each change.",
+    "PnL of an account (strategy and symbol ALL), of its strategies (symbol ALL), of its symbols (strategy ALL) and of"
+    " each symbol of a strategy, at each change, in the portfolio's currency.",
     [
         Field("realized_pnl", AMOUNT, "since the beginning, without fees, quote currency"),
         Field("unrealized_pnl", AMOUNT, "of the open positions at their marks, quote currency"),
@@ -139,6 +143,8 @@ PNL = RecordType(
         Field("short_exposure", AMOUNT, "of the short positions, without its sign, quote currency"),
         Field("peak_pnl", AMOUNT, "highest total_pnl so far, at least 0"),
         Field("day_start_pnl", AMOUNT, "total_pnl when the UTC day began"),
+        Field("week_start_pnl", AMOUNT, "total_pnl when the last 7 UTC days began, today among them"),
+        Field("month_start_pnl", AMOUNT, "total_pnl when the last 30 UTC days began, today among them"),
         Field("gross_profit", AMOUNT, "of winning round trips"),
         Field("gross_loss", AMOUNT, "of losing round trips, without its sign"),
         Field("largest_win", AMOUNT, "of one round trip"),
@@ -149,12 +155,13 @@ PNL = RecordType(
         Field("losing_trips", COUNT, "round trips that ended with a loss after fees"),
         Field("holding_ns", COUNT, "sum of the lengths of all round trips, ns"),
         Field("max_drawdown", RATIO, "largest fall of equity from its peak so far, a fraction of the peak"),
+        Field("sharpe_ratio", RATIO, "of the daily PnL of all complete UTC days, 365 a year; 0 before the third"),
         Field("positions", SMALL, "open positions"),
     ],
     key_columns=[_ACCOUNT, _STRATEGY, _SYMBOL],
     instrument=False,
     tail=4,
-    store=Store.OFF,
+    store=Store.SAMPLED,
 )
 
 ALERT_STATE = RecordType(

@@ -1,0 +1,95 @@
+"""Times as the desk's producers write them: ISO 8601 with or without an offset, epoch seconds, epoch milliseconds.
+
+All become UNIX ns. A text without an offset is UTC. A number below 1e11 counts seconds, from there on milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from ..errors import MalformedTime
+
+SECONDS_BELOW = 10**11  # 1e11 s would be the year 5138, 1e11 ms is 1973
+FIRST_YEAR, LAST_YEAR = 1971, 2261  # what zeros and other units than these would become is no time; 2262 leaves 64 bits
+KEPT_MAX = 16_384  # texts kept with what they mean
+KEPT_LENGTH = len(".000+00:00")  # there are too many different microseconds
+
+_NS = 1_000_000_000
+_FIRST_NS = int(datetime(FIRST_YEAR, 1, 1, tzinfo=UTC).timestamp()) * _NS
+_END_NS = int(datetime(LAST_YEAR + 1, 1, 1, tzinfo=UTC).timestamp()) * _NS
+_MINUTE = re.compile(r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d)", re.ASCII)
+_REST = re.compile(r"(?:[.,](\d{1,18}))?(?:[Zz]|([+-])(\d\d):?(\d\d)?)?", re.ASCII)
+_NUMBER = re.compile(r"\d{8,13}(\.\d{1,9})?", re.ASCII)
+
+
+class _Minutes(dict[str, int]):
+    """`2025-03-04T09:16` -> UNIX ns, as if it were UTC. What happens in one minute shares it."""
+
+    def __missing__(self, text: str) -> int:
+        match = _MINUTE.fullmatch(text)
+        if match is None:
+            raise ValueError
+        year, month, day, hour, minute = map(int, match.groups())
+        moment = datetime(year, month, day, hour, minute, tzinfo=UTC)
+        if not FIRST_YEAR <= year <= LAST_YEAR:
+            raise ValueError
+        if len(self) >= KEPT_MAX:
+            self.clear()
+        ns = self[text] = int(moment.timestamp()) * _NS
+        return ns
+
+
+class _Rest(dict[str, int]):
+    """`.051+02:00` -> what to add, in ns: the fraction less the offset. With milliseconds there are few thousand."""
+
+    def __missing__(self, text: str) -> int:
+        match = _REST.fullmatch(text)
+        if match is None:
+            raise ValueError
+        fraction, sign, hours, minutes = match.groups()
+        ns = int(fraction[:9].ljust(9, "0")) if fraction else 0
+        if sign:
+            h, m = int(hours), int(minutes or 0)
+            if h > 23 or m > 59:
+                raise ValueError
+            ns -= (h * 3600 + m * 60) * (_NS if sign == "+" else -_NS)
+        if len(text) <= KEPT_LENGTH:
+            if len(self) >= KEPT_MAX:
+                self.clear()
+            self[text] = ns
+        return ns
+
+
+_minutes, _rest = _Minutes(), _Rest()
+_seconds = {f":{n:02d}": n * _NS for n in range(60)}
+
+
+def time_ns(value: str | int | float) -> int:
+    """UNIX ns of a time as producers write it. Digits beyond the ninth of a fraction are cut off.
+
+    Raises:
+        MalformedTime: no time, or outside 1971 to 2261.
+    """
+    try:
+        return _minutes[value[:16]] + _seconds[value[16:19]] + _rest[value[19:]]  # type: ignore[index]
+    except (TypeError, ValueError, KeyError):
+        return _epoch_ns(value)
+
+
+def _epoch_ns(value: str | int | float) -> int:
+    try:
+        text = str(value)
+        if not _NUMBER.fullmatch(text):
+            raise ValueError
+        number = Decimal(text)
+        ns = int(number * (_NS if number < SECONDS_BELOW else _NS // 1000))
+        if not _FIRST_NS <= ns < _END_NS:
+            raise ValueError
+    except ValueError:
+        raise MalformedTime(
+            f"time {str(value)[:60]!r}: expected ISO 8601 with date and time to the second, epoch seconds or epoch"
+            f" milliseconds, from {FIRST_YEAR} to {LAST_YEAR}"
+        ) from None
+    return ns
