@@ -64,9 +64,11 @@ def frames_of(keys: int, n: int) -> list[bytes]:
     return frames
 
 
-def make_decoder(folder: Path, keys: int) -> tuple[BinanceDecoder, RingSink, StreamWriter, StreamReader]:
+def make_decoder(
+    folder: Path, keys: int, capacity: int = 1 << 17
+) -> tuple[BinanceDecoder, RingSink, StreamWriter, StreamReader]:
     """A decoder that publishes into a stream of `keys` keys, with a reader line that wants to be woken later."""
-    spec = TRADE.spec("feed", capacity=1 << 17, keys_max=4096)
+    spec = TRADE.spec("feed", capacity=capacity, keys_max=4096)
     create_keys(folder / "feed.keys", 4096)
     create_stream(folder, spec, 1)
     bell = make_bell()

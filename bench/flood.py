@@ -28,11 +28,9 @@ STREAMS_PATH = "/stream?streams="
 
 
 @contextlib.contextmanager
-def simulator(messages: int) -> Iterator[dict[str, str]]:
-    config = {
-        "source": "flood", "messages": messages, "symbols": COINS, "start": "command", "flood_distinct": 100_000,
-        "spot_ws_port": 0, "usdm_ws_port": 0, "rest_port": 0, "products": ["spot"],
-    }  # fmt: skip
+def simulator(source: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """A simulator of spot with so many coins; yields its addresses."""
+    config = source | {"symbols": COINS, "spot_ws_port": 0, "usdm_ws_port": 0, "rest_port": 0, "products": ["spot"]}
     process = subprocess.Popen(
         [sys.executable, "-m", "tickring.actors.simulator", "--with-parent", "--config-json", json.dumps(config)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -52,7 +50,8 @@ def natives(urls: dict[str, str]) -> list[str]:
 
 def measure(kind: str, messages: int) -> float | None:
     """CPU seconds of one receiver for each message; None where its library is not installed."""
-    with simulator(messages) as urls:
+    flood = {"source": "flood", "messages": messages, "start": "command", "flood_distinct": 100_000}
+    with simulator(flood) as urls:
         arguments = {**urls, "messages": messages, "symbols": natives(urls)}
         receiver = subprocess.Popen(
             [sys.executable, __file__, "receive", kind, json.dumps(arguments)], stdout=subprocess.PIPE, text=True

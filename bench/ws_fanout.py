@@ -23,6 +23,7 @@ import struct
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ RATIO_MAX = 3.0  # of the median, many clients to one
 WARM_S = 0.5
 DEADLINE_S = 20.0
 TEXT = 0x81
+READ_BYTES = 4096  # ten frames; a larger buffer takes longer to make than to fill
 CPU_SECONDS = struct.Struct("d")
 QUIET_S, SETTLE_S = 3.0, 0.5  # nothing came for so long: the run is over; the second when as many reads came as records
 
@@ -142,7 +144,7 @@ class Crowd:
         poll = select.epoll()
         by_fd = {client.sock.fileno(): (client, client.sock.recv) for client in self.clients}
         for fd in by_fd:
-            poll.register(fd, select.EPOLLIN)
+            poll.register(fd, select.EPOLLIN | select.EPOLLET)  # else each is looked at twice
         reads, expected, time_ns = self.reads, self.expected, time.time_ns
         heard = until = time.monotonic() + seconds
         gc.disable()
@@ -153,8 +155,14 @@ class Crowd:
                 heard = now
             for fd, _ in events:
                 client, recv = by_fd[fd]
-                data = recv(65536)
+                data = recv(READ_BYTES)
                 reads.append((client, time_ns(), data))
+                while len(data) == READ_BYTES:  # there may be more, and nobody says so again
+                    try:
+                        data = recv(READ_BYTES, socket.MSG_DONTWAIT)
+                    except BlockingIOError:
+                        break
+                    reads.append((client, time_ns(), data))
                 if not data:
                     poll.unregister(fd)
         gc.enable()
@@ -193,6 +201,8 @@ def fork(child: Callable[[], None]) -> int:
     if pid == 0:
         try:
             child()
+        except BaseException:  # noqa: BLE001 - a child has nobody above it who would say so
+            traceback.print_exc()
         finally:
             os._exit(0)
     return pid
@@ -236,7 +246,7 @@ def listeners(count: int) -> list[socket.socket]:
     ]
 
 
-def front(folder: Path, index: int, sock: socket.socket, bells: list[int], report: int) -> None:
+def front(folder: Path, index: int, sock: socket.socket, bells: list[int], ready: int, report: int) -> None:
     async def main() -> None:
         from aiohttp import web
 
@@ -257,6 +267,7 @@ def front(folder: Path, index: int, sock: socket.socket, bells: list[int], repor
         gc.freeze()  # as the front does
         started = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, started.set)
+        os.write(ready, b"x")
         await started.wait()
         before = resource.getrusage(resource.RUSAGE_SELF)
         await ctx.beat_until_stopped()
@@ -346,7 +357,11 @@ def tickring(clients: int, channels: int, rate: int, seconds: float, workers: in
     try:
         with ended(pids):
             os.read(ready_read, 1)
-            pids += [fork(lambda i=i: front(folder, i, socks[i], bells, report_write)) for i in range(workers)]
+            pids += [
+                fork(lambda i=i: front(folder, i, socks[i], bells, ready_write, report_write)) for i in range(workers)
+            ]
+            for _ in range(workers):
+                os.read(ready_read, 1)
             crowd = gather(socks[0].getsockname()[1], clients, channels, total)
             for pid in pids[1:]:
                 os.kill(pid, signal.SIGUSR1)

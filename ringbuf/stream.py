@@ -22,7 +22,7 @@ from .keys import KeyReader, keys_filename
 from .layout import StreamSpec
 from .publish import Store, make_packed_publisher, make_publisher
 from .readers import ReaderFile, ReaderKind, ReaderLine, Ringer, create_readers, is_reader_file
-from .segment import create_segment, lock_exclusive, open_segment, reserve, unlock
+from .segment import create_segment, lock_exclusive, open_segment, populate, reserve, unlock
 
 HEADER_DTYPE = np.dtype([
     ("nth", "<u8"), ("ts_recv_ns", "<i8"), ("ts_event_ns", "<i8"), ("key_id", "<u4"), ("flags", "<u4"),
@@ -165,6 +165,7 @@ class StreamWriter:
         self.sampled = self._words[layout.SAMPLED_RECV_AT // 8 : layout.SAMPLED_PUBLISH_AT // 8 + 1]
         # A batch cut short by a crash claimed up to here; `claim` must not fall below it.
         self._claim_floor = self._claim[0]
+        populate(self._memory, 0, spec.tails_at)
         self._mend_tails()
         self._words[layout.PRODUCER_PID_AT // 8] = os.getpid()
         self._tail_batch[0] = 1
@@ -182,7 +183,10 @@ class StreamWriter:
             NoSpace: the file system is full.
         """
         size = self.spec.tail_bytes
-        reserve(self._fd, self.spec.tails_at + key_id * size, size, self.path)
+        at = self.spec.tails_at + key_id * size
+        reserve(self._fd, at, size, self.path)
+        first = at - at % mmap.PAGESIZE
+        populate(self._memory, first, at + size - first)
         self._words[layout.KEYS_READY_AT // 8] = max(key_id + 1, self._words[layout.KEYS_READY_AT // 8])
 
     def _store(self) -> Store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import struct
 
 import numpy as np
@@ -338,3 +339,15 @@ def test_chunked_append_of_values_that_do_not_fit_changes_nothing(shm):
     reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
     assert reader.read(0, 10)[0]["a"].tolist() == [0, 1]
     assert reader.last(0, 10)["nth"].tolist() == [0, 1]
+
+
+def test_writer_finds_all_of_its_memory_mapped_after_attach(shm):
+    spec = spec_of(capacity=1 << 14)
+    create_stream(shm, spec, epoch_ns=5)
+    writer = writer_of(shm, spec)
+    publish = writer.publisher(ROW, ["a", "b", "c", "d"])
+    pages = spec.capacity * spec.slot_size // layout.PAGE
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    publish_many(publish, 0, spec.capacity)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < pages // 4
+    writer.close()

@@ -49,7 +49,6 @@ class Connection:
     """A client's connection.
 
     Attributes:
-        clear: nothing waits and the transport takes more, so a frame can be written at once.
         subs: by channel name; `patterns` are those that were given with ``*`` and go on matching.
         replaying: subscriptions that are behind, served one after the other.
     """
@@ -71,11 +70,10 @@ class Connection:
         self.dialect = ""
         self.connected_ns = time.time_ns()
         self.open = True
-        self.clear = True
+        self._clear = True
         self.subs: dict[str, Subscription] = {}
         self.patterns: list[ChannelRequest] = []
         self.replaying: deque[Subscription] = deque()
-        self.frames_sent = 0
         self.frames_received = 0
         self.dropped = 0
         now = time.monotonic()
@@ -93,29 +91,40 @@ class Connection:
         self._rebuilds: deque[float] = deque()
         self._tokens, self._tokens_at = float(config.inbound_per_s), now
         transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        transport.set_protocol(_Watched(self._protocol, self._transport_full))
 
     # -- out ----------------------------------------------------------------------------------------------------
+
+    @property
+    def clear(self) -> bool:
+        """Nothing waits and the transport takes more, so a frame can be written at once."""
+        return self._clear
+
+    @clear.setter
+    def clear(self, clear: bool) -> None:
+        if clear is not self._clear:
+            self._clear = clear
+            for sub in self.subs.values():
+                sub.topic.plain.resort()
 
     def send(self, sub: Subscription | None, frame: Frame, first: int, last: int) -> None:
         """Send a frame of a channel: at once, or when the client has read what is before it. Never raises."""
         try:
-            if self.clear:
+            if self._clear:
                 self._write(frame.wire(self.encoding))
             elif self.open:
                 self._queue(sub, frame, first, last)
-        except Exception:
-            log.exception("connection=%s failed", self.id)
-            self.meters.failures.value += 1
-            self.close(CLOSE_INTERNAL, "internal error")
+        except Exception as error:  # noqa: BLE001 - logged there
+            self.write_failed(error)
 
-    def send_wire(self, wire: bytes) -> None:
-        """Write a frame that is small and encoded already; only while `clear`. Never raises."""
-        try:
-            self._write(wire)
-        except Exception:
-            log.exception("connection=%s failed", self.id)
-            self.meters.failures.value += 1
-            self.close(CLOSE_INTERNAL, "internal error")
+    def write_failed(self, error: Exception) -> None:
+        """A frame could not be written."""
+        if self.transport.is_closing():  # under us, and uvloop raises; the reading side ends the connection
+            self.clear = False
+            return
+        log.error("connection=%s failed", self.id, exc_info=error)
+        self.meters.failures.value += 1
+        self.close(CLOSE_INTERNAL, "internal error")
 
     def send_control(self, frame: Frame) -> None:
         """Send what is never dropped: replies, errors, snapshots, gaps, status."""
@@ -127,19 +136,15 @@ class Connection:
             self.close(CLOSE_SLOW, "replies are not read")
 
     def _write(self, wire: bytes) -> None:
-        try:
-            self.transport.write(wire)
-        except RuntimeError:  # uvloop: the transport has been closed under us; the reading side ends the connection
-            self.clear = False
-            return
-        self.frames_sent += 1
-        meters = self.meters
-        meters.sent.value += 1
-        meters.bytes.value += len(wire)
-        if self._protocol.writing_paused:
-            self.clear = False
-            if self._drainer is None and self.open:
-                self._drainer = asyncio.get_running_loop().create_task(self._drain(), name=f"ws-drain-{self.id}")
+        self.transport.write(wire)
+        self.meters.sent.value += 1
+        self.meters.bytes.value += len(wire)
+
+    def _transport_full(self) -> None:
+        """Called by the transport from inside a write, or later when the socket did not take it."""
+        self.clear = False
+        if self._drainer is None and self.open:
+            self._drainer = asyncio.get_running_loop().create_task(self._drain(), name=f"ws-drain-{self.id}")
 
     async def _drain(self) -> None:
         """Write what waits, as fast as the client reads it, until nothing does."""
@@ -172,7 +177,6 @@ class Connection:
             self.transport.writelines(wires)  # one system call
             frames += len(wires)
             size += many
-        self.frames_sent += frames
         self.meters.sent.inc(frames)
         self.meters.bytes.inc(size)
         outbox.relax()
@@ -183,10 +187,8 @@ class Connection:
 
     def ping(self) -> None:
         """A protocol ping, unless the client is not reading anyway."""
-        if self.clear:
-            self._write(PING)
-            self.frames_sent -= 1
-            self.meters.sent.value -= 1
+        if self.clear and not self.transport.is_closing():
+            self.transport.write(PING)
 
     # -- what counts against it ---------------------------------------------------------------------------------
 
@@ -261,6 +263,25 @@ class Connection:
             "queue_depth": self.outbox.frames,
             "dropped_frames": self.dropped,
         }
+
+
+class _Watched(asyncio.Protocol):
+    """What a transport talks to: aiohttp's protocol, and we hear at once that the transport is full.
+
+    Asking after each write instead costs more than the write.
+    """
+
+    def __init__(self, protocol: asyncio.Protocol, on_full: Callable[[], None]) -> None:
+        self.data_received = protocol.data_received
+        self.eof_received = protocol.eof_received
+        self.connection_lost = protocol.connection_lost
+        self.resume_writing = protocol.resume_writing
+        self._pause_writing = protocol.pause_writing
+        self._on_full = on_full
+
+    def pause_writing(self) -> None:
+        self._pause_writing()
+        self._on_full()
 
 
 def _too_many(times: deque[float], now: float, window_s: float, limit: int) -> bool:

@@ -10,13 +10,14 @@ import numpy as np
 
 from ....ringbuf import StreamReader
 from ..catalog import Source
+from .audience import Audience
 from .channels import Channel
 from .epochs import epoch_text
 from .meters import Meters
 from .names import channel_name, passes
 from .outbox import Delivery
 from .render import NTH, TS_RECV_NS, Members, Renderer, Row
-from .wire import OPCODE_TEXT, Batch, Encoding, Frame, Gap, Snapshot, Status, Update, framed
+from .wire import OPCODE_TEXT, Batch, Frame, Gap, Snapshot, Status, Update, framed
 
 if TYPE_CHECKING:
     from .subscription import Subscription
@@ -64,7 +65,7 @@ class Topic:
         self.kind, self.record, self.delivery = channel.kind, channel.record, channel.delivery
         self.meters = meters
         self.compress_from = compress_from
-        self.plain: list[Subscription] = []
+        self.plain = Audience(meters)
         self.special: list[Subscription] = []
         self.members: dict[Subscription, None] = {}  # all, live or not
         self.state = State.LIVE
@@ -91,21 +92,30 @@ class Topic:
         """From now on it gets what is published."""
         sub.live = True
         sub.replay = ()
-        (self.plain if sub.plain else self.special).append(sub)
+        self._seat(sub)
+
+    def _seat(self, sub: Subscription) -> None:
+        if sub.plain:
+            self.plain.add(sub)
+        else:
+            self.special.append(sub)
+
+    def _unseat(self, sub: Subscription) -> None:
+        self.plain.discard(sub)
+        if sub in self.special:
+            self.special.remove(sub)
 
     def detach(self, sub: Subscription) -> None:
         self.members.pop(sub, None)
         if sub.live:
             sub.live = False
-            (self.plain if sub in self.plain else self.special).remove(sub)
+            self._unseat(sub)
 
     def refilter(self, sub: Subscription) -> None:
         """Its filters changed."""
         if sub.live:
-            for group in (self.plain, self.special):
-                if sub in group:
-                    group.remove(sub)
-            (self.plain if sub.plain else self.special).append(sub)
+            self._unseat(sub)
+            self._seat(sub)
 
     def prepare(self, sub: Subscription) -> bool:
         """Decide where a new subscription begins; True when it resumes."""
@@ -224,23 +234,14 @@ class RecordTopic(Topic):
             return False
         self.next = seq
         self.last_recv_ns = row[TS_RECV_NS]
-        wire = frame = None
-        for sub in self.plain:
-            connection = sub.connection
-            if connection.clear and connection.encoding is not Encoding.MSGPACK:
-                if wire is None:
-                    wire = framed(OPCODE_TEXT, self.update(row))
-                connection.send_wire(wire)
-            else:
-                if frame is None:
-                    frame = self.frame([self.render(row)])
-                connection.send(sub, frame, seq, seq)
+        self.plain.send_small(
+            lambda: framed(OPCODE_TEXT, self.update(row)), lambda: self.frame([self.render(row)]), seq
+        )
         return True
 
     def _fan_out(self, frame: Frame, members: list[Members], now: float, held: Callable[[Subscription], None]) -> None:
         first, last = members[0]["seq"], members[-1]["seq"]
-        for sub in self.plain:
-            sub.connection.send(sub, frame, first, last)
+        self.plain.send(frame, first, last)
         for sub in self.special:
             mine, mine_first, mine_last = frame, first, last
             if sub.filters is not None:
