@@ -65,6 +65,7 @@ class Priority(Enum):
 
     SNAPSHOT = 0.9  # what a running feed needs now: a book, the list of instruments, a connection
     BACKFILL = 0.6  # history: never in the way of a snapshot
+    ON_DEMAND = 0.4  # history that somebody asked for: never in the way of what a feed lacks
 
 
 def ledger_filename(exchange: str) -> str:

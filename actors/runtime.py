@@ -31,6 +31,7 @@ class ActorContext:
     doorbells: Sequence[int] = ()  # eventfds by doorbell number
     doorbell_index: int | None = None  # this actor's own
     listen: socket.socket | None = None  # bound by the supervisor, kept across restarts of the actor
+    drain_s: float = 10.0  # it may take so long to stop; then it is killed
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def beat(self) -> None:

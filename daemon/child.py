@@ -34,6 +34,7 @@ from ..ringbuf.errors import TickringError
 from ..ringbuf.page import MetricsPage, State
 from . import logs
 from .config import Log
+from .drain import usual_share_s
 from .errors import EXIT_CANNOT_BOOT, EXIT_OK, EXIT_SOFTWARE, EXIT_TRY_AGAIN, ExtraMissing
 from .plan import ActorPlan
 
@@ -56,6 +57,7 @@ class Shared:
     group: str = ""
     log: Log = field(default_factory=Log)
     listeners: dict[str, socket.socket] = field(default_factory=dict)  # by actor name
+    drain_timeout_s: float = 10.0  # of the whole drain
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,7 @@ def _run(plan: ActorPlan, shared: Shared, main, words: int) -> int:
             doorbells=shared.doorbells,
             doorbell_index=plan.doorbell,
             listen=shared.listeners.get(plan.name),
+            drain_s=usual_share_s(plan.drain_rank, shared.drain_timeout_s),
         )
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             runner.run(_actor(main, context))

@@ -180,6 +180,43 @@ def storage_status(config_file: Path | None, instance: str | None, folder: str, 
     sys.exit(storing.status(find_folder(config_file, instance, folder), config_file, as_json=as_json))
 
 
+@cli.group()
+def deadletters() -> None:
+    """Look after events of the desk's topics that could not be understood."""
+
+
+@deadletters.command("list")
+@click.option("--topic", help="Only of this topic.")
+@click.option("-n", "count", type=click.IntRange(1, 100_000), default=20, show_default=True, help="The newest so many.")
+@instance_options
+@json_option
+def deadletters_list(
+    topic: str | None, count: int, config_file: Path | None, instance: str | None, folder: str, as_json: bool
+) -> None:  # fmt: skip
+    """Show the newest ones, of shared memory and of history."""
+    from .commands import deadletters as letters
+    from .commands.which import find_folder
+
+    where = find_folder(config_file, instance, folder)
+    sys.exit(letters.show(where, config_file, topic, count, as_json=as_json))
+
+
+@deadletters.command("replay")
+@click.option("--topic", help="Only of this topic.")
+@click.option("--reason", help="Only those that died of this.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done.")
+@click.option(
+    "-c", "--config", "config_file", type=click.Path(path_type=Path), required=True, help="Names brokers and instance."
+)
+def deadletters_replay(topic: str | None, reason: str | None, dry_run: bool, config_file: Path) -> None:
+    """Produce those to their topic again that can be understood by now, each at most once."""
+    from .commands import deadletters as letters
+    from .commands.which import find_folder
+
+    folder = find_folder(config_file, None, "")
+    sys.exit(letters.replay(folder, config_file, topic, reason, dry_run=dry_run))
+
+
 @cli.command()
 @click.argument("record")
 @click.argument("symbol", required=False)

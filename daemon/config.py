@@ -15,19 +15,21 @@ from msgspec import Meta
 
 from ..actors.feed.config import Channel as FeedChannel
 from ..actors.feed.protocol import CHANNELS
+from ..codecs.desk.canonical import TOPICS
+from ..codecs.desk.decoder import EXECUTION_REPORTS
 from .kinds import KINDS
 from .logs import Level, LogFormat
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 # A name that is not ours is looked for among the exchange's own, and those that others use.
-_OTHER_NAMES = {
+OTHER_NAMES = {
     **{wire: name for name, wire in CHANNELS.items()},
     "openInterest": "open_interest", "depth_update": "book", "orderbook": "book", "order_book": "book",
     "best_bid_ask": "quote", "bbo": "quote", "candle": "kline", "candles": "kline", "ohlcv": "kline",
     "funding": "mark_price", "funding_rate": "mark_price", "index_price": "mark_price", "trades": "trade",
 }  # fmt: skip
-Channel = Annotated[FeedChannel, Meta(extra={"other_names": _OTHER_NAMES})]
+Channel = Annotated[FeedChannel, Meta(extra={"other_names": OTHER_NAMES})]
 # a description takes the place of the pattern in messages
 Symbol = Annotated[str, Meta(pattern=r"^[A-Z0-9]+-[A-Z0-9]+$", description='a pair such as "BTC-USDT"')]
 Contract = Annotated[
@@ -93,6 +95,7 @@ class Spot(msgspec.Struct, kw_only=True, frozen=True):
     symbols: list[Symbol]
     # `trade` rather than `agg_trade`: every match with its id, as fast as the aggregates, and history has the same ids.
     channels: list[Channel] = msgspec.field(default_factory=lambda: ["trade", "quote", "book"])
+    symbol_channels: dict[str, list[Channel]] = {}  # symbols with other channels, in `symbols` or not; [] = none
     ws_url: WebSocketUrl = "wss://stream.binance.com:9443"
     rest_url: HttpUrl = "https://api.binance.com"
     shards: Shards = 1
@@ -105,6 +108,7 @@ class Usdm(msgspec.Struct, kw_only=True, frozen=True):
     # `agg_trade` rather than `trade`: the stream that is documented here, without holes in its ids (`trade` leaves out
     # the insurance fund and ADL), and the only one whose history REST gives without a key. It groups 100 ms.
     channels: list[Channel] = msgspec.field(default_factory=lambda: ["agg_trade", "quote", "book"])
+    symbol_channels: dict[str, list[Channel]] = {}  # symbols with other channels, in `symbols` or not; [] = none
     ws_public_url: WebSocketUrl = "wss://fstream.binance.com/public"
     ws_market_url: WebSocketUrl = "wss://fstream.binance.com/market"
     rest_url: HttpUrl = "https://fapi.binance.com"
@@ -160,6 +164,10 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
 
     def runs(self, kind: str) -> bool:
         """Whether any process of this kind will run."""
+        if KINDS[kind].on_request:
+            return kind in self.actors
+        if kind == "portfolio":
+            return self.runs("topic") and EXECUTION_REPORTS in self.actors["topic"].get("topics", TOPICS)
         return {"simulator": self.simulate, "clickhouse": self.embedded}.get(kind, True)
 
     def settled(self, kind: str) -> dict[str, Any]:

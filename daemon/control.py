@@ -6,9 +6,11 @@
 | `{"command": "stop"}` | `{"ok": true}`, then the daemon drains and ends |
 | `{"command": "restart", "actor": name}` | `{"ok": true}`: the actor is stopped in order and started again |
 | `{"command": "reload"}` | `{"ok": true, "added": [names], "restarted": ..., ...}` once all that it touched run again |
+| `{"command": "subscribe", ...}` | `subscriptions.Request`; as a reload, with `changed` and `symbols` |
 | `{"command": "doorbell"}` | `{"ok": true, "doorbell": number}` and, as SCM_RIGHTS, that doorbell's eventfd |
 
-An error is `{"ok": false, "error": text, "exit_code": number}`: the code is what a command should end with. A doorbell
+An error is `{"ok": false, "error": text, "exit_code": number, "kind": class}`: the code is what a command should end
+with; `field` names the member of the request that is wrong, where one is. A doorbell
 is lent for as long as the connection lives. Whoever can open the socket (its owner and, if one is configured, the
 group) may ask for status and doorbells; the rest is for the daemon's own user and root, whom the kernel names
 (SO_PEERCRED).
@@ -28,7 +30,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..ringbuf.errors import TickringError
-from .errors import EXIT_SOFTWARE, DaemonError, NotRunning, exit_code_of
+from .errors import EXIT_SOFTWARE, DaemonError, NotRunning, UnknownName, exit_code_of
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,8 @@ class Daemon(Protocol):
     def request_restart(self, name: str) -> None: ...
 
     def request_reload(self) -> Awaitable[dict[str, Any]]: ...
+
+    def subscribe(self, request: dict[str, Any]) -> Awaitable[dict[str, Any]]: ...
 
     def lend_doorbell(self) -> tuple[int, int]: ...
 
@@ -136,7 +140,9 @@ class ControlServer:
             error = Refused('expected one JSON object per line, such as {"command": "status"}')
         except TickringError as refusal:
             error = refusal
-        return {"ok": False, "error": str(error), "exit_code": exit_code_of(error)}, []
+        named = {"field": error.field} if isinstance(error, UnknownName) else {}
+        kind = type(error).__name__
+        return {"ok": False, "error": str(error), "exit_code": exit_code_of(error), "kind": kind, **named}, []
 
 
 Answer = tuple[dict[str, Any], list[int]]
@@ -160,6 +166,10 @@ async def _reload(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> A
     return await daemon.request_reload(), []
 
 
+async def _subscribe(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
+    return await daemon.subscribe({name: value for name, value in request.items() if name != "command"}), []
+
+
 async def _doorbell(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
     number, fd = daemon.lend_doorbell()
     lent.append(number)
@@ -171,9 +181,10 @@ _COMMANDS: dict[str, Callable[[Daemon, dict[str, Any], list[int]], Awaitable[Ans
     "stop": _stop,
     "restart": _restart,
     "reload": _reload,
+    "subscribe": _subscribe,
     "doorbell": _doorbell,
 }
-_OWNER_ONLY = (_stop, _restart, _reload)
+_OWNER_ONLY = (_stop, _restart, _reload, _subscribe)
 
 
 def _peer_uid(client: socket.socket) -> int:

@@ -13,14 +13,25 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from .process import Process
 from .states import State
+
+if TYPE_CHECKING:
+    from .process import Process
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.1
 KILL_WAIT_S = 5.0  # a killed process is gone at once, unless the kernel holds it in a device
+
+
+def usual_share_s(rank: int, timeout_s: float) -> float:
+    """Seconds that an actor of a rank can count on for its stop, of a drain of `timeout_s`.
+
+    Producers, of rank 0, end at once; each rank after them may take all of its share. The last one has twice as much.
+    """
+    return timeout_s / 2 ** max(1, rank)
 
 
 async def drain(

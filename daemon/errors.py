@@ -4,10 +4,13 @@
     └── DaemonError               exit 70
         ├── ConfigError           78  the configuration holds mistakes; all of them are in the message
         ├── InputMissing          66  a file named on the command line cannot be read
+        ├── UnknownName           65  a request names something that there is not
+        ├── NotConfigured         66  a request is about a market that the configuration does not have
         ├── NotRunning            69  no daemon answers for this instance
         ├── ExtraMissing          69  an optional part is not installed; the message names the command that installs it
         ├── FolderUnusable        73  a folder cannot be made or written
         ├── SpaceShort            73  the rings do not fit into their file system
+        ├── NotReady              75  it cannot be done yet
         ├── InstanceBusy          75  another supervisor already runs this instance
         ├── PortTaken             75  another process listens on the port
         └── ActorFailed           70  an actor could not start, so the daemon did not
@@ -26,6 +29,7 @@ from ..ringbuf.errors import TickringError
 EXIT_OK = 0
 EXIT_USAGE = 2  # click's own
 EXIT_CANNOT_BOOT = 3  # an actor process: starting it again would fail the same way
+EXIT_DATA = 65
 EXIT_NO_INPUT = 66
 EXIT_UNAVAILABLE = 69
 EXIT_SOFTWARE = 70  # an actor process: it failed; it may well succeed when started again
@@ -69,6 +73,18 @@ class InputMissing(DaemonError):
     exit_code = EXIT_NO_INPUT
 
 
+class UnknownName(DaemonError):
+    exit_code = EXIT_DATA
+
+    def __init__(self, field: str, text: str) -> None:
+        super().__init__(text)
+        self.field = field
+
+
+class NotConfigured(DaemonError):
+    exit_code = EXIT_NO_INPUT
+
+
 class NotRunning(DaemonError):
     exit_code = EXIT_UNAVAILABLE
 
@@ -83,6 +99,11 @@ class FolderUnusable(DaemonError):
 
 class SpaceShort(DaemonError):
     exit_code = EXIT_CANNOT_CREATE
+
+
+class NotReady(DaemonError):
+    exit_code = EXIT_TRY_AGAIN
+    retriable = True
 
 
 class InstanceBusy(DaemonError):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ringbuf import keys as key_directory
+from ..ringbuf.bytering import ByteRingReader, bytes_filename, create_byte_ring
 from ..ringbuf.errors import RingError
 from ..ringbuf.page import FILE_SIZE as PAGE_FILE_SIZE
 from ..ringbuf.page import page_filename
@@ -26,12 +27,11 @@ from .plan import ActorPlan, Plan
 log = logging.getLogger(__name__)
 
 LOCK_FILE = "lock"
-CONTROL_SOCKET = "control.sock"
 FOLDER_PREFIX = "tickring-"
 SUPERVISOR = "supervisor"  # name of the supervisor's own metrics page
 RINGS_READ_WAIT_S = 10.0  # a ring that is to go waits so long for the writer to have read it
 # Files that belong to a producer or an actor; whatever else stands in the folder is not ours to remove at a start.
-OWNED_SUFFIXES = (".ring", ".readers", ".keys", ".bytes", ".page")
+OWNED_SUFFIXES = (".ring", ".readers", ".keys", ".bytes", ".positions", ".page")
 
 
 class InstanceLock:
@@ -130,6 +130,8 @@ def make_streams(plan: Plan, actor: ActorPlan) -> int:
     if not path.exists():
         key_directory.create_keys(path, actor.streams[0].keys_max, group=plan.group or None)
     epoch_ns = time.time_ns()
+    for name, capacity in actor.byte_rings:
+        create_byte_ring(plan.folder / bytes_filename(actor.name, name), capacity, epoch_ns, group=plan.group or None)
     return sum(create_stream(plan.folder, spec, epoch_ns, group=plan.group or None) for spec in actor.streams)
 
 
@@ -159,9 +161,10 @@ def _is_leftover(plan: Plan, path: Path) -> bool:
     expected |= {key_directory.keys_filename(actor.name) for actor in plan.actors if actor.streams}
     for spec in plan.streams:
         expected |= {spec.filename, spec.readers_filename}
-    # byte rings are made by their producers, so only those of unknown producers are left over
+    # what producers make for themselves is left over where there is no such producer
     producers = tuple(f"{actor.name}." for actor in plan.actors)
-    return path.name not in expected and not (path.suffix == ".bytes" and path.name.startswith(producers))
+    own = path.suffix in (".bytes", ".positions") and path.name.startswith(producers)
+    return path.name not in expected and not own
 
 
 def unread_leftovers(plan: Plan) -> bool:
@@ -190,7 +193,7 @@ def _is_unread(path: Path) -> bool:
 
 
 def _drop_mismatched_keys(folder: Path, actor: ActorPlan) -> None:
-    """Without its key directory a producer's streams cannot be read: the numbers in them would mean other keys."""
+    """Without its key directory and byte rings a producer's streams cannot be read: the numbers would mean others."""
     if not actor.streams:
         return
     path = folder / key_directory.keys_filename(actor.name)
@@ -200,10 +203,21 @@ def _drop_mismatched_keys(folder: Path, actor: ActorPlan) -> None:
         reader.close()
     except RingError:
         matches = False
+    matches = matches and all(_has_byte_ring(folder, actor.name, *ring) for ring in actor.byte_rings)
     if not matches:
         path.unlink(missing_ok=True)
         for spec in actor.streams:
             (folder / spec.filename).unlink(missing_ok=True)
+
+
+def _has_byte_ring(folder: Path, producer: str, name: str, capacity: int) -> bool:
+    try:
+        reader = ByteRingReader(folder / bytes_filename(producer, name))
+    except RingError:
+        return False
+    found = reader.capacity
+    reader.close()
+    return found == capacity
 
 
 def memory_needed(plan: Plan) -> tuple[int, int]:
@@ -215,7 +229,7 @@ def memory_needed(plan: Plan) -> tuple[int, int]:
     )
     needed = plan.memory_bytes + keys + PAGE_FILE_SIZE * (len(plan.actors) + 1)
     held = sum(_reserved(plan.folder / spec.filename) for spec in plan.streams if _is_kept(plan.folder, spec))
-    held += sum(_reserved(path) for suffix in (".keys", ".page") for path in plan.folder.glob(f"*{suffix}"))
+    held += sum(_reserved(path) for suffix in (".keys", ".bytes", ".page") for path in plan.folder.glob(f"*{suffix}"))
     return needed, held
 
 
@@ -255,9 +269,10 @@ def purge(folder: Path) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """What a stopped daemon takes away: pages and the control socket speak of processes that are gone."""
-    for path in (*folder.glob("*.page"), folder / CONTROL_SOCKET):
-        path.unlink(missing_ok=True)
+    """What a stopped daemon takes away: pages, sockets and lists of clients speak of processes that are gone."""
+    for suffix in (".page", ".sock", ".ws"):
+        for path in folder.glob(f"*{suffix}"):
+            path.unlink(missing_ok=True)
 
 
 def instances(base: Path) -> Iterator[Path]:

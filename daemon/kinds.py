@@ -25,6 +25,13 @@ class Kind:
     drain_rank: int  # lower ranks are stopped first; equal ranks together
     nice: int = 0  # what works in bulk lets those go first that somebody waits for, where they share a CPU
     listens: bool = False  # the supervisor opens a socket for `config.host`, `config.port` and passes it on
+    table: str = ""  # of the configuration file; "" = the kind's name
+    on_request: bool = False  # it runs only where the file has its table
+    extra: str = "embedded"  # with which its libraries are installed
+
+    def __post_init__(self) -> None:
+        if not self.table:
+            object.__setattr__(self, "table", self.name)
 
     def load(self) -> ModuleType:
         """Import the module. Raises ExtraMissing when a library that it needs is not installed."""
@@ -34,7 +41,7 @@ class Kind:
             if error.name and error.name.startswith(__name__.partition(".")[0]):
                 raise
             raise ExtraMissing(
-                f"actor kind {self.name!r} needs the library {error.name!r}: pip install 'tickring[embedded]'"
+                f"actor kind {self.name!r} needs the library {error.name!r}: pip install 'tickring[{self.extra}]'"
             ) from error
 
     @property
@@ -46,15 +53,18 @@ class Kind:
         return self.load().main
 
 
-# Producers stop first, so that what follows them can empty the rings; then the writer; then the fronts tell their
-# clients; last what the others still talk to.
+# Producers stop first, so that what follows them can empty the rings (those that produce from other rings one rank
+# later); then the writer; then the fronts tell their clients; last what the others still talk to.
 KINDS = {
     kind.name: kind
     for kind in (
         Kind("feed", "..actors.feed", drain_rank=0),
-        Kind("writer", "..actors.writer", drain_rank=1, nice=5),
-        Kind("front", "..actors.front", drain_rank=2, listens=True),
-        Kind("simulator", "..actors.simulator", drain_rank=3),
-        Kind("clickhouse", "..actors.clickhouse", drain_rank=3, nice=10, listens=True),
+        Kind("keeper", "..actors.keeper", drain_rank=0, nice=5),
+        Kind("topic", "..actors.topic", drain_rank=0, table="kafka", on_request=True, extra="kafka"),
+        Kind("portfolio", "..actors.portfolio", drain_rank=1),
+        Kind("writer", "..actors.writer", drain_rank=2, nice=5),
+        Kind("front", "..actors.front", drain_rank=3, listens=True),
+        Kind("simulator", "..actors.simulator", drain_rank=4),
+        Kind("clickhouse", "..actors.clickhouse", drain_rank=4, nice=10, listens=True),
     )
 }

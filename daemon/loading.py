@@ -27,7 +27,13 @@ RESERVED: Mapping[str, Mapping[str, str]] = {
     "feed": dict.fromkeys(
         ("exchange", "product", "tier", "symbols", "channels", "ws_url", "rest_url"), _FROM_EXCHANGES
     ),
+    "topic": {"clickhouse": _FROM_CLICKHOUSE, "topic": "each of the topics has an actor: set topics"},
+    "portfolio": {
+        "clickhouse": _FROM_CLICKHOUSE,
+        **dict.fromkeys(("default_account", "default_strategy"), "follows from [kafka]: set it there"),
+    },
     "writer": {"clickhouse": _FROM_CLICKHOUSE},
+    "keeper": {"clickhouse": _FROM_CLICKHOUSE, "rest_urls": _FROM_EXCHANGES, "weight_limit": "set feed.weight_limit"},
     "front": {"clickhouse": _FROM_CLICKHOUSE},
 }
 
@@ -55,14 +61,15 @@ def check(raw: Mapping[str, Any], source: str) -> Settings:
     """Check a decoded document: types and names first, then what the values mean together."""
     mistakes: list[Mistake] = []
     own = {"instance": Instance, "log": Log, "supervisor": SupervisorConfig, "exchanges": Exchanges}
-    known = [*own, "cpus", *KINDS]
+    tables = [kind.table for kind in KINDS.values()]
+    known = [*own, "cpus", *tables]
     values: dict[str, Any] = {}
     for key, table in raw.items():
         if key in own:
             values[key] = check_struct(own[key], table, key, mistakes)
         elif key == "cpus":
             values["cpus_auto"], values["cpus"] = _check_cpus(table, mistakes)
-        elif key not in KINDS:
+        elif key not in tables:
             mistakes.append(unknown(key, "table", key, known))
     values |= _check_actors(raw, mistakes)
     found = {name: value for name, value in values.items() if value is not None}
@@ -77,6 +84,12 @@ def check(raw: Mapping[str, Any], source: str) -> Settings:
     return settings
 
 
+def check_together(settings: Settings, source: str) -> None:
+    """Check settings that were changed after they had been read. Raises ConfigError with every mistake."""
+    if mistakes := [*check_meaning(settings), *refused_configs(settings)]:
+        raise ConfigError(source, mistakes)
+
+
 def _follows(path: str, wrong: Sequence[str]) -> bool:
     """Whether a mistake at `path` only follows from another one, at the same place or inside the same table."""
     return any(path.startswith(other) or other.startswith(f"{path}.") for other in wrong)
@@ -87,7 +100,9 @@ def _check_actors(raw: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, 
     actors: dict[str, dict[str, Any]] = {}
     taken: dict[str, Any] = {"simulate": isinstance(raw.get("simulator"), dict)}
     for kind in KINDS.values():
-        table = raw.get(kind.name, {})
+        if kind.on_request and kind.table not in raw:
+            continue
+        table = raw.get(kind.table, {})
         extra = _EXTRA_FIELDS.get(kind.name)
         if extra is not None and isinstance(table, dict):
             names = extra.__struct_fields__
@@ -95,7 +110,8 @@ def _check_actors(raw: Mapping[str, Any], mistakes: list[Mistake]) -> dict[str, 
             table = {name: value for name, value in table.items() if name not in names}
             taken[kind.name] = check_struct(extra, own, kind.name, mistakes)
         also = extra.__struct_fields__ if extra else ()
-        fields = check_fields(kind.config_type, table, kind.name, mistakes, reserved=RESERVED.get(kind.name), also=also)
+        reserved = RESERVED.get(kind.name)
+        fields = check_fields(kind.config_type, table, kind.table, mistakes, reserved=reserved, also=also)
         actors[kind.name] = fields
     return {**taken, "actors": actors}
 

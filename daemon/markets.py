@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..actors.feed.config import Config as FeedConfig
 from ..actors.feed.errors import FeedConfigError
 from ..actors.feed.protocol import FUTURES_ONLY, channels_of, tier_of_channel
 from ..codecs.binance.wire import PRODUCTS
-from .checking import shown
+from .checking import join, shown
 from .config import SHARDS_MAX, Settings, Spot, Usdm
 from .errors import Mistake
 
@@ -30,12 +31,16 @@ def feed_shards(settings: Settings) -> list[tuple[str, dict[str, Any]]]:
     for product, market in markets_of(settings):
         for tier, channels in _tiers(product, market).items():
             prefix = f"feed-binance-{product}" if tier == product else f"feed-binance-{product}-{tier}"
-            common = {"exchange": "binance", "product": product, "tier": tier, "channels": channels}
+            common = {"exchange": "binance", "product": product, "tier": tier}
             urls = {"ws_url": _ws_url(market, tier), "rest_url": market.rest_url}
+            carried = {
+                symbol: [one for one in own if one in channels] for symbol, own in channels_by_symbol(market).items()
+            }
+            symbols = [symbol for symbol, own in carried.items() if own]
             shards += [
-                (f"{prefix}-{shard}", {**common, "symbols": symbols, **urls})
-                for shard, symbols in enumerate(spread(market.symbols, market.shards))
-                if symbols
+                (f"{prefix}-{shard}", {**common, **_channels(mine, carried, channels), **urls})
+                for shard, mine in enumerate(spread(symbols, market.shards))
+                if mine
             ]
     if settings.simulate:
         urls = simulator_urls(settings)
@@ -44,11 +49,24 @@ def feed_shards(settings: Settings) -> list[tuple[str, dict[str, Any]]]:
     return shards
 
 
+def channels_by_symbol(market: Spot | Usdm) -> dict[str, list[str]]:
+    """Each symbol of a market and what is taken of it."""
+    return {symbol: list(market.symbol_channels.get(symbol, market.channels))
+            for symbol in (*market.symbols, *market.symbol_channels)}  # fmt: skip
+
+
+def _channels(symbols: Sequence[str], carried: Mapping[str, Sequence[str]], in_order: Sequence[str]) -> dict[str, Any]:
+    """The fields of a feed that say what it carries of these symbols."""
+    channels = [one for one in in_order if any(one in carried[symbol] for symbol in symbols)]
+    fewer = {symbol: carried[symbol] for symbol in symbols if len(carried[symbol]) < len(channels)}
+    return {"symbols": list(symbols), "channels": channels, **({"symbol_channels": fewer} if fewer else {})}
+
+
 def _tiers(product: str, market: Spot | Usdm) -> dict[str, list[str]]:
     """Channels by the tier that carries them. A tier without a single stream would be a connection for nothing: what is
     only asked for by REST goes with another one."""
     tiers: dict[str, list[str]] = {tier: [] for tier in ("public", "market") if product == "usdm"}
-    for channel in market.channels:
+    for channel in dict.fromkeys([*market.channels, *itertools.chain(*channels_by_symbol(market).values())]):
         tiers.setdefault(tier_of_channel(product, channel), []).append(channel)
     streaming = [tier for tier, channels in tiers.items() if set(channels) - {"open_interest"}]
     if tiers.get("market") == ["open_interest"] and streaming:
@@ -70,6 +88,12 @@ def spread(symbols: Sequence[str], shards: int) -> list[list[str]]:
     return spread_out
 
 
+def rest_urls(settings: Settings) -> dict[str, str]:
+    """Where the REST of each configured product is."""
+    simulated = simulator_urls(settings)["rest"] if settings.simulate else ""
+    return {product: simulated or market.rest_url for product, market in markets_of(settings)}
+
+
 def simulator_urls(settings: Settings) -> dict[str, str]:
     """Addresses of the simulated exchange, by tier and "rest", in place of the real ones."""
     simulator = settings.settled("simulator")
@@ -88,12 +112,16 @@ def simulator_urls(settings: Settings) -> dict[str, str]:
 
 def streams_carried(config: FeedConfig) -> int:
     """Streams that a feed subscribes to, all on one connection. Raises FeedConfigError."""
-    return len(channels_of(config)) * len(config.symbols)
+    usual = len(channels_of(config))
+    return sum(
+        len(channels_of(config, symbol)) if symbol in config.symbol_channels else usual for symbol in config.symbols
+    )
 
 
 def keys_numbered(config: FeedConfig, record: str | None = None) -> int:
     """Keys that a feed gives numbers to; with `record` those of them that its records have."""
-    bars = len(config.symbols) * len(config.intervals) if config.klines else 0
+    with_bars = sum("kline" in config.channels_of(symbol) for symbol in config.symbols)
+    bars = with_bars * len(config.intervals)
     if record is None:
         return len(config.symbols) + bars
     return bars if record.startswith("kline") else len(config.symbols)
@@ -103,12 +131,18 @@ def check_feeds(settings: Settings) -> Iterator[Mistake]:
     """What an exchange does not have, and what one connection or one key directory cannot hold."""
     for product, market in markets_of(settings):
         path = f"exchanges.binance.{product}"
-        if product == "spot" and (wrong := [channel for channel in market.channels if channel in FUTURES_ONLY]):
-            yield Mistake(
-                f"{path}.channels", "only futures have these: move them to [exchanges.binance.usdm]", shown(wrong)
-            )
+        if product == "spot" and (wrong := list(_futures_only(path, market))):
+            yield from wrong
             continue
         yield from _check_market(path, product, market, settings)
+
+
+def _futures_only(path: str, market: Spot | Usdm) -> Iterator[Mistake]:
+    places = {f"{path}.channels": market.channels}
+    places |= {join(f"{path}.symbol_channels", symbol): own for symbol, own in market.symbol_channels.items()}
+    for place, channels in places.items():
+        if wrong := [channel for channel in channels if channel in FUTURES_ONLY]:
+            yield Mistake(place, "only futures have these: move them to [exchanges.binance.usdm]", shown(wrong))
 
 
 def _check_market(path: str, product: str, market: Spot | Usdm, settings: Settings) -> Iterator[Mistake]:
@@ -128,7 +162,7 @@ def _check_market(path: str, product: str, market: Spot | Usdm, settings: Settin
             yield Mistake(
                 f"{path}.shards",
                 f"{name} would carry {streams} streams ({len(config.symbols)} symbols), one connection carries {most}: "
-                + _advice(market, streams // len(config.symbols), most),
+                + _advice([*channels_by_symbol(market)], -(-streams // len(config.symbols)), most),
                 str(market.shards),
             )
             return  # the other shards and tiers follow
@@ -139,8 +173,8 @@ def _check_market(path: str, product: str, market: Spot | Usdm, settings: Settin
             return
 
 
-def _advice(market: Spot | Usdm, streams_per_symbol: int, most: int) -> str:
-    shards = fewest_shards(market.symbols, streams_per_symbol, most)
+def _advice(symbols: Sequence[str], streams_per_symbol: int, most: int) -> str:
+    shards = fewest_shards(symbols, streams_per_symbol, most)
     if shards is None:
         return f"take fewer symbols or channels, {SHARDS_MAX} shards are not enough either"
     return f"{shards} shards would do"

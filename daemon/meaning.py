@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import grp
+import importlib.util
 import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from .checking import join, shown, unknown
-from .config import Settings
+from .checking import check_value, join, shown, unknown
+from .config import Contract, Settings, Spot, Symbol
 from .errors import Mistake
 from .kinds import KINDS
 from .markets import check_feeds
@@ -27,6 +28,7 @@ def check_meaning(settings: Settings) -> list[Mistake]:
         *_cpus(settings),
         *_instance(settings),
         *_ports(settings),
+        *_kafka(settings),
         *_clickhouse(settings),
         *_supervisor(settings),
     ]
@@ -38,7 +40,7 @@ def _exchanges(settings: Settings) -> Iterator[Mistake]:
         "exchanges.binance.spot": binance and binance.spot,
         "exchanges.binance.usdm": binance and binance.usdm,
     }
-    if not any(markets.values()):
+    if not any(markets.values()) and not settings.runs("topic"):
         yield Mistake(
             "exchanges", "names no market; add [exchanges.binance.spot] or [exchanges.binance.usdm] with symbols"
         )
@@ -52,12 +54,17 @@ def _exchanges(settings: Settings) -> Iterator[Mistake]:
             for item, count in Counter(items).items():
                 if count > 1:
                     yield Mistake(f"{path}.{name}", f"{item!r} stands there {count} times", shown(items))
-        if {"trade", "agg_trade"} <= set(market.channels):
-            yield Mistake(
-                f"{path}.channels",
-                'either "trade" or "agg_trade": both tell of the same trades',
-                shown(market.channels),
-            )
+        kind = Symbol if isinstance(market, Spot) else Contract
+        wrong: list[Mistake] = []
+        places = {f"{path}.channels": market.channels}
+        for symbol, channels in market.symbol_channels.items():
+            place = join(f"{path}.symbol_channels", symbol)
+            check_value(kind, symbol, place, wrong)
+            places[place] = channels
+        yield from wrong
+        for place, channels in places.items():
+            if {"trade", "agg_trade"} <= set(channels):
+                yield Mistake(place, 'either "trade" or "agg_trade": both tell of the same trades', shown(channels))
         if market.shards > max(1, len(market.symbols)):
             yield Mistake(f"{path}.shards", f"more shards than the {len(market.symbols)} symbols", str(market.shards))
 
@@ -68,7 +75,8 @@ def _rings(settings: Settings) -> Iterator[Mistake]:
         for name, value in fields.items():
             if name.endswith("_capacity") and isinstance(value, int) and (value <= 0 or value & (value - 1)):
                 below = 1 << max(0, value.bit_length() - 1)
-                yield Mistake(join(kind, name), f"expected a power of two, such as {below} or {below * 2}", str(value))
+                path = join(KINDS[kind].table, name)
+                yield Mistake(path, f"expected a power of two, such as {below} or {below * 2}", str(value))
 
 
 def _cpus(settings: Settings) -> Iterator[Mistake]:
@@ -128,6 +136,28 @@ def _ports(settings: Settings) -> Iterator[Mistake]:
             elif port and port in seen:
                 yield Mistake(path, f"is the port of {seen[port]} too", str(port))
             seen[port] = path
+
+
+def _kafka(settings: Settings) -> Iterator[Mistake]:
+    if not settings.runs("topic"):
+        return
+    table = settings.actors["topic"]
+    if importlib.util.find_spec("aiokafka") is None:
+        yield Mistake("kafka", "needs the library 'aiokafka': pip install 'tickring[kafka]'")
+    topics = table.get("topics", ["all"])
+    if not topics:
+        yield Mistake("kafka.topics", "is empty; expected at least one, or leave the line out for all", "[]")
+    for topic, count in Counter(topics).items():
+        if count > 1:
+            yield Mistake("kafka.topics", f"{topic!r} stands there {count} times", shown(topics))
+    for name in ("sasl_password_file", "ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
+        path = Path(table.get(name, "")).expanduser()
+        if not table.get(name):
+            continue
+        if not path.is_file():
+            yield Mistake(join("kafka", name), "is no file", shown(table[name]))
+        elif name in ("sasl_password_file", "ssl_key_file") and path.stat().st_mode & PASSWORD_MODE_FORBIDDEN:
+            yield Mistake(join("kafka", name), f"others may read it; run: chmod 600 {path}", shown(table[name]))
 
 
 def _clickhouse(settings: Settings) -> Iterator[Mistake]:

@@ -11,6 +11,9 @@ from typing import Any
 
 import msgspec
 
+from ..actors.topic import topic_actor
+from ..codecs.desk.canonical import TOPICS
+from ..ringbuf.bytering import BYTES_AT
 from ..ringbuf.layout import StreamSpec
 from ..storage.client import Server
 from ..storage.engine import create_password, lock_store
@@ -20,7 +23,7 @@ from .cpus import assign
 from .errors import ConfigError, Mistake
 from .kinds import KINDS, Kind
 from .listeners import open_listeners
-from .markets import feed_shards, keys_numbered
+from .markets import feed_shards, keys_numbered, rest_urls
 
 DOORBELLS_MIN = (
     64  # made before the first spawn and inherited by all; those beyond the actors are lent to outside readers
@@ -59,6 +62,7 @@ class ActorPlan:
     address: Address | None = None
     after: tuple[str, ...] = ()  # actors that should run before this one is first started
     streams: tuple[StreamSpec, ...] = ()
+    byte_rings: tuple[tuple[str, int], ...] = ()  # name and capacity
     stream_keys: tuple[int, ...] = ()  # of each stream: keys that will have records in it
     keys: int = 0  # keys it will number
 
@@ -66,7 +70,8 @@ class ActorPlan:
     def memory_bytes(self) -> int:
         """What its streams together take in shared memory once every configured key has been added."""
         keys = self.stream_keys or (self.keys,) * len(self.streams)
-        return sum(spec.bytes_needed(min(n, spec.keys_max)) for spec, n in zip(self.streams, keys, strict=True))
+        rings = sum(spec.bytes_needed(min(n, spec.keys_max)) for spec, n in zip(self.streams, keys, strict=True))
+        return rings + sum(BYTES_AT + capacity for _, capacity in self.byte_rings)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class Plan:
     log: Log = field(default_factory=Log)
     group: str = ""
     deferred: tuple[str, ...] = ()  # settings of the file that only a new daemon can carry out
+    adopt: Callable[[], None] | None = field(default=None, compare=False)  # called when a running daemon takes it over
 
     @property
     def streams(self) -> list[StreamSpec]:
@@ -126,6 +132,15 @@ def _drafts(settings: Settings) -> list[_Draft]:
     # engine the supervisor holds port and password, so whoever comes early only waits a moment for its answer.
     after = ("simulator",) if settings.simulate else ()
     drafts += [_Draft(name, KINDS["feed"], fields, after) for name, fields in feed_shards(settings)]
+    if urls := rest_urls(settings):
+        asked = {"rest_urls": urls, "weight_limit": settings.settled("feed")["weight_limit"]}
+        drafts.append(_Draft("keeper", KINDS["keeper"], {**history, **asked}, after))
+    if settings.runs("topic"):
+        topics = settings.actors["topic"].get("topics", list(TOPICS))
+        drafts += [_Draft(topic_actor(topic), KINDS["topic"], {**history, "topic": topic}) for topic in topics]
+        if settings.runs("portfolio"):
+            defaults = {name: settings.settled("topic")[name] for name in ("default_account", "default_strategy")}
+            drafts.append(_Draft("portfolio", KINDS["portfolio"], {**history, **defaults}))
     drafts.append(_Draft("writer", KINDS["writer"], history))
     drafts += [_Draft(f"front-{index}", KINDS["front"], history) for index in range(settings.front.workers)]
     return drafts
@@ -159,7 +174,7 @@ def refused_configs(settings: Settings) -> list[Mistake]:
 def _config(draft: _Draft, settings: Settings, mistakes: list[Mistake]) -> msgspec.Struct | None:
     """The actor's struct: the file's fields and the planned ones."""
     fields = {**settings.actors.get(draft.kind.name, {}), **draft.fields}
-    return build(draft.kind.config_type, fields, draft.kind.name, mistakes)
+    return build(draft.kind.config_type, fields, draft.kind.table, mistakes)
 
 
 def make_plan(settings: Settings, source: str = "configuration") -> Plan:
@@ -184,6 +199,8 @@ def make_plan(settings: Settings, source: str = "configuration") -> Plan:
             continue
         streams = module.streams(draft.name, config) if hasattr(module, "streams") else []
         is_feed = draft.kind.name == "feed"
+        numbered = keys_numbered if is_feed else getattr(module, "keys_numbered", None)
+        byte_rings = module.byte_rings(draft.name, config) if hasattr(module, "byte_rings") else {}
         actors.append(
             ActorPlan(
                 name=draft.name,
@@ -198,7 +215,8 @@ def make_plan(settings: Settings, source: str = "configuration") -> Plan:
                 address=_address(draft.kind, config),
                 after=draft.after,
                 streams=tuple(streams),
-                stream_keys=tuple(keys_numbered(config, spec.record) for spec in streams) if is_feed else (),
+                byte_rings=tuple(byte_rings.items()),
+                stream_keys=tuple(numbered(config, spec.record) for spec in streams) if numbered else (),
                 keys=keys_numbered(config) if is_feed else 0,
             )
         )

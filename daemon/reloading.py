@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 RELOAD_WAIT_S = 60.0  # an actor that does not run by then is reported as it is
 
 Result = asyncio.Future[dict[str, Any]]
+Replan = Callable[[], Plan]
 
 
 @dataclasses.dataclass
@@ -49,48 +50,58 @@ class _Reload:
 class Reloader:
     """The supervisor's reloads."""
 
-    def __init__(self, supervisor: Supervisor, replan: Callable[[], Plan]) -> None:
+    def __init__(self, supervisor: Supervisor, replan: Replan) -> None:
         self.supervisor = supervisor
         self.replan = replan
-        self._asked: list[Result] = []
+        self._asked: list[tuple[Result, Replan]] = []
         self._current: _Reload | None = None
 
-    def request(self) -> Result:
-        """Ask for a reload. The result comes when it is over: names by what happened, or why it was refused."""
+    def request(self, replan: Replan | None = None) -> Result:
+        """Ask for a reload. The result comes when it is over: names by what happened, or why it was refused.
+
+        Args:
+            replan: makes the plan, instead of reading the configuration again.
+        """
         result: Result = asyncio.get_running_loop().create_future()
         result.add_done_callback(lambda done: done.cancelled() or done.exception())  # SIGHUP waits for nobody
-        self._asked.append(result)
+        self._asked.append((result, replan or self.replan))
         return result
 
     def turn(self, now: float) -> None:
         """Begin a reload that was asked for, or go on with the one under way."""
         if self._current is None and self._asked:
-            asked, self._asked = self._asked, []
-            self._begin(asked, now)
+            replan = self._asked[0][1]
+            asked = [result for result, by in self._asked if by == replan]
+            self._asked = [one for one in self._asked if one[1] != replan]
+            self._begin(asked, replan, now)
         if self._current is not None:
             self._go_on(self._current, now)
 
     def give_up(self) -> None:
         """The daemon stops: tell those who wait."""
-        waiting = [*self._asked, *(self._current.waiting if self._current else [])]
+        waiting = [*(result for result, _ in self._asked), *(self._current.waiting if self._current else [])]
         for result in waiting:
             if not result.done():
                 result.set_exception(Refused("the daemon is stopping"))
         self._asked, self._current = [], None
 
-    def _begin(self, asked: list[Result], now: float) -> None:
+    def _begin(self, asked: list[Result], replan: Replan, now: float) -> None:
         supervisor = self.supervisor
         supervisor.notifier.reloading()
         opened: dict[str, socket.socket] = {}
         try:
-            new = self.replan()
+            new = replan()
             changes = compare(supervisor.plan, new, len(supervisor.doorbells), supervisor.lent)
             check_space(new)
             for actor in changes.added:
                 if actor.prepare is not None:
                     actor.prepare()
             opened = self._open_ports(new)
+            if new.adopt is not None:
+                new.adopt()
         except TickringError as error:
+            for one in opened.values():
+                one.close()
             log.error("instance=%s reload refused, the running configuration stays: %s", supervisor.plan.name, error)
             supervisor.notifier.ready(supervisor.summary())
             for result in asked:
@@ -126,8 +137,10 @@ class Reloader:
         supervisor.plan = plan = merged(old, new, changes)
         if old.log != plan.log:
             logs.setup(plan.log.level, plan.log.format)
-            assert supervisor.shared is not None, "prepared before the first turn"
-            supervisor.shared = dataclasses.replace(supervisor.shared, log=plan.log)
+        assert supervisor.shared is not None, "prepared before the first turn"
+        supervisor.shared = dataclasses.replace(
+            supervisor.shared, log=plan.log, drain_timeout_s=plan.supervisor.drain_timeout_s
+        )
         supervisor.wakeup.hold(plan.supervisor.wakeup_latency_us)
         # An actor has a copy of its socket, so it takes connections until it stops; ours would keep them waiting.
         for name in {*opened, *changes.removed} & supervisor.listeners.keys():

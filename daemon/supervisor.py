@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ..actors.control import CONTROL_SOCKET
 from ..ringbuf.doorbell import make_bell
 from ..ringbuf.errors import RingError
 from . import child
@@ -25,7 +26,6 @@ from .control import ControlServer, Refused
 from .drain import drain
 from .errors import ActorFailed
 from .instance import (
-    CONTROL_SOCKET,
     RINGS_READ_WAIT_S,
     InstanceLock,
     make_streams,
@@ -43,6 +43,7 @@ from .plan import Plan, by_group
 from .process import Process
 from .reloading import Reloader
 from .states import State
+from .subscriptions import Subscriptions
 from .wakeup import DEVICE, WakeupLimit
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Supervisor:
         notifier: Notifier | None = None,
         on_ready: Callable[[Supervisor], None] | None = None,
         replan: Callable[[], Plan] | None = None,
+        subscriptions: Subscriptions | None = None,
         wakeup_device: Path = DEVICE,
     ) -> None:
         """Args:
@@ -74,11 +76,15 @@ class Supervisor:
         facts: left in the lock file for others to read.
         on_ready: called once, when every actor runs.
         replan: makes the plan anew at SIGHUP; without it SIGHUP stops the daemon, as the end of a terminal should.
+        subscriptions: makes the plan anew when clients subscribe.
         """
         self.plan = plan
         self.leave_nothing = leave_nothing
         self.facts = facts
         self.on_ready = on_ready
+        self.hangup_stops = replan is None
+        self.subscriptions = subscriptions
+        replan = replan or (subscriptions.plan if subscriptions else None)
         self.reloader = None if replan is None else Reloader(self, replan)
         self.notifier = notifier or Notifier()
         self.processes = {actor.name: Process(actor, plan.supervisor) for actor in plan.actors}
@@ -143,7 +149,10 @@ class Supervisor:
         listener = open_unix_listener(plan.folder / CONTROL_SOCKET, CONTROL_MODE_GROUP if plan.group else CONTROL_MODE)
         child.preload()
         self._overview = Overview(plan.folder, plan.group)
-        self.shared = Shared(plan.folder, plan.data, self.doorbells, plan.group, plan.log, self.listeners)
+        self.shared = Shared(
+            plan.folder, plan.data, self.doorbells, plan.group, plan.log, self.listeners,
+            plan.supervisor.drain_timeout_s,
+        )  # fmt: skip
         return ControlServer(listener, self)
 
     def _open_ports(self) -> None:
@@ -169,7 +178,7 @@ class Supervisor:
     def _handle_signals(self, loop: asyncio.AbstractEventLoop) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.request_stop, number.name)
-        if self.reloader is None:
+        if self.hangup_stops:
             loop.add_signal_handler(signal.SIGHUP, self.request_stop, "SIGHUP")
         else:
             loop.add_signal_handler(signal.SIGHUP, lambda: None if self.stop_reason else self.request_reload())
@@ -345,6 +354,17 @@ class Supervisor:
             raise Refused("the daemon is stopping")
         self._wake.set()
         return self.reloader.request()
+
+    async def subscribe(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Change what the feeds carry, for good; the answer comes when all actors that it concerns run so."""
+        if self.subscriptions is None or self.reloader is None:
+            raise Refused("this daemon has no configuration that could be changed")
+        if self.stop_reason:
+            raise Refused("the daemon is stopping")
+        change = self.subscriptions.change(request)
+        self._wake.set()
+        result = await self.reloader.request(change.plan)
+        return {**result, "changed": change.changed, "symbols": change.now()}
 
     def request_restart(self, name: str) -> None:
         if name not in self.processes:

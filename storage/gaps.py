@@ -34,6 +34,8 @@ SAY_INTERVAL_S = 60.0  # of a stream and reason: one line at once, then their su
 REFUSED = "refused"  # ClickHouse does not take them; the block lies in the spool's folder `refused`
 RING_GONE = "ring_gone"  # the ring vanished with an insert under way, or with rows not yet read
 
+REASONS = (LAPPED, SPOOL_FULL, SPOOL_BROKEN, REFUSED, RING_GONE)
+
 # What an operator can do about it.
 _ADVICE = {
     LAPPED: "ring=overrun before the writer read it: give the feed a larger ring, or see what held the writer up",

@@ -24,7 +24,8 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     product: Literal["spot", "usdm"]
     tier: Literal["spot", "public", "market"]  # the routed address; on USD-M it decides which channels arrive
     symbols: list[str]  # canonical: BTC-USDT, BTC-USDT-PERP
-    channels: list[Channel]
+    channels: list[Channel]  # all that any of the symbols has
+    symbol_channels: dict[str, list[Channel]] = {}  # of symbols that have not all of them
     ws_url: str  # without path of the streams: wss://fstream.binance.com/public
     rest_url: str
 
@@ -78,6 +79,10 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     # diagnosis
     gap_file_bytes_max: Annotated[int, Meta(ge=4096)] = 4 << 20  # then it is rotated once
     rejected_samples_per_minute: Annotated[int, Meta(ge=0)] = 6  # rejected frames shown in the log
+
+    def channels_of(self, symbol: str) -> list[Channel]:
+        """Channels of one of the symbols."""
+        return self.symbol_channels.get(symbol, self.channels)
 
     @property
     def aggregated(self) -> bool:

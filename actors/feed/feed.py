@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from ...codecs.binance.decoder import BinanceDecoder
+from ...codecs.binance.decoder import BinanceDecoder, Route
 from ...codecs.binance.rest import (
     depth_path,
     depth_weight,
@@ -28,7 +28,7 @@ from ...codecs.symbols import Instrument
 from ...ringbuf import KeyWriter, StreamReader, StreamSpec, StreamWriter, keys_filename, read_spec
 from ..ledger import Ledger, Priority
 from ..runtime import BEAT_INTERVAL_S, ActorContext
-from .config import Config
+from .config import Channel, Config
 from .gaps import GapLedger, gaps_path
 from .hooks import FeedHooks
 from .keys import add_keys
@@ -176,14 +176,14 @@ class Feed:
         self.sink = RingSink(self.writers, config.depth_publish_ms * MS)
         if config.klines:
             self.klines = Klines(
-                ctx.name, config, self.instruments, self._keys, self.writers, self.readers["kline"], self._fetch_klines,
-                self.clock,
+                ctx.name, config, self._with("kline"), self._keys, self.writers, self.readers["kline"],
+                self._fetch_klines, self.clock,
             )  # fmt: skip
             self.sink.kline = self.klines.kline
         if "open_interest" in config.channels:
             self.open_interest = OpenInterestPoller(
-                config.product, self.instruments, self.writers["open_interest"], self.readers.get("mark_price"),
-                self.rest, config.open_interest_interval_s, self.clock,
+                config.product, self._with("open_interest"), self.writers["open_interest"],
+                self.readers.get("mark_price"), self.rest, config.open_interest_interval_s, self.clock,
             )  # fmt: skip
         self.decoder = BinanceDecoder(config.product, self.sink, self.hooks)
         for key_id, instrument in self.instruments.items():
@@ -195,7 +195,7 @@ class Feed:
             lambda key_id: self.instruments[key_id].instrument,
             config.snapshots_at_once,
         )
-        names = streams_of(config, [one.native for one in instruments])
+        names = streams_of(config, {one.instrument: one.native for one in instruments})
         attempts = connect_budget(self._ledger, config)
         flush = self.metrics.timing(self)
         self.links = Links(ctx.name, self, config, names, attempts, self.decoder.on_frames, flush)
@@ -207,6 +207,19 @@ class Feed:
         gc.collect()
         gc.freeze()
         log.info("feed=%s symbols=%d streams=%d url=%s", ctx.name, len(instruments), len(names), config.ws_url)
+
+    def _with(self, channel: Channel) -> dict[int, Instrument]:
+        """The instruments that have a channel, by key id."""
+        return {
+            key_id: instrument
+            for key_id, instrument in self.instruments.items()
+            if channel in self.config.channels_of(instrument.instrument)
+        }
+
+    def book_routes(self) -> list[Route]:
+        """Of the symbols whose books are kept."""
+        channels_of = self.config.channels_of
+        return [route for route in self.decoder.routes() if "book" in channels_of(route.instrument.instrument)]
 
     def _resume_chains(self) -> None:
         """Go on counting trades where the process before us ended: what came between is a gap with known ends.
@@ -258,7 +271,7 @@ class Feed:
         self.instruments_changed += 1
         self.instruments[key_id] = instrument
         self._keys.add(instrument.key, instrument.attributes())
-        if self.klines is not None:
+        if "kline" in self.config.channels_of(instrument.instrument):
             for interval in self.config.intervals:
                 self._keys.add(*series_key(instrument, interval))
 

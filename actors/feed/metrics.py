@@ -94,7 +94,7 @@ class FeedMetrics:
         if feed.open_interest is not None:
             self._count("open_interest_failed", "Requests that failed.", feed.open_interest.failed)
         if feed.config.books:
-            syncs = [route.sync for route in decoder.routes()]
+            syncs = [route.sync for route in feed.book_routes()]
             self._count("resyncs", "Books given up and taken anew.", sum(sync.resyncs for sync in syncs))
             self._count("snapshots", "Snapshots applied.", sum(sync.snapshots for sync in syncs))
             stale = sum(sync.snapshots_stale for sync in syncs)
@@ -118,9 +118,9 @@ class FeedMetrics:
         if links.last_error:
             detail["last_error"] = links.last_error[:200]
         if feed.config.books:
-            routes = feed.decoder.routes()
+            routes = feed.book_routes()
             others = [each.instrument.instrument for each in routes if each.sync.book.state != BookState.SYNCED]
-            detail["books"] = {"synced": len(feed.instruments) - len(others), "others": others[:SYMBOLS_SHOWN_MAX]}
+            detail["books"] = {"synced": len(routes) - len(others), "others": others[:SYMBOLS_SHOWN_MAX]}
         blocked_s = (feed.weight.blocked_until_ns - feed.clock()) / 1e9
         if blocked_s > 0:
             detail["rest_blocked_s"] = round(blocked_s, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from ...codecs.binance.rest import WEIGHT_PER_MINUTE, ExchangeInfo
 from ...codecs.binance.wire import PRODUCTS, combined_path, stream_name, tier_of
@@ -64,8 +64,8 @@ def published_weight_limit(info: ExchangeInfo) -> int:
     return next((one.limit for one in info.rate_limits if one.kind == "REQUEST_WEIGHT" and one.interval_s == 60), 0)
 
 
-def channels_of(config: Config) -> list[str]:
-    """Channels on the wire: ``aggTrade``, ``depth@100ms``.
+def channels_of(config: Config, symbol: str | None = None) -> list[str]:
+    """Channels on the wire: ``aggTrade``, ``depth@100ms``. Of one of the feed's symbols, or all that it has.
 
     Raises:
         FeedConfigError: the product has no such stream.
@@ -85,7 +85,7 @@ def channels_of(config: Config) -> list[str]:
         "mark_price": "@1s" if config.mark_price_interval_ms == 1000 else "",
     }
     channels = []
-    for channel in config.channels:
+    for channel in config.channels if symbol is None else config.channels_of(symbol):
         if channel == "kline":
             channels += [f"kline_{interval}" for interval in config.kline_intervals]
         elif channel in CHANNELS:  # open interest has no stream
@@ -106,14 +106,18 @@ def _check_intervals(config: Config) -> None:
         )
 
 
-def streams_of(config: Config, natives: Iterable[str]) -> list[str]:
+def streams_of(config: Config, natives: Mapping[str, str]) -> list[str]:
     """Names of all streams of the feed, symbol by symbol.
+
+    Args:
+        natives: the exchange's names by ours.
 
     Raises:
         FeedConfigError: more than one connection may carry.
     """
-    channels = channels_of(config)
-    streams = [stream_name(native, channel) for native in natives for channel in channels]
+    streams = [
+        stream_name(native, channel) for symbol, native in natives.items() for channel in channels_of(config, symbol)
+    ]
     if not streams:
         raise FeedConfigError(f"feed: channels {config.channels} have no stream: add one that the exchange sends")
     most = PRODUCTS[config.product].limits.streams_max

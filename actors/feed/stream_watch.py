@@ -64,7 +64,7 @@ class StreamWatch:
         self._key_ids: list[int] = []
         symbols: list[str] = []
         for key_id, instrument in instruments.items():
-            for channel in channels_of(config):
+            for channel in channels_of(config, instrument.instrument):
                 kind, _, interval = channel.partition("@")[0].partition("_")
                 if kind not in _COUNTED:
                     continue

@@ -6,13 +6,14 @@ import contextlib
 from collections import Counter
 from pathlib import Path
 
+from ...actors.control import CONTROL_SOCKET
 from ..config import Settings
 from ..control import ask
 from ..cpus import HOT_KINDS
 from ..doctor import Needs, Verdict, examine
 from ..doctor.finding import FILES_SPARE
 from ..errors import NotRunning
-from ..instance import CONTROL_SOCKET, memory_needed
+from ..instance import memory_needed
 from ..loading import load
 from ..plan import Plan, make_plan
 from .output import print_json, print_table

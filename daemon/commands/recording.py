@@ -150,14 +150,14 @@ class Recorder:
         self, session: aiohttp.ClientSession, name: str, feed: FeedConfig, natives: dict[str, str]
     ) -> None:
         """Keep one connection, and connect again when it ends."""
-        own = [natives[symbol] for symbol in feed.symbols]
+        own = {symbol: natives[symbol] for symbol in feed.symbols}
         url, batches = connection_plan(feed.ws_url, streams_of(feed, own))
         failures = 0
         while True:
             try:
                 async with session.ws_connect(url, max_msg_size=FRAME_BYTES_MAX) as socket:
                     self._write(EntryKind.CONNECT, b"", name, url)
-                    snapshots = asyncio.create_task(self._snapshots(session, feed, own))
+                    snapshots = asyncio.create_task(self._snapshots(session, feed, list(own.values())))
                     try:
                         async for payload in self._frames(socket, name, batches):
                             failures = 0

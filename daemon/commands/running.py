@@ -26,6 +26,7 @@ from ..loading import check, load
 from ..markets import fewest_shards
 from ..plan import Plan, make_plan
 from ..reload import keep_instance
+from ..subscriptions import Subscriptions
 from ..supervisor import Supervisor
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -39,15 +40,15 @@ def run(config_file: Path, log_options: dict[str, str], *, purge: bool) -> None:
     """Run the daemon of a configuration file until it is asked to stop."""
 
     settings = load(config_file)
-    plan = _with_log(make_plan(settings, str(config_file)), log_options)
+    subscriptions = Subscriptions(settings, lambda new: _with_log(make_plan(new, str(config_file)), log_options))
+    plan = subscriptions.plan()
 
     def replan() -> Plan:
         new, deferred = keep_instance(load(config_file), settings)
-        made = _with_log(make_plan(new, str(config_file)), log_options)
-        return dataclasses.replace(made, deferred=deferred)
+        return dataclasses.replace(subscriptions.plan(new), deferred=deferred)
 
     logs.setup(plan.log.level, plan.log.format)
-    asyncio.run(Supervisor(plan, leave_nothing=purge, replan=replan).run())
+    asyncio.run(Supervisor(plan, leave_nothing=purge, replan=replan, subscriptions=subscriptions).run())
 
 
 def demo(
@@ -59,10 +60,16 @@ def demo(
     try:
         raw = demo_settings(port, symbols, name or f"{DEMO_PREFIX}{os.getpid()}", data)
         quiet: dict[str, str] = {"level": "WARNING"} if sys.stderr.isatty() else {}
-        plan = _with_log(make_plan(check(raw, "demo"), "demo"), quiet | log_options)
+        subscriptions = Subscriptions(
+            check(raw, "demo"), lambda new: _with_log(make_plan(new, "demo"), quiet | log_options)
+        )
+        plan = subscriptions.plan()
         logs.setup(plan.log.level, plan.log.format)
         print(f"starting {len(plan.actors)} processes on simulated markets ...", flush=True)
-        supervisor = Supervisor(plan, leave_nothing=True, facts={"temporary": True}, on_ready=_announce(duration_s))
+        supervisor = Supervisor(
+            plan, leave_nothing=True, facts={"temporary": True}, on_ready=_announce(duration_s),
+            subscriptions=subscriptions,
+        )  # fmt: skip
         asyncio.run(supervisor.run())
         print("stopped, nothing left behind", flush=True)
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ...actors.control import CONTROL_SOCKET
 from ...actors.writer.follower import DURABLE_LINE, STORED_LINE
 from ...ringbuf import RingError, page_filename, read_page
 from ...ringbuf.inspect import inspect_stream
@@ -21,7 +22,6 @@ from ...storage.overview import table_statuses
 from ...storage.spool import spool_bytes
 from ..control import ask
 from ..errors import EXIT_OK, EXIT_UNAVAILABLE, NotRunning
-from ..instance import CONTROL_SOCKET
 from .output import print_json, print_table
 
 WRITER = "writer"
@@ -42,7 +42,7 @@ def status(folder: Path, config_file: Path | None, *, as_json: bool) -> int:
     except (RingError, OSError) as error:
         raise NotRunning(f"instance {answer['instance']!r} has no writer: {error}") from None
     facts = _facts(folder, Path(answer["data"]) / WRITER, dict(page.detail))
-    server = _server(facts["clickhouse"], config_file)
+    server = server_of(facts["clickhouse"], config_file)
     try:
         facts["tables"] = [asdict(table) for table in asyncio.run(_tables(server))]
     except StorageError as error:
@@ -54,7 +54,7 @@ def status(folder: Path, config_file: Path | None, *, as_json: bool) -> int:
     return EXIT_OK if facts["tables"] is not None else EXIT_UNAVAILABLE
 
 
-def _server(stated: dict[str, Any], config_file: Path | None) -> Server:
+def server_of(stated: dict[str, Any], config_file: Path | None) -> Server:
     """The server as the writer has it, which keeps a password of the configuration to itself."""
     if config_file is not None:
         from ..loading import load

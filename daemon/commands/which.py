@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...actors.control import CONTROL_SOCKET
 from ..control import ask
 from ..errors import InputMissing, NotRunning
-from ..instance import CONTROL_SOCKET, FOLDER_PREFIX, instances
+from ..instance import FOLDER_PREFIX, instances
 
 ANSWER_TIMEOUT_S = 1.0
 

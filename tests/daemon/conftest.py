@@ -20,7 +20,7 @@ from tickring.daemon.control import ask
 from tickring.daemon.errors import NotRunning
 
 HARNESS = Path(__file__).with_name("harness.py")
-DEADLINE_S = 15.0
+DEADLINE_S = 60.0
 
 
 def wait_for(what: str, condition: Callable[[], Any], deadline_s: float = DEADLINE_S) -> Any:

@@ -140,6 +140,7 @@ def test_plan_has_one_feed_for_each_routed_tier_that_carries_a_channel():
         "feed-binance-spot-0",
         "feed-binance-usdm-public-0",
         "feed-binance-usdm-market-0",
+        "keeper",
         "writer",
         "front-0",
         "front-1",
@@ -149,7 +150,7 @@ def test_plan_has_one_feed_for_each_routed_tier_that_carries_a_channel():
     assert feeds["feed-binance-usdm-public-0"].channels == ["quote", "book"]
     assert feeds["feed-binance-usdm-market-0"].channels == ["agg_trade"]
     assert feeds["feed-binance-usdm-public-0"].ws_url == "wss://fstream.binance.com/public"
-    assert [actor.doorbell for actor in plan.actors] == list(range(7))
+    assert [actor.doorbell for actor in plan.actors] == list(range(8))
 
 
 def test_plan_with_raw_futures_trades_needs_no_market_tier():
@@ -257,7 +258,7 @@ def test_plan_with_a_server_runs_no_engine_and_tells_the_others_where_it_is():
     plan = make_plan(parse(GOOD + '[clickhouse]\nurl = "http://db:8123"\nuser = "desk"\n', "good"))
     kinds = {actor.kind: actor.config for actor in plan.actors}
     assert "clickhouse" not in kinds
-    for kind in ("front", "writer"):
+    for kind in ("front", "keeper", "writer"):
         assert (kinds[kind].clickhouse.url, kinds[kind].clickhouse.user) == ("http://db:8123", "desk")
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tickring.daemon import instance
+from tickring.daemon.drain import usual_share_s
 from tickring.daemon.errors import FolderUnusable, SpaceShort
+from tickring.daemon.instance import tidy
 from tickring.daemon.plan import ActorPlan, Plan
 from tickring.ringbuf.keys import KeyWriter
 from tickring.ringbuf.layout import StreamSpec
@@ -121,3 +123,16 @@ def test_killed_temporary_instance_is_removed_with_its_data_by_the_next(shm):
     instance.remove_dead(shm, "demo-")
     os.close(fd)
     assert (dead.exists(), data.exists(), alive.exists(), kept.exists()) == (False, False, True, True)
+
+
+def test_stopped_daemon_takes_away_what_speaks_of_processes_that_are_gone(tmp_path):
+    for name in ("front-0.page", "front-0.ws", "front-0.sock", "control.sock", "feed-0.trade.ring", "binance.ledger"):
+        (tmp_path / name).touch()
+    tidy(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"feed-0.trade.ring", "binance.ledger"}
+
+
+def test_shares_of_the_ranks_are_within_the_drain():
+    shares = [usual_share_s(rank, 10.0) for rank in range(4)]
+    assert shares == [5.0, 5.0, 2.5, 1.25]
+    assert sum(shares[1:]) < 10.0

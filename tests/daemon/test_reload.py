@@ -192,4 +192,4 @@ def test_reload_asked_for_while_the_daemon_stops_is_refused(tree):
     ask(tree.folder / "control.sock", "stop")
     with pytest.raises(Refused, match="stopping"):
         ask(tree.folder / "control.sock", "reload")
-    assert tree.process.wait(15) == 0
+    assert tree.process.wait(60) == 0

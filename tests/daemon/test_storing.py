@@ -22,7 +22,7 @@ def look(name, *options):
 
 
 def test_storage_status_tells_of_tables_spool_cursors_and_gaps(demo):  # noqa: F811
-    one = demo("--symbols", "2")
+    one = demo("--port", "0", "--symbols", "2")
     one.address()
     name = one.folder.name.removeprefix("tickring-")
 
