@@ -1,13 +1,15 @@
 """Who asks: where keys and tokens are checked.
 
-One `Authenticator` serves REST and WebSocket; the default one lets everybody read.
+One `Authenticator` serves REST and WebSocket; the default one lets everybody read and write.
 """
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from aiohttp import web
 
-from .errors import NotAuthenticated
+from .errors import Forbidden, NotAuthenticated
 from .ws.auth import ANONYMOUS, Authenticator, Identity, NoAuthentication
 
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="tickring"'}
@@ -21,11 +23,12 @@ def request_token(request: web.BaseRequest) -> str | None:
     return request.headers.get("X-API-Key") or None
 
 
-async def authenticate(request: web.BaseRequest, authenticator: Authenticator) -> Identity:
-    """Who sent a request.
+async def authenticate(request: web.BaseRequest, authenticator: Authenticator, permission: str) -> Identity:
+    """Who sent a request that takes a permission: `read`, `write`, `admin`.
 
     Raises:
         NotAuthenticated: no token where one is needed, or one that is not valid.
+        Forbidden: its owner may not do that.
     """
     token = request_token(request)
     if token is None:
@@ -37,7 +40,22 @@ async def authenticate(request: web.BaseRequest, authenticator: Authenticator) -
     identity = await authenticator.identify(token)
     if identity is None:
         raise NotAuthenticated("the token is not valid", code="INVALID_AUTH_TOKEN", headers=CHALLENGE)
+    if permission not in identity.permissions:
+        raise Forbidden(
+            f"{request.method} {request.path[:200]} needs the permission {permission!r}",
+            details={"permission": permission},
+        )
     return identity
 
 
-__all__ = ["Authenticator", "Identity", "NoAuthentication", "authenticate", "request_token"]
+def refuse_other_origins(request: web.BaseRequest) -> None:
+    """A page of another site, open in a browser on this machine, must not change anything here.
+
+    Browsers name the origin in each such request; other clients name none. Raises Forbidden.
+    """
+    origin = request.headers.get("Origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
+        raise Forbidden(f"a page of {origin[:100]!r} may not change anything here", details={"origin": origin[:100]})
+
+
+__all__ = ["Authenticator", "Identity", "NoAuthentication", "authenticate", "refuse_other_origins", "request_token"]

@@ -41,12 +41,15 @@ class Bars:
     Attributes:
         rows: `(n,)` KLINE, each `open_ts` once.
         expected: how many there should be in the part of the range that `rows` answers.
+        backfill: complete, pending or unavailable, where missing ones were asked for.
     """
 
     rows: np.ndarray
     data_source: str = "memory"
     expected: int = 0
     answered: bool = True
+    backfill: str = ""
+    note: str = ""
 
     @property
     def completeness(self) -> float:

@@ -16,13 +16,14 @@ import numpy as np
 from ...codecs.klines import INTERVALS, rolls_up
 from ...codecs.records import KLINE
 from .aggregates import AGGREGATE_METADATA, Writer
-from .bars import ONE_KEY, Bars, Wanted, bars_between, bars_in_memory, bars_of, key_parameters, open_bar, source_of
+from .backfill import BACKFILL_METADATA, filled_bars
+from .bars import ONE_KEY, Bars, Wanted, bars_between, bars_in_memory, key_parameters, open_bar, source_of
 from .candle_statistics import STATS_SCHEMA, candle_statistics
 from .catalog import Source
 from .endpoints import Answer, Answerer, Arguments, Endpoint
 from .envelope import encode, joined_rows, members
 from .newest_bars import newest_members
-from .paging import LIMIT, PAGE, PAGE_SIZE, empty_range, pagination, window_of
+from .paging import BAR_CURSOR, LIMIT, PAGE, PAGE_SIZE, empty_range, pagination, window_of
 from .params import choice, flag, integer, moment
 from .ranges import Form, shown_time
 from .resolve import DECIMALS, EXCHANGE_QUERY, MARKET_TYPE, SYMBOL_PATH, SYMBOL_QUERY, TIME, as_perpetual
@@ -67,12 +68,12 @@ ARRAY_SCHEMA: dict[str, Any] = {
     "type": "array", "description": "[epoch ms, open, high, low, close, volume], oldest first",
     "items": {"type": "array", "minItems": 6, "maxItems": 6, "items": {"type": ["number", "string"]}},
 }  # fmt: skip
-CANDLES_METADATA = {**METADATA_SCHEMA, "interval": TEXT}
+CANDLES_METADATA = {**METADATA_SCHEMA, **BACKFILL_METADATA, "interval": TEXT}
 
 
 def candle_endpoints(state: FrontState) -> list[Endpoint]:
     where = (EXCHANGE_QUERY, MARKET_TYPE)
-    pages = (START, END, LIMIT, PAGE, PAGE_SIZE, CLOSED_ONLY, DECIMALS, TIME)
+    pages = (START, END, LIMIT, PAGE, PAGE_SIZE, BAR_CURSOR, CLOSED_ONLY, DECIMALS, TIME)
     arrays = (START, END, ARRAYS_LIMIT, CLOSED_ONLY, DECIMALS_OF_ARRAYS)
     rows: dict[str, Any] = {
         "data": {"type": "array", "items": CANDLES.schema()}, "metadata": CANDLES_METADATA, "errors": (400, 404),
@@ -83,7 +84,7 @@ def candle_endpoints(state: FrontState) -> list[Endpoint]:
         return candle_rows(state, arguments)
 
     def newest(arguments: Arguments) -> Answerer:
-        fixed = dict.fromkeys(("start_time", "end_time", "page", "page_size"))
+        fixed = dict.fromkeys(("start_time", "end_time", "page", "page_size", "cursor"))
         return candle_rows(state, {**arguments, **fixed})
 
     def ohlcv(arguments: Arguments) -> Answerer:
@@ -139,7 +140,7 @@ def _range(arguments: Arguments) -> tuple[int | None, int]:
 
 async def _bars(state: FrontState, source: Source, base: str, wanted: Wanted, *, closed_only: bool) -> Bars:
     """Bars of a range with the one of now, where it belongs there; oldest first."""
-    bars = await bars_of(state, source, base, wanted)
+    bars = await filled_bars(state, source, base, wanted)
     if closed_only or base != wanted.interval:
         return bars
     now = open_bar(state, source)
@@ -156,23 +157,26 @@ def _metadata(
     source: Source, arguments: Arguments, bars: Bars, start_ms: int | None, end_ms: int, count: int, show: Any
 ) -> dict[str, Any]:
     first = start_ms if start_ms is not None or not len(bars.rows) else int(bars.rows["open_ts"][0])
-    note = {} if bars.answered else {"note": "memory only: history did not answer"}
+    note = bars.note if bars.answered else "memory only: history did not answer"
+    told = {name: text for name, text in (("backfill", bars.backfill), ("note", note)) if text}
     return {
         **names_of(source, arguments["symbol"]), "interval": arguments["interval"], "count": count,
         "start_time": None if first is None else show(first * MS), "end_time": show(end_ms * MS),
-        "data_source": bars.data_source, "completeness": bars.completeness, **note,
+        "data_source": bars.data_source, "completeness": bars.completeness, **told,
     }  # fmt: skip
 
 
 def candle_rows(state: FrontState, arguments: Arguments) -> Answerer:
     interval = arguments["interval"]
     source, base = source_of(state, arguments, interval)
-    options, window = options_of(arguments), window_of({**arguments, "cursor": None})
+    options, before = options_of(arguments), arguments["cursor"]
+    window = window_of({**arguments, "cursor": None, **({"page": None} if before is not None else {})})
+    paged = window.page is not None and before is None
     _range(arguments)
     key = {**source.key.attributes, "interval": interval}
     renderer, constant = CANDLES.renderer(source, options, key), key_text(source, arguments["symbol"])
     newest = None
-    if window.is_newest and base == interval:
+    if window.is_newest and before is None and base == interval:
 
         def write(rows: np.ndarray) -> list[bytes]:
             return [b"{" + constant + text + b"}" for text in renderer.rows(rows)]
@@ -184,18 +188,20 @@ def candle_rows(state: FrontState, arguments: Arguments) -> Answerer:
 
     async def merged() -> Answer:
         start, end = _range(arguments)
-        wanted = Wanted(interval, start, end, window.offset + window.size + 1)
+        until = end if before is None else min(end, before)
+        wanted = Wanted(interval, start, until, window.offset + window.size + 1)
         bars = await _bars(state, source, base, wanted, closed_only=arguments["closed_only"])
         rows = bars.rows[::-1][window.offset : window.offset + window.size]
         texts = renderer.rows(rows)
         metadata = _metadata(source, arguments, bars, start, end, len(texts), shown_time(options))
         data = joined_rows(constant, texts)
         has_next = len(bars.rows) > window.offset + window.size
-        paged = window.page is not None
         total = await _total(state, source, interval, start, end, len(bars.rows), has_next) if paged else None
         told = pagination(
-            window.size, page=window.page, total=total, has_next=has_next, has_prev=(window.page or 1) > 1
-        )
+            window.size, page=window.page if paged else None, total=total, has_next=has_next,
+            has_prev=(window.page or 1) > 1 or before is not None,
+            next_cursor=str(int(rows["open_ts"][-1])) if len(rows) else None,
+        )  # fmt: skip
         return members(data, metadata=metadata, count=total if paged else len(texts), pagination=told)
 
     return answer

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from ...storage.client import Server
+from .desk.config import DeskConfig
 from .ws.config import WsConfig
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -28,11 +29,14 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     clickhouse: Server = Server()
     history_timeout_s: Seconds = 2.0  # a range that was asked for explicitly waits at most so long
     history_hint_timeout_s: Seconds = 0.05  # and one that was not, when memory holds fewer rows than asked for
-    history_total_timeout_s: Seconds = 0.25  # a page waits at most so long for the total of its range
+    history_total_timeout_s: Seconds = 0.08  # a page waits at most so long for the total; the next one has it then
     history_total_keep_s: Seconds = 30.0  # and totals are kept so long, brought up to date by what came since
     aggregate_keep_s: Seconds = 10.0  # statistics over ranges are kept so long (X-Cache: HIT)
     aggregates_max: Positive = 1024
     history_probe_s: Seconds = 1.0  # how often ClickHouse is asked whether it lives; while it does not, nobody waits
+
+    backfill_wait_s: Annotated[float, Meta(ge=0, le=60)] = 3.0  # for the keeper, where bars are missing; 0: never asked
+    command_timeout_s: Seconds = 30.0  # how long a request waits for the supervisor to carry something out
 
     # limits
     rate_limit_calls: Positive = 10_000_000  # per client and window, counted in each worker
@@ -57,3 +61,4 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     fresh_other_s: Seconds = 28_800.0  # funding, open interest
 
     ws: WsConfig = WsConfig()
+    desk: DeskConfig = DeskConfig()

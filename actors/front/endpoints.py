@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
-from .errors import InvalidParameter, NotFound
+import msgspec
+
+from .errors import InvalidParameter, MethodNotAllowed, NotFound, ValidationFailed, is_legacy
 from .params import Param, parse_query
 
 JSON = "application/json; charset=utf-8"
@@ -51,7 +53,9 @@ class Endpoint:
         path: with `{name}` for path parameters; a symbol may hold slashes (``BTC/USDT``).
         prepare: checked arguments to the function that answers; it is kept for requests of the same text until the
             catalog changes. Raises FrontError.
-        params: of path and query.
+        params: of path and query, and members of the JSON body (`where` is "body").
+        method: GET, which is also HEAD; POST, DELETE.
+        success: status of the usual answer; the answerer of another one than 200 returns it in an `Enveloped`.
         data: schema of `data`, or of the whole body where not enveloped.
         metadata: schemas of the members of `metadata`.
         errors: HTTP status codes of the errors that it can answer with.
@@ -65,6 +69,8 @@ class Endpoint:
     prepare: Callable[[Arguments], Answerer]
     summary: str
     params: tuple[Param, ...] = ()
+    method: str = "GET"
+    success: int = 200
     data: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     errors: Sequence[int] = (400,)
@@ -75,14 +81,42 @@ class Endpoint:
     public: bool = False
     tag: str = "market data"
 
-    def arguments(self, path_values: Mapping[str, str], query: str) -> dict[str, Any]:
+    @property
+    def permission(self) -> str:
+        """What a key must allow, where keys are asked for."""
+        return "read" if self.method == "GET" else "write"
+
+    def arguments(self, path_values: Mapping[str, str], query: str, body: bytes = b"") -> dict[str, Any]:
         """Check all parameters.
 
         Raises:
-            InvalidParameter
+            InvalidParameter; ValidationFailed where the path is another service's
         """
-        values = parse_query(query) if query else {}
-        return {param.name: param.read(path_values if param.where == "path" else values) for param in self.params}
+        values: dict[str, Mapping[str, str]] = {"path": path_values, "query": parse_query(query) if query else {}}
+        if any(param.where == "body" for param in self.params):
+            values["body"] = body_values(body)
+        found = {}
+        for param in self.params:
+            try:
+                found[param.name] = param.read(values[param.where])
+            except InvalidParameter as error:
+                if is_legacy(self.path):
+                    raise ValidationFailed(error, param.where) from None
+                raise
+        return found
+
+
+def body_values(body: bytes) -> dict[str, str]:
+    """The members of a JSON object as the texts that they would be in a query. Raises InvalidParameter."""
+    try:
+        members = msgspec.json.decode(body, type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidParameter("body", body[:100].decode("utf-8", "replace"), "a JSON object") from None
+    return {
+        name: value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        for name, value in members.items()
+        if value is not None
+    }
 
 
 _SEGMENT = re.compile(r"\{(\w+)\}")
@@ -93,9 +127,12 @@ class Router:
 
     def __init__(self, endpoints: Iterable[Endpoint]) -> None:
         self.endpoints = tuple(endpoints)
-        self._literal = {e.path: e for e in self.endpoints if "{" not in e.path}
-        patterns = sorted((e for e in self.endpoints if "{" in e.path), key=lambda e: -len(_SEGMENT.sub("", e.path)))
-        self._patterns = [(self._pattern(endpoint.path), endpoint) for endpoint in patterns]
+        paths: dict[str, dict[str, Endpoint]] = {}  # path -> method -> endpoint
+        for endpoint in self.endpoints:
+            paths.setdefault(endpoint.path, {})[endpoint.method] = endpoint
+        self._literal = {path: methods for path, methods in paths.items() if "{" not in path}
+        patterns = sorted((path for path in paths if "{" in path), key=lambda path: -len(_SEGMENT.sub("", path)))
+        self._patterns = [(self._pattern(path), paths[path]) for path in patterns]
 
     @staticmethod
     def _pattern(path: str) -> re.Pattern[str]:
@@ -105,17 +142,28 @@ class Router:
             source = source.replace(f"{{{name}}}", f"(?P<{name}>{'.+' if name == 'symbol' else '[^/]+'})")
         return re.compile(source)
 
-    def find(self, path: str) -> tuple[Endpoint, dict[str, str]]:
+    def find(self, path: str, method: str = "GET") -> tuple[Endpoint, dict[str, str]]:
         """The endpoint of a raw path, and its path parameters decoded. A trailing slash does not matter.
 
         Raises:
-            NotFound
+            NotFound, MethodNotAllowed
         """
+        methods, values = self._find(path)
+        endpoint = methods.get("GET" if method == "HEAD" else method)
+        if endpoint is None:
+            allowed = sorted({*methods, *(("HEAD",) if "GET" in methods else ())})
+            raise MethodNotAllowed(
+                f"{method[:20]} {path[:200]}: only {', '.join(allowed)} is possible here",
+                details={"method": method[:20], "allowed": allowed}, headers={"Allow": ", ".join(allowed)},
+            )  # fmt: skip
+        return endpoint, values
+
+    def _find(self, path: str) -> tuple[Mapping[str, Endpoint], dict[str, str]]:
         if len(path) > 1 and path.endswith("/"):
             path = path.rstrip("/") or "/"
-        endpoint = self._literal.get(path)
-        if endpoint is not None:
-            return endpoint, {}
+        methods = self._literal.get(path)
+        if methods is not None:
+            return methods, {}
         for pattern, candidate in self._patterns:
             match = pattern.fullmatch(path)
             if match:

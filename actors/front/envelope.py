@@ -32,7 +32,7 @@ ERROR_SCHEMA: dict[str, Any] = {
         "error_code": {"type": "string"},
         "error_message": {"type": "string"},
         "details": {"type": "object"},
-        "detail": {"type": "string"},
+        "detail": {"type": ["string", "array"], "description": "the message; of a 422 a list of what is wrong"},
     },
     "required": [*SCHEMA, "data", "error", "error_code", "error_message", "details", "detail"],
 }
@@ -63,7 +63,7 @@ def error_body(error: FrontError, timestamp: str, request_id: str, execution_ms:
         "success": False, "status": "error", "message": error.message, "data": None, "timestamp": timestamp,
         "request_id": request_id, "execution_time_ms": round(execution_ms, 3),
         "error": {"code": error.code, "message": error.message, "details": error.details},
-        "error_code": error.code, "error_message": error.message, "details": error.details, "detail": error.message,
+        "error_code": error.code, "error_message": error.message, "details": error.details, "detail": error.detail,
     })  # fmt: skip
 
 

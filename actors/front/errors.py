@@ -11,6 +11,7 @@ TickringError
     ├── MethodNotAllowed    405
     ├── PayloadTooLarge     413
     ├── UriTooLong          414
+    ├── ValidationFailed    422, an InvalidParameter of a path that other services had before us
     ├── RateLimitExceeded   429, with Retry-After
     ├── HeaderTooLarge      431
     ├── NotSupported        501
@@ -44,6 +45,7 @@ class FrontError(TickringError):
         self.code = code or self.code
         self.details = dict(details or {})
         self.headers = dict(headers or {})
+        self.detail: Any = message  # what clients of other services look at
 
 
 class MalformedRequest(FrontError):
@@ -62,6 +64,25 @@ class InvalidParameter(FrontError):
             details={"field": field, "value": None if value is None else str(value)[:100], "expected": expected},
         )
         self.field = field
+
+    @classmethod
+    def of(cls, field: str, message: str) -> InvalidParameter:
+        """With a message of one's own."""
+        error = cls.__new__(cls)
+        FrontError.__init__(error, message, details={"field": field})
+        error.field = field
+        return error
+
+
+class ValidationFailed(FrontError):
+    status = 422
+    code = "VALIDATION_ERROR"
+
+    def __init__(self, error: InvalidParameter, where: str) -> None:
+        super().__init__(error.message, details=error.details)
+        given = error.details["value"]
+        kind = "missing" if given is None else "value_error"
+        self.detail = [{"type": kind, "loc": [where, error.field], "msg": error.message, "input": given}]
 
 
 class InvalidTimeRange(FrontError):
@@ -118,3 +139,20 @@ class ServiceUnavailable(FrontError):
     status = 503
     code = "SERVICE_UNAVAILABLE"
     retriable = True
+
+
+LEGACY_PREFIX = "/api/"
+CANONICAL_PREFIX = "/api/v1/"
+_LEGACY_CODES = {"INVALID_PARAMETER", "INVALID_TIME_RANGE", "TIME_RANGE_TOO_LARGE", "NOT_FOUND", "METHOD_NOT_ALLOWED"}
+
+
+def is_legacy(path: str) -> bool:
+    """Whether a path is one that another service had before us, where errors have its codes."""
+    return path.startswith(LEGACY_PREFIX) and not path.startswith(CANONICAL_PREFIX)
+
+
+def legacy_code(error: FrontError) -> str:
+    """The code of an error under such a path."""
+    if error.code == "INTERNAL_ERROR":
+        return "INTERNAL_SERVER_ERROR"
+    return f"HTTP_{error.status}" if error.code in _LEGACY_CODES else error.code

@@ -17,9 +17,10 @@ from .folding import NOT_VOID, Parts, parts_of, rounded
 from .merge import Recent, times_of
 from .paging import LIMIT, RANGE_PARAMS
 from .params import integer
-from .ranges import Form, newest_rows, rows_in_range, shown_time
+from .ranges import Form, newest_rows, shown_time
 from .resolve import SYMBOL_PATH, SYMBOL_QUERY, as_perpetual
 from .rows import Alias, Options, decimal_of
+from .settlements import SETTLED, payments, rates_in_range
 from .shapes import (
     DECIMAL,
     INTEGER,
@@ -66,7 +67,7 @@ def funding_endpoints(state: FrontState) -> list[Endpoint]:
         return newest_rows(state, RATES, as_perpetual(arguments))
 
     def ranged(arguments: Arguments) -> Answerer:
-        return rows_in_range(state, RATES, as_perpetual(arguments))
+        return rates_in_range(state, RATES, as_perpetual(arguments))
 
     rows: dict[str, Any] = {
         "data": {"type": "array", "items": RATES.schema()}, "metadata": METADATA_SCHEMA, "errors": (400, 404),
@@ -76,11 +77,11 @@ def funding_endpoints(state: FrontState) -> list[Endpoint]:
     return [
         Endpoint(
             "/api/v1/funding", ranged, "Funding rates of a range (30 days by default), newest first",
-            (SYMBOL_QUERY, *WHERE, *RANGE_PARAMS, *WRITING), **rows,
+            (SYMBOL_QUERY, *WHERE, *RANGE_PARAMS, SETTLED, *WRITING), **rows,
         ),
         Endpoint(
             "/api/v1/funding/{symbol}", ranged, "Funding rates of a range (30 days by default), newest first",
-            (SYMBOL_PATH, *WHERE, *RANGE_PARAMS, *WRITING), **rows,
+            (SYMBOL_PATH, *WHERE, *RANGE_PARAMS, SETTLED, *WRITING), **rows,
         ),
         Endpoint(
             "/api/v1/funding/latest", newest, "The newest funding rates, newest first",
@@ -163,6 +164,9 @@ def statistics(state: FrontState, arguments: Arguments) -> Answerer:
         old, old_settled = parts.stored or (np.empty(0), np.empty(0, bool))
         rates = np.concatenate((old, parts.memory["rate"]))
         settled = np.concatenate((old_settled, (parts.memory["flags"] & _SETTLED) != 0))
+        paid = await payments(state, source, parts.start_ns, parts.end_ns)
+        if paid is not None and len(paid):
+            rates, settled = paid["rate"], np.ones(len(paid), bool)
         basis = "settled" if settled.any() else "all"
         rates = rates[settled] if basis == "settled" else rates
         names = ("avg", "min", "max", "median", "q25", "q75")
@@ -201,9 +205,11 @@ def historical(state: FrontState, arguments: Arguments) -> Answerer:
         buckets: dict[int, tuple[int, float, float, float]] = {
             bucket: tuple(sums) for bucket, *sums in parts.stored or ()
         }  # type: ignore[misc]
-        numbers = times_of(parts.memory) // step
+        paid = await payments(state, source, parts.start_ns, parts.end_ns)
+        held = parts.memory if paid is None else np.concatenate((parts.memory, paid))
+        numbers = times_of(held) // step
         for bucket in np.unique(numbers).tolist():
-            rates = parts.memory["rate"][numbers == bucket]
+            rates = held["rate"][numbers == bucket]
             count, total, low, high = buckets.get(bucket, (0, 0.0, float("inf"), float("-inf")))
             buckets[bucket] = (
                 count + len(rates), total + float(rates.sum()), min(low, float(rates.min())),

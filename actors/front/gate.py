@@ -6,6 +6,7 @@ one write sends them. What is not REST (WebSocket) goes on to the aiohttp applic
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -14,9 +15,9 @@ from typing import Any
 from aiohttp import HttpVersion11, web
 
 from . import envelope
-from .auth import Authenticator, NoAuthentication, authenticate
+from .auth import Authenticator, NoAuthentication, authenticate, refuse_other_origins
 from .endpoints import JSON, Answerer, Bare, Endpoint, Enveloped, Router
-from .errors import FrontError, MethodNotAllowed, PayloadTooLarge, RateLimitExceeded
+from .errors import FrontError, MalformedRequest, PayloadTooLarge, RateLimitExceeded, is_legacy, legacy_code
 from .limiter import RateLimiter
 from .reply import FlowControlledReply, HeadBuilder, Reply, accepts_gzip, gzipped
 from .stamps import NS, RequestIds, rfc3339
@@ -28,8 +29,6 @@ WEBSOCKET_PREFIX = "/ws"
 PAGE_PATH = "/index.html"
 LARGE = 128 << 10  # responses from here on are written under flow control
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-READ_METHODS = frozenset(("GET", "HEAD"))
-
 _NO_HEADERS: Mapping[str, str] = {}
 Parts = tuple[bytes, ...]  # of a body: a large one is copied once, into the response
 Fallback = Callable[[Any], Awaitable[web.StreamResponse]]
@@ -135,14 +134,12 @@ class Gate:
         path, _, query = target.partition("#")[0].partition("?")
         if "://" in path[:10]:  # a proxy's absolute form
             path = "/" + path.split("://", 1)[1].partition("/")[2]
-        endpoint, path_values = self.router.find(path)
+        endpoint, path_values = self.router.find(path, request.method)
         if self._locked and not endpoint.public:
-            await authenticate(request, self._authenticator)
-        if request.method not in READ_METHODS:
-            raise MethodNotAllowed(
-                f"{request.method} {path[:200]}: only GET is possible here",
-                details={"method": request.method, "allowed": sorted(READ_METHODS)}, headers={"Allow": "GET, HEAD"},
-            )  # fmt: skip
+            await authenticate(request, self._authenticator, endpoint.permission)
+        if endpoint.method != "GET":
+            refuse_other_origins(request)
+            return endpoint, endpoint.prepare(endpoint.arguments(path_values, query, await self._body(request)))
         known = self._prepared.get(target)
         if known is not None:
             return known
@@ -153,6 +150,18 @@ class Gate:
         if self.state.catalog.generation == self._generation:
             self._prepared[target] = prepared
         return prepared
+
+    async def _body(self, request: web.BaseRequest) -> bytes:
+        config = self.state.config
+        try:
+            async with asyncio.timeout(config.first_request_s):
+                return await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise PayloadTooLarge(
+                f"a body of more than {config.body_bytes_max:,} bytes", details={"max": config.body_bytes_max}
+            ) from None
+        except TimeoutError:
+            raise MalformedRequest(f"the body did not come within {config.first_request_s:g} s") from None
 
     def _forget(self) -> None:
         self._prepared.clear()
@@ -170,10 +179,12 @@ class Gate:
         )
 
     def _failure(self, error: Exception, target: str) -> FrontError:
-        if isinstance(error, FrontError):
-            return error
-        log.error("request=%s failed", target[:200], exc_info=error)
-        return FrontError("something went wrong here; the log has it under this request's path", details={})
+        if not isinstance(error, FrontError):
+            log.error("request=%s failed", target[:200], exc_info=error)
+            error = FrontError("something went wrong here; the log has it under this request's path", details={})
+        if is_legacy(target):
+            error.code = legacy_code(error)
+        return error
 
     # -- sending --------------------------------------------------------------------------------------------------
 

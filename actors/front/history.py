@@ -19,7 +19,7 @@ from ..runtime import ActorContext
 from .catalog import Source
 from .config import Config
 from .kept import Keeper
-from .merge import CountOlder, FetchOlder, Older, Seam
+from .merge import CountAll, FetchOlder, Older, Seam
 from .stamps import NS
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ NEWEST_FIRST = (
     "ORDER BY exchange DESC, instrument DESC, epoch DESC, nth DESC LIMIT {limit:UInt64}"
 )
 FOREVER_NS = (1 << 63) - 1
-SETTLED_NS = 3600 * NS  # what is older has left memory
+SETTLED_NS = 60 * NS  # so late a record comes at most, by the exchange's clock and ours
 decode = msgspec.json.decode
 T = TypeVar("T")
 
@@ -192,6 +192,18 @@ class History:
         answer = await self._fetch(self._query(record, columns, condition), parameters, "JSONCompactEachRow")
         return None if answer is None else [tuple(decode(line)) for line in answer.splitlines()]
 
+    async def ask(
+        self, query: str, parameters: Mapping[str, Any] | None = None, *, hint: bool = False
+    ) -> list[list[Any]] | None:
+        """The rows of a query as JSON values, decimals as texts; None without an answer."""
+        answer = await self._fetch(query, parameters or {}, "JSONCompactEachRow", hint=hint)
+        return None if answer is None else [decode(line) for line in answer.splitlines()]
+
+    @property
+    def database(self) -> str:
+        """Where our tables are."""
+        return self._store.database
+
     def _query(self, record: RecordType, columns: str, condition: str) -> str:
         return f"SELECT {columns} FROM {qualified_table(self._store.database, record)} WHERE {condition}"
 
@@ -200,7 +212,7 @@ class History:
             return None
         settings = {"max_execution_time": max(1, round(self._timeout_s * 2)), "optimize_read_in_order": 1}
         if fmt.startswith("JSON"):
-            settings["output_format_json_quote_64bit_integers"] = 0
+            settings |= {"output_format_json_quote_64bit_integers": 0, "output_format_json_quote_decimals": 1}
         seconds = self._hint_timeout_s if hint else self._timeout_s
         question = self._store.client.fetch(query, parameters, fmt=fmt, timeout_s=seconds, settings=settings)
         return await self._ask(question, hint)
@@ -213,35 +225,38 @@ class History:
         rows = await self.select(record, source, columns, seam, start_ns, end_ns, tail="GROUP BY epoch ORDER BY epoch")
         return None if rows is None else [Span(*map(int, row)) for row in rows]
 
-    def counter(self, record: RecordType, source: Source, window: tuple[int | None, int | None]) -> CountOlder:
-        """The function that counts older records of a key; None as its answer where that is not known in time.
+    def counter(self, record: RecordType, source: Source, window: tuple[int | None, int | None]) -> CountAll:
+        """The function that counts a key's records; None as its answer where that is not known in time.
 
-        A count is kept for a while, by the range as it was asked for. Nothing below a seam changes, so a kept count is
+        A count is kept for a while, by the range as it was asked for. A range whose end has passed keeps its total,
+        wherever the seam goes. Of one that ends now the part below the seam is kept: nothing there changes, so it is
         brought up to a later seam by the difference of their numbers.
         """
         identity = (record.name, source.exchange, source.instrument, window)
 
-        async def counted(seam: Seam, start_ns: int, end_ns: int) -> tuple[Seam, int] | None:
-            found = await self.spans(record, source, seam, start_ns, end_ns)
-            return None if found is None else (seam, sum(span.shown for span in found))
+        async def counted(seam: Seam, start_ns: int, end_ns: int, held: int) -> tuple[Seam, int] | None:
+            shown = f"countIf(bitAnd(flags, {int(Flag.VOID)}) = 0)"
+            found = await self.select(record, source, shown, seam, start_ns, end_ns)
+            return None if found is None else (seam, held + int(found[0][0]))
 
-        async def count(seam: Seam, start_ns: int, end_ns: int) -> int | None:
+        async def count(seam: Seam, start_ns: int, end_ns: int, held: int) -> int | None:
             if not self.configured:
-                return 0
-            # a range with a fixed end that may still lie in memory: its part below the seam depends on the seam
-            settled = window[1] is None or end_ns < time.time_ns() - SETTLED_NS
+                return held
+            moving = window[1] is None
+            # records of the last moments may still come, so a total of theirs is good for the same seam alone
+            settled = moving or end_ns < time.time_ns() - SETTLED_NS
             mine = identity if settled else (*identity, seam)
             try:
                 async with asyncio.timeout(self._total_timeout_s):
-                    kept = await self.totals.get(mine, lambda: counted(seam, start_ns, end_ns))
+                    kept = await self.totals.get(mine, lambda: counted(seam, start_ns, end_ns, 0 if moving else held))
             except TimeoutError:
                 return None  # the answer does not wait for it; the question goes on, and the next page has it
             if kept is None:
                 return None
             (at, total), _ = kept
-            if at.epoch != seam.epoch:
-                return None
-            return max(0, total + (seam.nth - at.nth if window[1] is None else 0))
+            if not moving:
+                return total
+            return max(0, held + total + seam.nth - at.nth) if at.epoch == seam.epoch else None
 
         return count
 

@@ -1,4 +1,9 @@
-"""Whether the data of an instrument is whole: what the exchange sent and we did not get, and what history lacks."""
+"""Whether the data of an instrument is whole: what the exchange sent and we did not get, and what history lacks.
+
+Two ledgers tell of holes. A feed's, in the exchange's own numbers, is about one instrument. The writer's is about a
+ring, all its instruments together: which of them a hole is of only shows where records of the instrument are held
+before and behind it, and there `missing` of the record counts it. So a hole of a ring is told to each of them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +16,9 @@ import msgspec
 from ...codecs.book import BookState
 from ...codecs.record import RecordType, Store
 from ...codecs.records import BOOK_TOP, MARKET_RECORDS
+from ...storage.gaps import REASONS, Gap
+from ...storage.gaps import read_gaps as storage_gaps
+from ...storage.offsets import WRITER_FOLDER
 from .aggregates import AGGREGATE_METADATA, Aggregate, kept_answer
 from .catalog import Source
 from .endpoints import Answerer, Arguments, Endpoint
@@ -30,9 +38,17 @@ WATCHED = tuple(record for record in MARKET_RECORDS if record.ring and record.st
 
 GAP_SCHEMA = schema_of({
     "symbol": TEXT, "exchange": TEXT, "data_type": TEXT, "interval": {"type": ["string", "null"]},
+    "origin": {"enum": ["exchange", "storage"], "description": "not received, or received and not stored"},
+    "reason": {
+        "type": ["string", "null"],
+        "description": f"of storage: {', '.join(REASONS)}",
+    },
     "gap_start": {"type": ["string", "null"]}, "gap_end": {"type": ["string", "null"]},
     "status": {"enum": ["pending", "filled", "failed"]}, "created_at": {"type": ["string", "null"]},
-    "first_id": TEXT, "last_id": TEXT, "missing": INTEGER,
+    "first_id": {**TEXT, "description": "the exchange's numbers; of storage sequences of the stream"}, "last_id": TEXT,
+    "missing": {"type": ["integer", "null"], "description": "null: some of `rows`, those of this instrument"},
+    "rows": {"type": ["integer", "null"], "description": "of all the stream's instruments; null: not known"},
+    "stream": {"type": ["string", "null"]},
 })  # fmt: skip
 RECORD_SCHEMA = schema_of({
     "count": {**INTEGER, "description": "records held, in memory and ClickHouse"}, "missing": INTEGER,
@@ -114,12 +130,18 @@ async def _examine(state: FrontState, arguments: Arguments, sources: list[tuple[
     lost = sum(gap.last_id - gap.first_id + 1 for gap in gaps if gap.kind != "book")
     missing = sum(one["missing"] for one in records.values()) + lost
     count = sum(one["count"] for one in records.values())
-    whole = answered and not missing and not gaps
+    unstored = [gap for gap in await asyncio.to_thread(unstored_gaps, state, first) if latest_ns(gap) >= start_ns]
+    holes = sorted(
+        [(gap.to_ns, _gap(gap, arguments["symbol"])) for gap in gaps]
+        + [(latest_ns(gap), _unstored(gap, first, arguments["symbol"])) for gap in unstored],
+        key=lambda one: one[0],
+    )
+    whole = answered and not missing and not holes
     data = {
         **names_of(first, arguments["symbol"]), "time_range_hours": arguments["hours"],
-        "status": "complete" if whole else "incomplete" if missing or gaps else "unknown",
+        "status": "complete" if whole else "incomplete" if missing or holes else "unknown",
         "completeness": percent(count, count + missing) if answered else None, "records": records,
-        "gaps": [_gap(gap, arguments["symbol"]) for gap in gaps[-GAPS_MAX:]], "gap_count": len(gaps),
+        "gaps": [gap for _, gap in holes[-GAPS_MAX:]], "gap_count": len(holes),
         "book_state": _book_state(state, first), "checked_at": rfc3339(end_ns),
     }  # fmt: skip
     metadata = {**names_of(first, arguments["symbol"]), "start_time": rfc3339(start_ns), "end_time": rfc3339(end_ns)}
@@ -172,11 +194,52 @@ def read_gaps(state: FrontState, source: Source) -> list[ExchangeGap]:
 
 def _gap(gap: ExchangeGap, symbol: str) -> dict[str, Any]:
     return {
-        "symbol": symbol, "exchange": gap.exchange, "data_type": gap.kind, "interval": None,
+        "symbol": symbol, "exchange": gap.exchange, "data_type": gap.kind, "interval": None, "origin": "exchange",
+        "reason": None,
         "gap_start": rfc3339(gap.from_ns) if gap.from_ns else None,
         "gap_end": rfc3339(gap.to_ns) if gap.to_ns else None, "status": "pending",
         "created_at": rfc3339(gap.to_ns) if gap.to_ns else None,
         "first_id": str(gap.first_id), "last_id": str(gap.last_id), "missing": gap.last_id - gap.first_id + 1,
+        "rows": gap.last_id - gap.first_id + 1, "stream": None,
+    }  # fmt: skip
+
+
+def unstored_gaps(state: FrontState, source: Source) -> list[Gap]:
+    """Holes of the streams that carry the instrument or, of those that are no more, may have carried it."""
+    producers = {
+        one.reader.producer
+        for record in MARKET_RECORDS
+        for one in state.catalog.match(record.name, source.exchange, source.market_type)
+        if one.instrument == source.instrument
+    }
+    families = {producer.rpartition("-")[0] for producer in producers}
+    present = {reader.producer for reader in state.catalog.all_streams()}
+
+    def concerns(gap: Gap) -> bool:
+        producer = gap.stream.rpartition(".")[0]
+        return producer in producers or (producer not in present and producer.rpartition("-")[0] in families)
+
+    # after a crash an extent may be entered a second time
+    extents = {
+        (gap.stream, gap.epoch, gap.kind, gap.first, gap.stop): gap
+        for gap in storage_gaps(state.ctx.data / WRITER_FOLDER)
+    }
+    return [gap for gap in extents.values() if concerns(gap)]
+
+
+def latest_ns(gap: Gap) -> int:
+    """When it was over, as far as that is known: UNIX ns."""
+    return gap.before_ns or gap.noticed_ns
+
+
+def _unstored(gap: Gap, source: Source, symbol: str) -> dict[str, Any]:
+    rows = gap.rows if gap.rows is not None or gap.stop is None else gap.stop - gap.first
+    return {
+        "symbol": symbol, "exchange": source.exchange, "data_type": gap.stream.rpartition(".")[2], "interval": None,
+        "origin": "storage", "reason": gap.reason, "gap_start": rfc3339(gap.after_ns) if gap.after_ns else None,
+        "gap_end": rfc3339(gap.before_ns) if gap.before_ns else None, "status": "pending",
+        "created_at": rfc3339(gap.noticed_ns), "first_id": str(gap.first),
+        "last_id": "" if gap.stop is None else str(gap.stop - 1), "missing": None, "rows": rows, "stream": gap.stream,
     }  # fmt: skip
 
 

@@ -32,8 +32,8 @@ class Seam:
 
 # (seam, start_ns, end_ns, limit) -> rows before the seam, oldest first; None = ClickHouse gave no answer
 FetchOlder = Callable[[Seam, int, int, int], Awaitable["Older | None"]]
-# (seam, start_ns, end_ns) -> how many of these there are
-CountOlder = Callable[[Seam, int, int], Awaitable[int | None]]
+# (seam, start_ns, end_ns, how many the range has from the seam on) -> how many it has altogether
+CountAll = Callable[[Seam, int, int, int], Awaitable[int | None]]
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ async def merge(
     end_ns: int,
     wanted: int,
     fetch_older: FetchOlder | None,
-    count_older: CountOlder | None = None,
+    count_all: CountAll | None = None,
     before: Seam | None = None,
 ) -> Merged:
     """The newest `wanted` records of a key in ``[start_ns, end_ns)``, newest first, void ones left out.
@@ -148,7 +148,7 @@ async def merge(
         before: only records that came before this one.
     """
     current_epoch = before is None or before.epoch == reader.epoch
-    if current_epoch and count_older is None:
+    if current_epoch and count_all is None:
         tail = _before(reader.last(key_id, reader.spec.tail), before)
         if _satisfies(tail, start_ns, end_ns, wanted):
             return _merged(_pick(tail, start_ns, end_ns, wanted), reader.epoch, "memory", 100.0)
@@ -160,17 +160,15 @@ async def merge(
     elif before is not None and before.nth < reader.count(key_id):
         memory, seam = _before(memory, before), min(before, seam, key=lambda one: one.nth)
     in_memory = _pick(memory, start_ns, end_ns, wanted)
+    held_in_range = 0 if count_all is None else _count(memory, start_ns, end_ns)
     if _reaches(memory, start_ns):
-        total = _count(memory, start_ns, end_ns) if count_older is not None else None
+        total = None if count_all is None else held_in_range
         return _merged(in_memory, reader.epoch, "memory", 100.0, total=total)
-    counting = None if count_older is None else asyncio.ensure_future(count_older(seam, start_ns, end_ns))
+    counting = count_all and asyncio.ensure_future(count_all(seam, start_ns, end_ns, held_in_range))
     older = None
     if len(in_memory) < wanted and fetch_older is not None:
         older = await fetch_older(seam, start_ns, end_ns, wanted - len(in_memory))
-    total = None
-    if counting is not None:
-        older_count = await counting
-        total = None if older_count is None else older_count + _count(memory, start_ns, end_ns)
+    total = await counting if counting is not None else None
     if len(in_memory) >= wanted:
         return _merged(in_memory, reader.epoch, "memory", 100.0, total=total)
     if older is None:

@@ -129,7 +129,7 @@ def newest_members(
             "start_time": show(shown.start_ms * MS), "end_time": show(shown.end_ms * MS), "data_source": "memory",
             "completeness": 100,
         }  # fmt: skip
-        more = {"pagination": pagination(limit, has_next=bars.more)} if paged else {}
+        more = {"pagination": pagination(limit, has_next=bars.more, next_cursor=str(shown.start_ms))} if paged else {}
         return kept.put(
             (shown.version, shown.end_ms), members(shown.data, metadata=metadata, count=shown.count, **more)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -10,6 +10,7 @@ from ...codecs.records import MARKET_RECORDS
 from . import envelope
 from .endpoints import JSON, Endpoint
 from .paging import PAGINATION
+from .params import Param
 
 HEADERS: dict[str, Any] = {
     "X-Request-ID": {"description": "the request's id", "schema": {"type": "string", "format": "uuid"}},
@@ -24,7 +25,7 @@ def document(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
     """The whole description."""
     paths: dict[str, Any] = {}
     for endpoint in endpoints:
-        paths[endpoint.path] = {"get": operation(endpoint)}
+        paths.setdefault(endpoint.path, {})[endpoint.method.lower()] = operation(endpoint)
     records = {record.name: record.json_schema() for record in MARKET_RECORDS}
     return {
         "openapi": "3.1.0",
@@ -51,12 +52,15 @@ def operation(endpoint: Endpoint) -> dict[str, Any]:
     headers = {header: {"$ref": f"#/components/headers/{header}"} for header in HEADERS}
     errors = sorted({*endpoint.errors, 414, 429, 431})
     if not endpoint.public:
-        errors = sorted({*errors, 401})
+        errors = sorted({*errors, 401, 403})
     content = {_media_type(endpoint.content_type): {"schema": _success_schema(endpoint)}}
     content |= {_media_type(other): {"schema": {"type": "string"}} for other in endpoint.other_types}
-    responses: dict[str, Any] = {"200": {"description": "OK", "headers": headers, "content": content}}
+    usual = str(endpoint.success)
+    responses: dict[str, Any] = {
+        usual: {"description": HTTPStatus(endpoint.success).phrase, "headers": headers, "content": content}
+    }
     for status in endpoint.also:
-        responses[str(status)] = {**responses["200"], "description": HTTPStatus(status).phrase}
+        responses[str(status)] = {**responses[usual], "description": HTTPStatus(status).phrase}
     for status in errors:
         responses[str(status)] = {
             "description": HTTPStatus(status).phrase, "headers": headers,
@@ -64,11 +68,22 @@ def operation(endpoint: Endpoint) -> dict[str, Any]:
         }  # fmt: skip
     described: dict[str, Any] = {
         "operationId": name.replace(".", "_").replace("-", "_"), "summary": endpoint.summary, "tags": [endpoint.tag],
-        "parameters": [one for param in endpoint.params for one in param.openapi()], "responses": responses,
+        "parameters": [one for param in endpoint.params if param.where != "body" for one in param.openapi()],
+        "responses": responses,
     }  # fmt: skip
+    if body := [param for param in endpoint.params if param.where == "body"]:
+        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": _body_schema(body)}}}
     if endpoint.public:
         described["security"] = [{}]
     return described
+
+
+def _body_schema(params: Sequence[Param]) -> dict[str, Any]:
+    described = {param.name: param.openapi()[0] for param in params}
+    properties = {name: {**one["schema"], "description": one["description"]} for name, one in described.items()}
+    return {
+        "type": "object", "properties": properties, "required": [param.name for param in params if param.required],
+    }  # fmt: skip
 
 
 def _media_type(content_type: str) -> str:

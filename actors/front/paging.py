@@ -64,6 +64,20 @@ CURSOR = Param(
     "cursor", _cursor, {"type": "string", "pattern": f"^{_CURSOR.pattern}$"},
     "`next_cursor` of the answer before: only rows older than its last one. Not together with `page`.",
 )  # fmt: skip
+BAR_CURSOR_MAX = 10**13  # UNIX ms
+
+
+def _bar_cursor(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) < BAR_CURSOR_MAX:
+        raise ValueError("a `next_cursor` of an earlier answer")
+    return int(text)
+
+
+# Of bars: `open_ts` of the last one, UNIX ms, which names it in whatever order its versions were stored.
+BAR_CURSOR = Param(
+    "cursor", _bar_cursor, {"type": "string", "pattern": "^[0-9]{1,13}$"},
+    "`next_cursor` of the answer before: only bars older than its last one. Not together with `page`.",
+)  # fmt: skip
 RANGE_PARAMS = (START, END, LIMIT, PAGE, PAGE_SIZE, CURSOR)
 
 
@@ -131,12 +145,17 @@ def empty_range(start: int, end: int) -> InvalidTimeRange:
 
 def pagination(
     size: int, *, page: int | None = None, total: int | None = None, has_next: bool = False, has_prev: bool = False,
-    next_cursor: Seam | None = None,
+    next_cursor: Seam | str | None = None,
 ) -> Mapping[str, Any]:  # fmt: skip
-    """What an answer says of the rows that it does not hold."""
+    """What an answer says of the rows that it does not hold.
+
+    Args:
+        next_cursor: the last row of the answer, or what names it.
+    """
+    cursor = cursor_text(next_cursor) if isinstance(next_cursor, Seam) else next_cursor
     known = {
         "page": page, "page_size": size, "has_next": has_next, "has_prev": has_prev,
-        "next_cursor": cursor_text(next_cursor) if next_cursor is not None and has_next else None,
+        "next_cursor": cursor if has_next else None,
     }  # fmt: skip
     if page is None:
         return known

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import unquote_plus
 
+import msgspec
+
 from .errors import InvalidParameter
 from .stamps import NS
 
@@ -16,6 +18,7 @@ TEXT_MAX = 200  # characters of one value
 EPOCH_MS_MIN = 100_000_000_000  # integers from here are milliseconds, below seconds
 EPOCH_MS_MAX = 9_000_000_000_000  # year 2255: nanoseconds since 1970 still fit 64 bits
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
+_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?([eE][-+]?[0-9]{1,2})?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?")  # ISO 8601 has other forms, which RFC 3339 has not
 
 
@@ -37,6 +40,7 @@ class Param:
     aliases: Sequence[str] = ()
     where: str = "query"
     example: str | None = field(default=None, compare=False)
+    length_max: int = TEXT_MAX  # characters of the text
 
     def read(self, values: Mapping[str, str]) -> Any:
         """The checked value, or the default.
@@ -48,8 +52,8 @@ class Param:
             text = values.get(name)
             if text is None or (text == "" and not self.required):
                 continue
-            if len(text) > TEXT_MAX:
-                raise InvalidParameter(name, text, f"at most {TEXT_MAX} characters")
+            if len(text) > self.length_max:
+                raise InvalidParameter(name, text, f"at most {self.length_max} characters")
             try:
                 return self.parse(text)
             except ValueError as error:
@@ -99,6 +103,18 @@ def integer(name: str, default: int | None, low: int, high: int, doc: str, **mor
     return Param(name, parse, schema, doc, default, **more)
 
 
+def number(name: str, default: float | None, low: float, high: float, doc: str, **more: Any) -> Param:
+    expected = f"a number from {low:g} to {high:g}"
+
+    def parse(text: str) -> float:
+        if not _NUMBER.fullmatch(text) or not low <= float(text) <= high:
+            raise ValueError(expected)
+        return float(text)
+
+    schema = {"type": "number", "minimum": low, "maximum": high, "description": expected}
+    return Param(name, parse, schema, doc, default, **more)
+
+
 def choice(name: str, values: Sequence[str], doc: str, default: str | None = None, **more: Any) -> Param:
     """One of a few words, in any case; the value is the word as declared."""
     known = {value.lower(): value for value in values}
@@ -128,6 +144,29 @@ def flag(name: str, default: bool, doc: str, **more: Any) -> Param:
 def text(name: str, doc: str, expected: str = "text", **more: Any) -> Param:
     schema = {"type": "string", "minLength": 1, "maxLength": TEXT_MAX, "description": expected}
     return Param(name, str, schema, doc, **more)
+
+
+def texts(name: str, doc: str, what: str, most: int, *, size: int = 64, **more: Any) -> Param:
+    """A list of texts, as a member of a body; the value is a tuple without repetitions.
+
+    Args:
+        what: one of them, for messages.
+        most: items of the list, of at most `size` characters each.
+    """
+    expected = f"a list of 1 to {most} {what}"
+
+    def parse(text: str) -> tuple[str, ...]:
+        try:
+            items = msgspec.json.decode(text, type=list[str])
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise ValueError(expected) from None
+        if not 1 <= len(items) <= most or not all(0 < len(item) <= size for item in items):
+            raise ValueError(f"{expected}, each of 1 to {size} characters")
+        return tuple(dict.fromkeys(items))
+
+    item = {"type": "string", "minLength": 1, "maxLength": size}
+    schema = {"type": "array", "items": item, "minItems": 1, "maxItems": most, "description": expected}
+    return Param(name, parse, schema, doc, where="body", length_max=most * (6 * size + 4), **more)
 
 
 TIME_EXPECTED = "a time: RFC 3339 (no offset = UTC), or an integer: epoch ms (from 1e11) or epoch s"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import socket
@@ -21,6 +22,11 @@ from .catalog import Catalog
 from .collector import collector_endpoints
 from .config import Config
 from .derivatives import derivative_endpoints
+from .desk.fills import fill_endpoints
+from .desk.performance import performance_endpoints
+from .desk.pnl import pnl_endpoints
+from .desk.positions import position_endpoints
+from .desk.risk import risk_endpoints
 from .docs import docs_endpoints
 from .endpoints import Answerer, Arguments, Bare, Endpoint
 from .envelope import encode
@@ -35,6 +41,8 @@ from .page import page_endpoints
 from .reply import Reply
 from .state import FrontState
 from .status import package_version, status_endpoints
+from .subscribing import subscribe_endpoints
+from .temporary import temporary_endpoints
 from .tickers import ticker_endpoints
 from .trade_statistics import trade_statistics_endpoints
 from .trades import trade_endpoints
@@ -45,7 +53,7 @@ log = logging.getLogger(__name__)
 
 REFRESH_S = 1.0
 BACKLOG = 1024
-DRAIN_S = 3.0  # for requests under way when the worker stops
+DRAIN_SHARE = 0.8  # of the time for the stop: clients say goodbye in half of it, requests under way end in the rest
 
 
 class FrontProtocol(RequestHandler):
@@ -116,6 +124,8 @@ def all_endpoints(state: FrontState, more: Iterable[Endpoint] = ()) -> list[Endp
         *trade_endpoints(state), *trade_statistics_endpoints(state), *book_endpoints(state), *ticker_endpoints(state),
         *candle_endpoints(state), *funding_endpoints(state), *derivative_endpoints(state),
         *instrument_endpoints(state), *status_endpoints(state), *collector_endpoints(state, package_version()),
+        *subscribe_endpoints(state), *temporary_endpoints(state),
+        *fill_endpoints(state), *pnl_endpoints(state), *position_endpoints(state), *risk_endpoints(state), *performance_endpoints(state),
         *integrity_endpoints(state), *monitoring_endpoints(state), *page_endpoints(state), *docs_endpoints(),
     ]  # fmt: skip
     described: list[Bare] = []
@@ -195,23 +205,30 @@ class Front:
     async def _refresh(self) -> None:
         while not await self.ctx.stopped_within(REFRESH_S):
             self.catalog.refresh()
+            self.state.desk.refresh()
 
     async def stop(self) -> None:
         """Take no more connections, say goodbye to those there are, and let go."""
+        loop = asyncio.get_running_loop()
+        over_at = loop.time() + DRAIN_SHARE * self.ctx.drain_s
         if self._listener is not None:
             self._listener.close()
         if self._app_runner is not None:
-            await close_ws(self._app)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_SHARE * self.ctx.drain_s / 2):
+                    await close_ws(self._app)
         if self._server is not None:
             self._server.pre_shutdown()  # idle connections end here; those with a request under way after its answer
             await asyncio.sleep(0)
-            await self._server.shutdown(DRAIN_S)
+            # aiohttp waits twice: for the request, and for what it cancels then
+            await self._server.shutdown((over_at - loop.time()) / 2)
         if self._app_runner is not None:
             await self._app_runner.cleanup()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.state.aggregates.close()
+        await self.state.desk.close()
         await self.history.close()
         self.catalog.close()
 

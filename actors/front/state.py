@@ -12,6 +12,7 @@ from ...codecs.record import RecordType
 from ..runtime import ActorContext
 from .catalog import Catalog, Source
 from .config import Config
+from .desk.desk import Desk
 from .history import History
 from .host import Scrapes
 from .kept import Keeper
@@ -35,10 +36,12 @@ class FrontState:
     kept_bytes: int = 0  # of answers kept by prepared calls
     scrapes: Scrapes = field(default_factory=Scrapes)
     aggregates: Keeper[Any] = field(init=False)  # statistics over ranges; not those that ClickHouse did not answer
+    desk: Desk = field(init=False)
     covered: tuple[int, dict[str, Any]] | None = None  # freshness of all types and when it was looked at, UNIX ns
     _caches: dict[tuple[str, int, int, Options], RowCache] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.desk = Desk(self.ctx.folder, self.ctx.page, self.config.desk)
         self.aggregates = Keeper(self.config.aggregate_keep_s, self.config.aggregates_max, attrgetter("answered"))
 
     @staticmethod

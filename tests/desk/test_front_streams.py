@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tickring.actors.front.desk.recent import Recent
 from tickring.actors.front.desk.streams import DeskStreams
+from tickring.actors.recent import Recent
 from tickring.codecs.desk.canonical import Fill, Risk
 from tickring.codecs.desk.money import UNIT
 from tickring.codecs.desk.records import FILL
@@ -41,7 +41,8 @@ def topic(folder: Path) -> Iterator[Topic]:
 
 
 def recent_of(streams: DeskStreams) -> Recent[Fill]:
-    (found,) = streams.fills()
+    found = streams.fills()
+    assert found is not None
     return found
 
 

@@ -12,17 +12,12 @@ from ....codecs.desk.canonical import TOPICS, Alert, Fill
 from ....codecs.desk.records import ALERT_STATE, BY_NAME, EVENT, FILL, PNL, POSITION, STATEMENT, TEXTS
 from ....codecs.record import RecordType
 from ....ringbuf import ByteRingReader, LayoutMismatch, RingError, StreamReader, bytes_filename
-from .recent import Recent
+from ...recent import ALERTS_ACTOR, Recent, topic_actor
 
 log = logging.getLogger(__name__)
 
 KEPT = 16_384  # items of a stream that are kept decoded
-PREFIX = "topic-"
-
-
-def topic_actor(topic: str) -> str:
-    """Name of the actor of a topic."""
-    return PREFIX + topic.replace(".", "-")
+EXECUTIONS = "exec.reports.v1"
 
 
 class DeskStreams:
@@ -87,13 +82,15 @@ class DeskStreams:
 
     # -- decoded ----------------------------------------------------------------------------------------------------
 
-    def fills(self) -> list[Recent[Fill]]:
-        """The newest fills."""
-        return [recent for reader in self.readers(FILL) if (recent := self._recent(reader, Fill))]
+    def fills(self) -> Recent[Fill] | None:
+        """The newest fills; None where their topic is not followed."""
+        reader = self.reader(topic_actor(EXECUTIONS), FILL)
+        return self._recent(reader, Fill) if reader is not None else None
 
-    def alerts(self) -> list[Recent[Alert]]:
-        """The newest changes of alerts."""
-        return [recent for reader in self.readers(ALERT_STATE) if (recent := self._recent(reader, Alert))]
+    def alerts(self) -> Recent[Alert] | None:
+        """The newest changes of alerts; None where nobody keeps any."""
+        reader = self.reader(ALERTS_ACTOR, ALERT_STATE)
+        return self._recent(reader, Alert) if reader is not None else None
 
     def statements(self, topic: str) -> Recent[Any] | None:
         """The newest events of a topic in their canonical form; None where it is not followed."""

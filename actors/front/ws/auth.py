@@ -1,4 +1,4 @@
-"""Who a client is. Keys and tokens plug in here; without them everybody is `anonymous` and may read everything."""
+"""Who a client is. Keys and tokens plug in here; without them everybody is `anonymous` and may read and write."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from typing import Protocol
 
 from aiohttp import web
 
-ALL_PERMISSIONS = ("read",)
-
 
 @dataclass(frozen=True)
 class Identity:
     user_id: str
-    permissions: tuple[str, ...] = ALL_PERMISSIONS
+    permissions: tuple[str, ...] = ("read",)  # read, write, admin
 
 
-ANONYMOUS = Identity("anonymous")
+ANONYMOUS = Identity("anonymous", ("read", "write"))  # where nobody is asked who he is
 
 
 class Authenticator(Protocol):
@@ -30,7 +28,7 @@ class Authenticator(Protocol):
 
 
 class NoAuthentication:
-    """Everybody may read; a token is accepted and not looked at."""
+    """Everybody may read and write; a token is accepted and not looked at."""
 
     required = False
 

@@ -10,14 +10,22 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from ....codecs.record import Flag
-from ....ringbuf import ByteRingReader, StreamReader
+from ..codecs.record import Flag
+from ..ringbuf import ByteRingReader, StreamReader
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 READ_ROWS = 1024
+# Names of the desk's actors.
+ALERTS_ACTOR = "alerts"
+PORTFOLIO_ACTOR = "portfolio"
 _VOID = int(Flag.VOID)
+
+
+def topic_actor(topic: str) -> str:
+    """Name of the actor of a topic."""
+    return "topic-" + topic.replace(".", "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,15 @@ class Recent(Generic[T]):
             if len(self.items) == self.size:
                 self._whole = False
             self.items.append(Item(value, first + index, *header))
+
+    def since(self, sequence: int) -> list[Item[T]]:
+        """Items from a sequence of the ring on, oldest first."""
+        found = []
+        for item in reversed(self.refresh()):
+            if item.sequence < sequence:
+                break
+            found.append(item)
+        return found[::-1]
 
     def newest_first(self, key_id: int | None = None) -> Iterator[Item[T]]:
         """The items, of one key or of all."""

@@ -1,0 +1,302 @@
+"""The life of the alerts: what arrives, what the rules find, what people do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import time
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from ...codecs.desk.canonical import Alert
+from ...codecs.record import Flag
+from ..runtime import BEAT_INTERVAL_S, ActorContext
+from .book import AlertBook, Entry
+from .commands import BadCommand, member, serve, unlink
+from .config import Config
+from .defaults import DEFAULT_RULES
+from .produce import Producer, message
+from .publish import Publisher
+from .rules import Finding, Labels, Rule, Watch
+from .signals import Collector
+from .store import Place, Store
+from .told import Desk, context_of
+
+log = logging.getLogger(__name__)
+
+SOURCE = "tickring"
+_REPEATED = int(Flag.REPEATED)
+SEVERITIES = {
+    "INFO": "INFO", "LOW": "LOW", "MEDIUM": "MEDIUM", "WARNING": "MEDIUM", "HIGH": "HIGH", "ERROR": "HIGH",
+    "CRITICAL": "CRITICAL", "EMERGENCY": "CRITICAL",
+}  # fmt: skip
+
+
+class Alerts:
+    """The only producer of the alert stream."""
+
+    def __init__(self, ctx: ActorContext) -> None:
+        self.ctx = ctx
+        self.config: Config = ctx.config
+        self.store = Store(ctx.data / "alerts")
+        self.book = AlertBook(self.store.entries.values(), self.config.resolved_max)
+        self.publisher = Publisher(ctx, self.config)
+        self.collector = Collector(ctx.folder, ctx.data)
+        self.desk = Desk(ctx.folder)
+        self.watch = Watch()
+        self.rules = self._all_rules()
+        self.producer = Producer(ctx.page, self.config.bootstrap_servers) if self.config.produce else None
+        page = ctx.page
+        self._raised = {
+            severity: page.counter("tickring_alerts_raised_total", "Alerts raised", severity=severity)
+            for severity in dict.fromkeys(SEVERITIES.values())
+        }
+        self._active = page.gauge("tickring_alerts_active", "Alerts that are not resolved")
+        self._known = page.gauge("tickring_alerts_known", "Alerts that are remembered")
+        self._repeated = page.counter("tickring_alerts_repeated_total", "Tellings that changed nothing")
+        self._failed = page.gauge("tickring_alerts_unwritten", "Changes that wait for room on the disk")
+        self._look_s = page.gauge("tickring_alerts_look_seconds", "Time that the last look at the rules took")
+        self._restore()
+
+    # -- rules ------------------------------------------------------------------------------------------------------
+
+    def _all_rules(self) -> dict[str, Rule]:
+        """Built-in rules, those of the configuration in their place, and those that somebody made over both."""
+        rules = {
+            rule.rule_id: msgspec.structs.replace(rule, enabled=rule.rule_id not in self.config.disabled)
+            for rule in DEFAULT_RULES
+        }
+        rules |= {rule.rule_id: rule for rule in self.config.rules}
+        return rules | self.store.rules
+
+    def _restore(self) -> None:
+        """What was active is not raised again; a stream made anew gets it all."""
+        now = time.monotonic()
+        for entry in self.book.active():
+            rule = self.rules.get(entry.alert.rule_id or "")
+            if rule is not None:
+                self.watch.restore(rule, _labels_of(entry.alert), now)
+        if self.publisher.fresh:
+            for entry in self.book:
+                self.publisher.put(entry.alert, time.time_ns())
+
+    # -- changes ----------------------------------------------------------------------------------------------------
+
+    def _changed(self, entry: Entry, *, raised: bool = False) -> None:
+        """Keep it first, then show it: a crash between the two is told again, and changes nothing."""
+        self.store.put(entry)
+        self.publisher.put(entry.alert, time.time_ns())
+        if raised:
+            self._raised[entry.alert.severity].inc()
+
+    def _take_topic(self) -> None:
+        follower = self.desk.alerts
+        follower.look()
+        place = self.store.place
+        if follower.epoch == place.epoch and follower.next < place.sequence:
+            follower.next = place.sequence
+        items = follower.items()
+        for item in items:
+            if item.flags & _REPEATED:
+                continue
+            known = self.book.get(item.value.alert_id)
+            entry = self.book.tell(item.value)
+            if entry is not None:
+                self._changed(entry, raised=known is None and not entry.alert.resolved)
+        if items:
+            offsets = {**place.offsets, **{str(item.partition): item.offset + 1 for item in items}}
+            self.store.put_place(Place(epoch=follower.epoch, sequence=follower.next, offsets=offsets))
+
+    def look(self) -> None:
+        """Take what arrived, and look at the rules."""
+        started = time.perf_counter()
+        self._take_topic()
+        now = time.monotonic()
+        signals = self.collector.collect(now)
+        self.desk.collect(signals)
+        for finding in self.watch.examine(self.rules.values(), signals, now):
+            self._found(finding)
+        self.store.sync(self.book)
+        self._show(time.perf_counter() - started)
+
+    def _found(self, finding: Finding) -> None:
+        now_ns = time.time_ns()
+        if not finding.raised:
+            known = self.book.get(finding.alert_id)
+            if known is not None and not known.alert.resolved:
+                log.info("alert=%s resolved", finding.alert_id)
+                entry = self.book.resolve(finding.alert_id, "the condition is over", now_ns, auto=True)
+                self._changed(entry)
+                self._produce(entry.alert)
+            return
+        alert = _alert_of(finding, now_ns)
+        entry = self.book.raise_own(alert, now_ns, int(self.config.again_after_s * 1e9))
+        if entry is not None:
+            log.warning("alert=%s severity=%s: %s", alert.alert_id, alert.severity, alert.message)
+            self._changed(entry, raised=True)
+            self._produce(entry.alert)
+
+    def _produce(self, alert: Alert) -> None:
+        if self.producer is not None:
+            iso = datetime.fromtimestamp(alert.timestamp / 1e9, UTC).isoformat(timespec="milliseconds")
+            self.producer.put(message(alert, iso))
+
+    def _show(self, took_s: float) -> None:
+        active = len(self.book.active())
+        self._active.set(active)
+        self._known.set(len(self.book))
+        self._repeated.value = self.book.repeated
+        self._failed.set(self.store.failed)
+        self._look_s.set(took_s)
+        self.ctx.page.detail = {"active": active, "known": len(self.book), "rules": len(self.rules)}
+
+    # -- commands ---------------------------------------------------------------------------------------------------
+
+    def acknowledge(self, request: dict[str, Any]) -> dict[str, Any]:
+        entry = self.book.acknowledge(
+            member(request, "alert_id", 1000), member(request, "by", default="anonymous"), time.time_ns()
+        )
+        self._changed(entry)
+        return {"alert": entry}
+
+    def resolve(self, request: dict[str, Any]) -> dict[str, Any]:
+        action = member(request, "action", 1000, default="resolved by hand")
+        entry = self.book.resolve(member(request, "alert_id", 1000), action, time.time_ns())
+        self._changed(entry)
+        return {"alert": entry}
+
+    def create(self, request: dict[str, Any]) -> dict[str, Any]:
+        """An alert that somebody raises by hand."""
+        severity = SEVERITIES.get(member(request, "severity").upper())
+        if severity is None:
+            raise BadCommand(f"severity: expected one of {', '.join(SEVERITIES)}", "severity")
+        now_ns, event_id = time.time_ns(), str(uuid.uuid4())
+        labels = request.get("labels") or {}
+        if not isinstance(labels, dict) or len(labels) > 50:
+            raise BadCommand("labels: expected an object of at most 50 members", "labels")
+        alert = Alert(
+            event_id=event_id, timestamp=now_ns, variant="", alert_id=f"manual-{event_id}", severity=severity,
+            severity_raw=member(request, "severity"), code=member(request, "category", 100, default="manual").upper(),
+            category=member(request, "category", 100, default="manual"), title=member(request, "name"),
+            message=member(request, "description", 4000), source=member(request, "source", default=SOURCE),
+            rule_id=request.get("rule_id") or None, context=msgspec.json.encode(labels).decode(),
+            account_id=request.get("account_id") or None, symbol=request.get("symbol") or None,
+        )  # fmt: skip
+        entry = self.book.tell(alert)
+        assert entry is not None, "a new id is always news"
+        self._changed(entry, raised=True)
+        return {"alert": entry}
+
+    def put_rule(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Make a rule, or change one."""
+        given = request.get("rule")
+        if not isinstance(given, Mapping):
+            raise BadCommand("rule: expected an object", "rule")
+        given = {"rule_id": f"rule-{uuid.uuid4()}", **given, "origin": "api"}
+        severity = SEVERITIES.get(str(given.get("severity", "")).upper())
+        if severity is None:
+            raise BadCommand(f"severity: expected one of {', '.join(SEVERITIES)}", "severity")
+        try:
+            rule = msgspec.convert({**given, "severity": severity}, Rule)
+        except msgspec.ValidationError as error:
+            raise BadCommand(str(error), str(error).rpartition("`$.")[2].partition("`")[0].partition("[")[0]) from None
+        self._change_rule(rule.rule_id, lambda: self.store.put_rule(rule))
+        return {"rule": rule}
+
+    def drop_rule(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take away what somebody made."""
+        rule_id = member(request, "rule_id")
+        if rule_id not in self.store.rules:
+            known = "a built-in or configured rule: disable it instead" if rule_id in self.rules else "no such rule"
+            raise BadCommand(f"rule {rule_id!r}: {known}", "rule_id")
+        self._change_rule(rule_id, lambda: self.store.drop_rule(rule_id))
+        return {}
+
+    def _change_rule(self, rule_id: str, change: Any) -> None:
+        """What the rule raised before ends, unless it is raised again at the next look."""
+        change()
+        self.watch.forget(rule_id)
+        self.rules = self._all_rules()
+        now_ns = time.time_ns()
+        rule = self.rules.get(rule_id)
+        for entry in self.book.active():
+            if entry.alert.rule_id == rule_id:
+                if rule is not None and rule.enabled:
+                    self.watch.restore(rule, _labels_of(entry.alert), time.monotonic())
+                else:
+                    self._changed(self.book.resolve(entry.alert.alert_id, "its rule is gone", now_ns, auto=True))
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until the stop."""
+        server = await serve(self.ctx.folder, {
+            "acknowledge": self.acknowledge, "resolve": self.resolve, "create": self.create,
+            "list": lambda _: {"alerts": list(self.book)}, "rules": lambda _: {"rules": list(self.rules.values())},
+            "put_rule": self.put_rule, "drop_rule": self.drop_rule,
+        })  # fmt: skip
+        producing = asyncio.create_task(self.producer.run()) if self.producer is not None else None
+        self.ctx.running()
+        try:
+            next_look = 0.0
+            while not self.ctx.stopping.is_set():
+                self.ctx.beat()
+                # what arrives is shown at once; the rules are looked at less often
+                if (now := time.monotonic()) >= next_look:
+                    next_look = now + self.config.interval_s
+                    self.look()
+                else:
+                    self._take_topic()
+                await self.ctx.stopped_within(min(BEAT_INTERVAL_S, self.config.interval_s))
+            self._take_topic()
+        finally:
+            server.close()
+            unlink(self.ctx.folder)
+            if producing is not None:
+                producing.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await producing
+            self.store.sync(self.book)
+            self.store.close()
+            self.desk.close()
+            self.publisher.close()
+
+
+def _alert_of(finding: Finding, now_ns: int) -> Alert:
+    rule, labels = finding.rule, dict(finding.labels)
+    condition = rule.conditions[0]
+    where = " ".join(f"{name}={value}" for name, value in finding.labels)
+    text = f"{rule.name}: {condition.metric_name} is {finding.value:g}, {condition.operator} {finding.threshold:g}"
+    return Alert(
+        event_id=str(uuid.uuid4()), timestamp=now_ns, variant="", source=SOURCE, alert_id=finding.alert_id,
+        severity=rule.severity, severity_raw=rule.severity, code=rule.rule_id.upper(), category=rule.category,
+        title=rule.name, message=f"{text} ({where})" if where else text, description=rule.description or None,
+        account_id=labels.get("account"), symbol=labels.get("symbol"), rule_id=rule.rule_id,
+        threshold_value=_amount(finding.threshold), current_value=_amount(finding.value),
+        context=context_of(finding.labels, finding.value),
+    )  # fmt: skip
+
+
+def _amount(value: float) -> int | None:
+    return round(value * 10**8) if abs(value) < 1e18 else None
+
+
+def _labels_of(alert: Alert) -> Labels:
+    """The labels of an alert of ours."""
+    context = msgspec.json.decode(alert.context or "{}", type=dict[str, Any])
+    context.pop("value", None)
+    return tuple(sorted((name, str(value)) for name, value in context.items()))
+
+
+async def main(ctx: ActorContext) -> None:
+    """Watch until the stop. Raises OSError when the data folder cannot be used."""
+    alerts = Alerts(ctx)
+    gc.collect()
+    gc.freeze()  # what lives from here on lives as long as the process
+    await alerts.run()

@@ -1,0 +1,148 @@
+"""Alerts, rules and the place in the topic, on disk.
+
+``alerts/state.jsonl`` in the instance's data folder: one change a line, the newest of each name counts. It is written
+anew when it has grown to several times what it says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from .book import Entry
+from .rules import Rule
+
+log = logging.getLogger(__name__)
+
+COMPACT_BYTES_MIN = 1 << 20
+
+
+class Place(msgspec.Struct, kw_only=True):
+    """How far the topic was read."""
+
+    epoch: int = 0
+    sequence: int = 0
+    offsets: dict[str, int] = {}  # partition -> offset of the next event
+
+
+class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
+    entry: Entry | None = None
+    rule: Rule | None = None
+    no_rule: str = ""  # a rule that was taken away
+    place: Place | None = None
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(_Line).decode
+
+
+class Store:
+    """The file.
+
+    Raises:
+        OSError: the folder cannot be used.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "state.jsonl"
+        self.entries: dict[str, Entry] = {}
+        self.rules: dict[str, Rule] = {}
+        self.place = Place()
+        self.damaged = 0  # lines that could not be read
+        self.failed = 0  # changes that the disk refused; they are in the next compaction
+        self._read()
+        self._fd = -1
+        self._size = self._base = 0
+        self.compact(self.entries.values())
+
+    def _read(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            for line in self._path.read_bytes().splitlines():
+                try:
+                    self._apply(_decode(line))
+                except msgspec.DecodeError as error:  # the last one may have been cut short
+                    self.damaged += 1
+                    log.warning("file=%s line left out: %s", self._path, error)
+
+    def _apply(self, line: _Line) -> None:
+        if line.entry is not None:
+            self.entries[line.entry.alert.alert_id] = line.entry
+        if line.rule is not None:
+            self.rules[line.rule.rule_id] = line.rule
+        if line.no_rule:
+            self.rules.pop(line.no_rule, None)
+        if line.place is not None:
+            self.place = line.place
+
+    # -- changes ----------------------------------------------------------------------------------------------------
+
+    def put(self, entry: Entry) -> None:
+        """An alert changed."""
+        self._append(_Line(entry=entry))
+
+    def put_rule(self, rule: Rule) -> None:
+        """A rule was made or changed by somebody."""
+        self.rules[rule.rule_id] = rule
+        self._append(_Line(rule=rule))
+
+    def drop_rule(self, rule_id: str) -> None:
+        """A rule that somebody had made is taken away."""
+        self.rules.pop(rule_id, None)
+        self._append(_Line(no_rule=rule_id))
+
+    def put_place(self, place: Place) -> None:
+        """Everything before this place is in the file."""
+        self.place = place
+        self._append(_Line(place=place))
+
+    def _append(self, line: _Line) -> None:
+        data = _encode(line) + b"\n"
+        try:
+            if os.write(self._fd, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if not self.failed:
+                log.error("file=%s: %s: make room on that disk; changes are kept in memory", self._path, error.strerror)
+            self.failed += 1
+        self._size += len(data)
+
+    def sync(self, entries: Iterable[Entry]) -> None:
+        """Bring what was written to the disk; now and then write the file anew."""
+        with contextlib.suppress(OSError):
+            if self.failed or self._size > max(COMPACT_BYTES_MIN, 4 * self._base):
+                self.compact(entries)
+            else:
+                os.fdatasync(self._fd)
+
+    def compact(self, entries: Iterable[Entry]) -> None:
+        """Write what counts into a new file. Raises OSError."""
+        lines = [_Line(entry=entry) for entry in entries]
+        lines += [_Line(rule=rule) for rule in self.rules.values()]
+        lines.append(_Line(place=self.place))
+        data = b"".join(_encode(line) + b"\n" for line in lines)
+        fresh = self._path.with_suffix(".new")
+        fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_APPEND, 0o640)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fdatasync(fd)
+            os.rename(fresh, self._path)
+        except OSError:
+            os.close(fd)
+            raise
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd, self._size, self._base, self.failed = fd, len(data), len(data), 0
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            os.fdatasync(self._fd)
+        os.close(self._fd)

@@ -1,0 +1,92 @@
+"""What the desk's endpoints and channels of one worker share: its streams, sorted, and what is kept of its history."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from typing import Any
+
+from ....codecs.desk.canonical import Event, Fill
+from ....ringbuf import MetricsPage
+from ...recent import Recent
+from ..kept import Keeper
+from .cache import QueryCache
+from .config import DeskConfig
+from .params import plain_symbol
+from .portfolio import Portfolio
+from .shelf import Shelf
+from .streams import DeskStreams
+
+TOTALS_MAX = 4096
+
+
+def fill_identity(fill: Fill) -> Hashable:
+    """A fill counts once, whichever variant brought it first."""
+    return fill.account_id, fill.venue, fill.fill_id
+
+
+def _fill_keys(fill: Fill) -> Iterable[Hashable]:
+    symbol = plain_symbol(fill.symbol)
+    return (fill.account_id,), (fill.account_id, symbol), ("*", symbol)
+
+
+def _event_keys(event: Any) -> Iterable[Hashable]:
+    """Of risk, alerts, health, performance: by account and by strategy, as far as they have them."""
+    account, strategy = getattr(event, "account_id", None), getattr(event, "strategy_id", None)
+    keys: list[Hashable] = []
+    if account:
+        keys.append((account,))
+    if strategy:
+        keys.append(("*", strategy))
+    return keys
+
+
+class Desk:
+    """One worker's view. Shelves are made when they are first asked for, and again when their stream was."""
+
+    def __init__(self, folder: Path, page: MetricsPage, config: DeskConfig) -> None:
+        self.streams = DeskStreams(folder)
+        self.portfolio = Portfolio(self.streams)
+        self.totals: Keeper[tuple[int, Any]] = Keeper(
+            config.totals_keep_s, TOTALS_MAX
+        )  # time of receipt, sums before it
+        self.cache = QueryCache(page, config.cache_keep_s, config.cache_redis)
+        self._shelves: dict[str, Shelf[Any]] = {}
+
+    def refresh(self) -> None:
+        """Look for streams that came or went."""
+        self.streams.refresh()
+
+    def fills(self) -> Shelf[Fill] | None:
+        """Fills by `(account,)`, `(account, plain symbol)` and `("*", plain symbol)`."""
+        return self._shelf("fills", self.streams.fills(), _fill_keys, fill_identity)
+
+    def statements(self, topic: str) -> Shelf[Any] | None:
+        """Events of a topic by `(account,)` and `("*", strategy)`."""
+        return self._shelf(topic, self.streams.statements(topic), _event_keys, _event_identity)
+
+    def active_alerts(self) -> int:
+        """Alerts that are neither resolved nor withdrawn."""
+        recent = self.streams.alerts()
+        if recent is None:
+            return 0
+        newest = {item.value.alert_id: item.value for item in recent.refresh()}
+        return sum(not alert.resolved for alert in newest.values())
+
+    def _shelf(self, name: str, recent: Recent[Any] | None, keys: Any, identity: Any) -> Shelf[Any] | None:
+        if recent is None:
+            return None
+        shelf = self._shelves.get(name)
+        if shelf is None or shelf.recent is not recent:
+            shelf = self._shelves[name] = Shelf(recent, keys, identity)
+        return shelf
+
+    async def close(self) -> None:
+        """Unmap everything."""
+        await self.totals.close()
+        await self.cache.close()
+        self.streams.close()
+
+
+def _event_identity(event: Event) -> Hashable:
+    return event.event_id

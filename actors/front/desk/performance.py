@@ -1,0 +1,442 @@
+"""Performance: our own figures from the portfolio, and what strategies state of themselves."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from ....codecs.desk.canonical import Performance
+from ....codecs.desk.money import amount_number, divide
+from ....storage.client import quote_name
+from ..endpoints import Answer, Answerer, Arguments, Endpoint
+from ..envelope import encode, members
+from ..params import choice, flag
+from ..stamps import NS
+from ..state import FrontState
+from .curve import Curve, differences, read_curve
+from .form import (
+    AMOUNT_SCHEMA,
+    INTEGER,
+    MAYBE_AMOUNT,
+    MAYBE_NUMBER,
+    MOMENT,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    Form,
+    form_of,
+    lists,
+    objects,
+)
+from .legacy import bare, modelled
+from .params import (
+    ACCOUNT,
+    DAY_NS,
+    END,
+    NUMBERS,
+    START,
+    STRATEGY,
+    STRINGS,
+    SYMBOL,
+    TIME,
+    bounds,
+    chosen,
+    query_params,
+)
+from .pnl import by_symbol, current, profit_factor, ratio, win_rate
+from .portfolio import ALL
+from .ranged import Page, Range, page_of
+from .shelf import ALL as EVERY
+from .stored import Table
+
+TOPIC = "strategy.performance.v1"
+LONGEST_NS = 365 * DAY_NS
+SPAN_NS = 30 * DAY_NS
+HISTORY_MAX = 1000
+DAYS_A_YEAR = 365
+PERIODS = {"daily": 30, "weekly": 90, "monthly": 365}  # days told by default
+WITH_RETURNS = flag("include_daily_returns", True, "Also the PnL of each day.")
+WITH_DRAWDOWN = flag("include_drawdown", True, "Also the fall from the highest PnL, by day.")
+PERIOD = choice("period", tuple(PERIODS), "What is added up.", "daily")
+
+METRICS: dict[str, Any] = objects(
+    win_rate=AMOUNT_SCHEMA, profit_factor=AMOUNT_SCHEMA, sharpe_ratio=AMOUNT_SCHEMA, max_drawdown=AMOUNT_SCHEMA,
+    avg_holding_time=AMOUNT_SCHEMA, total_trades=INTEGER, profitable_trades=INTEGER,
+    avg_profit_per_trade=AMOUNT_SCHEMA,
+)  # fmt: skip
+TIME_POINT: dict[str, Any] = objects(timestamp=MOMENT, value=NUMBER)
+STATED: dict[str, Any] = objects(
+    timestamp=MOMENT, strategy_id=TEXT, total_trades=INTEGER, win_rate=MAYBE_NUMBER, total_pnl=MAYBE_AMOUNT,
+    sharpe_ratio=MAYBE_NUMBER, max_drawdown=MAYBE_NUMBER, profit_factor=MAYBE_NUMBER,
+)  # fmt: skip
+STATS: dict[str, Any] = {"trade_stats": OBJECT, "win_loss_analysis": OBJECT}
+RETURNS: dict[str, Any] = {"returns": lists(OBJECT), "statistics": OBJECT, "period": TEXT}
+
+
+def metrics(now: Mapping[str, Any], form: Form) -> dict[str, Any]:
+    """PerfMetrics. A trade is a round trip, from flat to flat; rates in percent, holding time in minutes."""
+    trips = now["winning_trips"] + now["losing_trips"]
+    profit = now["gross_profit"] - now["gross_loss"]
+    minutes = now["holding_ns"] / trips / NS / 60 if trips else 0.0
+    return {
+        "win_rate": form.amount(ratio(win_rate(now))), "profit_factor": form.amount(ratio(profit_factor(now))),
+        "sharpe_ratio": form.amount(ratio(now["sharpe_ratio"])),
+        "max_drawdown": form.amount(ratio(100 * now["max_drawdown"])),
+        "avg_holding_time": form.amount(ratio(round(minutes, 6))), "total_trades": trips,
+        "profitable_trades": now["winning_trips"],
+        "avg_profit_per_trade": form.amount(divide(profit, trips) if trips else 0),
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Days:
+    """PnL by UTC day, oldest first."""
+
+    starts: Sequence[int]  # UNIX ns
+    pnl: Sequence[int]  # of the day, after fees
+    total: Sequence[int]  # at its end
+    trades: Sequence[int]  # fills of the day
+
+    @classmethod
+    def of(cls, curve: Curve) -> Days:
+        pairs = differences(curve)
+        return cls(
+            [point.start_ns for point, _ in pairs],
+            [point.total - (before.total if before else 0) for point, before in pairs],
+            [point.total for point, _ in pairs],
+            [point.fills - (before.fills if before else 0) for point, before in pairs],
+        )
+
+    def points(self, values: Sequence[int], form: Form) -> list[dict[str, Any]]:
+        """TimePoints."""
+        return [
+            {"timestamp": form.moment(start), "value": amount_number(value)}
+            for start, value in zip(self.starts, values, strict=True)
+        ]
+
+    def drawdown(self) -> list[int]:
+        """How far the total lies below its highest so far, as amounts."""
+        highest, found = 0, []
+        for total in self.total:
+            highest = max(highest, total)
+            found.append(highest - total)
+        return found
+
+    def by(self, period: str) -> dict[int, tuple[int, int]]:
+        """start of the period -> (PnL, fills)."""
+        found: dict[int, tuple[int, int]] = {}
+        for start, pnl, trades in zip(self.starts, self.pnl, self.trades, strict=True):
+            begin = period_start(start, period)
+            before = found.get(begin, (0, 0))
+            found[begin] = before[0] + pnl, before[1] + trades
+        return found
+
+
+def period_start(day_ns: int, period: str) -> int:
+    """Start of the day, the week (Monday) or the month, UTC."""
+    if period == "weekly":
+        return day_ns - (day_ns // DAY_NS + 3) % 7 * DAY_NS  # 1970-01-01 was a Thursday
+    if period == "monthly":
+        day = datetime.fromtimestamp(day_ns / NS, UTC)
+        return int(day.replace(day=1, hour=0, minute=0, second=0, microsecond=0).timestamp()) * NS
+    return day_ns // DAY_NS * DAY_NS
+
+
+def returns(periods: Mapping[int, tuple[int, int]], period: str, form: Form) -> dict[str, Any]:
+    """PnL by period and what it tells. The Sharpe ratio is for a year of 365 days."""
+    values = [amount_number(pnl) for pnl, _ in periods.values()]
+    mean = sum(values) / len(values) if values else 0.0
+    deviation = standard_deviation(values)
+    positive = sum(value > 0 for value in values)
+    a_year = {"daily": DAYS_A_YEAR, "weekly": DAYS_A_YEAR / 7, "monthly": 12}[period]
+    return {
+        "returns": [
+            {"period": form.moment(start), "pnl": form.amount(pnl), "trade_count": trades}
+            for start, (pnl, trades) in periods.items()
+        ],
+        "statistics": {
+            "total_periods": len(values), "positive_periods": positive,
+            "negative_periods": sum(value < 0 for value in values), "avg_return": mean, "return_std": deviation,
+            "best_period": max(values, default=0.0), "worst_period": min(values, default=0.0),
+            "sharpe_ratio": mean / deviation * math.sqrt(a_year) if deviation else 0.0,
+            "win_rate_percent": 100 * positive / len(values) if values else 0.0,
+        },
+        "period": period,
+    }  # fmt: skip
+
+
+def standard_deviation(values: Sequence[float]) -> float:
+    """Of a sample; 0 below two values."""
+    if len(values) < 2:
+        return 0.0
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def trade_stats(now: Mapping[str, Any], days: Days, execution_ms: float | None, form: Form) -> dict[str, Any]:
+    """Round trips, won and lost. The standard deviation is that of the days."""
+    wins, losses = now["winning_trips"], now["losing_trips"]
+    trips, profit = wins + losses, now["gross_profit"] - now["gross_loss"]
+    win, loss = divide(now["gross_profit"], wins) if wins else 0, divide(now["gross_loss"], losses) if losses else 0
+    return {
+        "trade_stats": {
+            "total_trades": trips, "profitable_trades": wins, "losing_trades": losses,
+            "win_rate_percent": win_rate(now), "total_pnl": form.amount(profit),
+            "avg_pnl_per_trade": form.amount(divide(profit, trips) if trips else 0),
+            "best_trade": form.amount(now["largest_win"]), "worst_trade": form.amount(-now["largest_loss"]),
+            "pnl_standard_deviation": standard_deviation([amount_number(pnl) for pnl in days.pnl]),
+            "total_commission": form.amount(now["fees"]), "avg_execution_time_ms": execution_ms,
+        },
+        "win_loss_analysis": {
+            "profit_factor": profit_factor(now), "total_profit": form.amount(now["gross_profit"]),
+            "total_loss": form.amount(-now["gross_loss"]), "avg_win": form.amount(win), "avg_loss": form.amount(-loss),
+            "largest_win": form.amount(now["largest_win"]), "largest_loss": form.amount(-now["largest_loss"]),
+        },
+    }  # fmt: skip
+
+
+def stated(one: Performance, form: Form) -> dict[str, Any]:
+    """What a strategy says of itself, as B has it."""
+    return {
+        "timestamp": form.moment(one.timestamp), "strategy_id": one.strategy_id, "total_trades": one.total_trades,
+        "win_rate": one.win_rate, "total_pnl": form.amount(one.total_pnl), "sharpe_ratio": one.sharpe_ratio,
+        "max_drawdown": one.max_drawdown, "profit_factor": one.profit_factor,
+    }  # fmt: skip
+
+
+class Performances:
+    """The statements and days of one worker."""
+
+    def __init__(self, state: FrontState) -> None:
+        self.state = state
+        self.table: Table[Performance] = Table(state, Performance, "strategy_performance", ("event_id",))
+
+    async def days(self, account: str | None, strategy: str | None, symbol: str | None, start: int, end: int) -> Days:
+        """PnL by day."""
+        named = frozenset((symbol,)) if symbol else frozenset[str]()
+        first = start // DAY_NS * DAY_NS
+        return Days.of(await read_curve(self.state, account, named, "1d", first, end, strategy=strategy or ALL))
+
+    async def history(self, arguments: Arguments, strategy: str | None, start: int, end: int) -> list[Performance]:
+        """What strategies state, newest first."""
+        key = ("*", strategy) if strategy else EVERY
+        older = self.table.older(
+            {"strategy_id": strategy} if strategy else {}, (arguments["start_time"], arguments["end_time"])
+        )
+        shelf = self.state.desk.statements(TOPIC)
+        found: Page[Performance] | Awaitable[Page[Performance]] = page_of(
+            shelf, Range(key, start, end, 1, HISTORY_MAX), older
+        )
+        return (await found if inspect.isawaitable(found) else found).items
+
+    async def execution_ms(self, start: int, end: int) -> float | None:
+        """Average time of an execution, as the reports state it."""
+        minute = 60 * NS
+
+        async def ask() -> list[list[Any]] | None:
+            return await self.state.history.ask(
+                f"SELECT avgOrNull(execution_time_ms) FROM {quote_name(self.state.history.database)}.exec_reports "
+                "WHERE ts_event_ns >= fromUnixTimestamp64Nano({start:Int64}, 'UTC') "
+                "AND ts_event_ns < fromUnixTimestamp64Nano({end:Int64}, 'UTC')",
+                {"start": start, "end": end},
+            )
+
+        if not self.state.history.configured:
+            return None
+        found, _ = await self.state.desk.cache.get(("execution", start // minute, end // minute), ask)
+        return None if not found else found[0][0]
+
+
+def performance_endpoints(state: FrontState) -> list[Endpoint]:
+    """Canonical paths, and those of DipMaster's API and dashboard."""
+    return [*_canonical(state), *_legacy(state)]
+
+
+_SOME = (START, END, SYMBOL)
+
+
+def _canonical(state: FrontState) -> list[Endpoint]:
+    performances = Performances(state)
+
+    def whole(arguments: Arguments) -> Answerer:
+        form = form_of(arguments["decimals"], arguments["time"])
+        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+        bounds(arguments, SPAN_NS, LONGEST_NS)
+
+        async def answer() -> Answer:
+            start, end = bounds(arguments, SPAN_NS, LONGEST_NS)
+            history = await performances.history(arguments, strategy, start, end)
+            known = _followed(state, account, strategy)
+            days = await performances.days(account, known, arguments["symbol"], start, end)
+            now = current(state, account, known, arguments["symbol"])
+            rows = [stated(one, form) for one in history]
+            body = {
+                "summary": {
+                    "latest_performance": rows[0] if rows else None, "data_points": len(rows),
+                    "time_range": {"start": form.moment(start), "end": form.moment(end)},
+                },
+                "history": rows, "metrics": metrics(now, form),
+                "daily_returns": days.points(days.pnl, form) if arguments["include_daily_returns"] else [],
+                "cumulative_pnl": days.points(days.total, form),
+                "drawdown_series": days.points(days.drawdown(), form) if arguments["include_drawdown"] else [],
+                "by_symbol_performance": by_symbol(state, account, known, form),
+            }  # fmt: skip
+            return members(encode(body), count=len(rows))
+
+        return answer
+
+    def summarised(arguments: Arguments) -> Answerer:
+        form = form_of(arguments["decimals"], arguments["time"])
+        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+        return lambda: members(encode(
+            metrics(current(state, account, _followed(state, account, strategy), arguments["symbol"]), form)
+        ))  # fmt: skip
+
+    def traded(arguments: Arguments) -> Answerer:
+        form = form_of(arguments["decimals"], arguments["time"])
+        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+        bounds(arguments, SPAN_NS, LONGEST_NS)
+
+        async def answer() -> Answer:
+            start, end = bounds(arguments, SPAN_NS, LONGEST_NS)
+            known = _followed(state, account, strategy)
+            days = await performances.days(account, known, arguments["symbol"], start, end)
+            now = current(state, account, known, arguments["symbol"])
+            return members(encode(trade_stats(now, days, await performances.execution_ms(start, end), form)))
+
+        return answer
+
+    def returned(arguments: Arguments) -> Answerer:
+        form, period = form_of(arguments["decimals"], arguments["time"]), arguments["period"]
+        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+        bounds(arguments, PERIODS[period] * DAY_NS, LONGEST_NS)
+
+        async def answer() -> Answer:
+            start, end = bounds(arguments, PERIODS[period] * DAY_NS, LONGEST_NS)
+            known = _followed(state, account, strategy)
+            days = await performances.days(account, known, arguments["symbol"], start, end)
+            return members(encode(returns(days.by(period), period, form)))
+
+        return answer
+
+    def overview(arguments: Arguments) -> Answerer:
+        form, account = form_of(arguments["decimals"], arguments["time"]), chosen(arguments["account_id"])
+        return lambda: members(encode(account_overview(state, account, form)))
+
+    point = lists(TIME_POINT)
+    data = objects(
+        summary=OBJECT, history=lists(STATED), metrics=METRICS, daily_returns=point, cumulative_pnl=point,
+        drawdown_series=point, by_symbol_performance=OBJECT,
+    )  # fmt: skip
+    who = (ACCOUNT, STRATEGY)
+    common: dict[str, Any] = {"tag": "desk"}
+    overview_schema = objects(account_id=TEXT, timestamp=MOMENT, positions=OBJECT, daily_pnl=OBJECT, risk={
+        "type": ["object", "null"],
+    })  # fmt: skip
+    return [
+        Endpoint(
+            "/api/v1/performance", whole, "Performance: ours, and as strategies state it",
+            (*who, *_SOME, WITH_RETURNS, WITH_DRAWDOWN, STRINGS, TIME), data=data, **common,
+        ),
+        Endpoint(
+            "/api/v1/performance/summary", summarised, "Performance since the beginning",
+            (*who, SYMBOL, STRINGS, TIME), data=METRICS, **common,
+        ),
+        Endpoint(
+            "/api/v1/performance/trades", traded, "Round trips, won and lost", (*who, *_SOME, NUMBERS, TIME),
+            data=objects(**STATS), **common,
+        ),
+        Endpoint(
+            "/api/v1/performance/returns", returned, "PnL by day, week or month", (*who, *_SOME, PERIOD, NUMBERS, TIME),
+            data=objects(**RETURNS), **common,
+        ),
+        Endpoint("/api/v1/summary", overview, "An account in one look", (ACCOUNT, NUMBERS, TIME),
+                 data=overview_schema, **common),
+    ]  # fmt: skip
+
+
+def _followed(state: FrontState, account: str | None, strategy: str | None) -> str | None:
+    """The strategy, if the portfolio has fills of it; else all of the account: strategies may state figures alone."""
+    return strategy if strategy and state.desk.portfolio.pnl(account, strategy) else None
+
+
+def account_overview(state: FrontState, account: str | None, form: Form) -> dict[str, Any]:
+    """What an account holds, what it earned today, and what its risk engine said last."""
+    now, positions = current(state, account, None, None), state.desk.portfolio.positions(account)
+    day = now["total_pnl"] - now["day_start_pnl"]
+    unrealized = now["unrealized_pnl"]
+    shelf = state.desk.statements("risk.metrics.v1")
+    item = shelf.latest((account,) if account else EVERY) if shelf is not None else None
+    risk = None
+    if item is not None:
+        risk = {
+            "risk_score": item.value.risk_score, "max_drawdown": item.value.max_drawdown,
+            "var_1d": form.maybe(item.value.var_1d), "leverage": item.value.leverage,
+            "timestamp": form.moment(item.value.timestamp),
+        }  # fmt: skip
+    return {
+        "account_id": account or "*", "timestamp": form.moment(now["updated_ns"] or time.time_ns()),
+        "positions": {
+            "count": len(positions), "total_value": form.amount(sum(row["market_value"] for row in positions)),
+            "total_pnl": form.amount(sum(row["unrealized_pnl"] for row in positions)),
+        },
+        "daily_pnl": {
+            "realized": form.amount(day - unrealized), "unrealized": form.amount(unrealized),
+            "total": form.amount(day),
+        },
+        "risk": risk,
+    }  # fmt: skip
+
+
+def _legacy(state: FrontState) -> list[Endpoint]:
+    performances = Performances(state)
+
+    async def whole(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        start, end = bounds(arguments, SPAN_NS, LONGEST_NS)
+        symbol = arguments["symbol"]
+        days = await performances.days(None, None, symbol, start, end)
+        return {
+            "metrics": metrics(current(state, None, None, symbol), form),
+            "daily_returns": days.points(days.pnl, form) if arguments["include_daily_returns"] else [],
+            "cumulative_pnl": days.points(days.total, form),
+            "drawdown_series": days.points(days.drawdown(), form) if arguments["include_drawdown"] else [],
+            "by_symbol_performance": by_symbol(state, None, None, form),
+        }  # fmt: skip
+
+    def summarised(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        bounds(arguments, SPAN_NS, LONGEST_NS)
+        return metrics(current(state, None, None, arguments["symbol"]), form)
+
+    async def traded(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        start, end = bounds(arguments, SPAN_NS, LONGEST_NS)
+        days = await performances.days(None, None, arguments["symbol"], start, end)
+        execution_ms = await performances.execution_ms(start, end)
+        told = trade_stats(current(state, None, None, arguments["symbol"]), days, execution_ms, form)
+        return {**told, "query_params": query_params(arguments, _SOME), "timestamp": form.moment(end)}
+
+    async def returned(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        period = arguments["period"]
+        start, end = bounds(arguments, PERIODS[period] * DAY_NS, LONGEST_NS)
+        days = await performances.days(None, None, arguments["symbol"], start, end)
+        asked = query_params(arguments, (*_SOME, PERIOD))
+        return {**returns(days.by(period), period, form), "query_params": asked, "timestamp": form.moment(end)}
+
+    point, more = lists(TIME_POINT), {"query_params": OBJECT, "timestamp": TEXT}
+    return [
+        modelled(
+            "/api/performance", "Performance of a range", (*_SOME, WITH_RETURNS, WITH_DRAWDOWN),
+            {"metrics": METRICS, "daily_returns": point, "cumulative_pnl": point, "drawdown_series": point,
+             "by_symbol_performance": OBJECT}, whole,
+        ),
+        bare(
+            "/api/performance/summary", "Performance since the beginning", _SOME, METRICS["properties"], summarised,
+            amounts="string",
+        ),
+        bare("/api/performance/trades", "Round trips, won and lost", _SOME, {**STATS, **more}, traded),
+        bare("/api/performance/returns", "PnL by period", (*_SOME, PERIOD), {**RETURNS, **more}, returned),
+    ]  # fmt: skip

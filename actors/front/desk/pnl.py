@@ -1,0 +1,283 @@
+"""PnL: the curve of a range, what it adds up to, and what it is now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ....codecs.desk.money import UNIT, amount_number
+from ..endpoints import Answer, Answerer, Arguments, Endpoint, Enveloped
+from ..envelope import encode, members
+from ..params import Param, choice, flag
+from ..shapes import COMPLETENESS
+from ..state import FrontState
+from .curve import INTERVALS, Curve, Point, differences, read_curve
+from .form import (
+    AMOUNT_SCHEMA,
+    INTEGER,
+    MAYBE_TEXT,
+    MOMENT,
+    NUMBER,
+    OBJECT,
+    TEXT,
+    Form,
+    form_of,
+    lists,
+    objects,
+)
+from .legacy import bare, modelled
+from .params import (
+    ACCOUNT,
+    ANY_STRATEGY,
+    DAY_NS,
+    END,
+    NUMBERS,
+    PAGE,
+    PAGE_SIZE,
+    START,
+    SYMBOL,
+    SYMBOLS,
+    TIME,
+    bounds,
+    chosen,
+    plain_symbol,
+    query_params,
+)
+from .portfolio import ALL, together
+
+LONGEST_NS, LONGEST_LEGACY_NS = 365 * DAY_NS, 90 * DAY_NS
+INTERVAL = choice("interval", tuple(INTERVALS), "Length of the intervals.", "1h")
+WITH_SERIES = flag("include_timeseries", True, "Also the points of the range.")
+
+POINT: dict[str, Any] = objects(
+    timestamp=MOMENT, symbol=TEXT, realized_pnl=AMOUNT_SCHEMA, unrealized_pnl=AMOUNT_SCHEMA, total_pnl=AMOUNT_SCHEMA,
+    cumulative_pnl=AMOUNT_SCHEMA,
+)  # fmt: skip
+SUMMARY: dict[str, Any] = objects(
+    total_realized_pnl=AMOUNT_SCHEMA, total_unrealized_pnl=AMOUNT_SCHEMA, total_pnl=AMOUNT_SCHEMA,
+    daily_pnl=AMOUNT_SCHEMA, weekly_pnl=AMOUNT_SCHEMA, monthly_pnl=AMOUNT_SCHEMA, win_rate=AMOUNT_SCHEMA,
+    profit_factor=AMOUNT_SCHEMA, max_drawdown=AMOUNT_SCHEMA, sharpe_ratio=AMOUNT_SCHEMA,
+)  # fmt: skip
+REALTIME: dict[str, Any] = objects(
+    total_realized_pnl=AMOUNT_SCHEMA, total_unrealized_pnl=AMOUNT_SCHEMA, total_pnl=AMOUNT_SCHEMA,
+    total_commission=AMOUNT_SCHEMA, trade_count=INTEGER, last_update=MAYBE_TEXT, symbol=MAYBE_TEXT,
+)  # fmt: skip
+BY_SYMBOL: dict[str, Any] = {"type": "object", "additionalProperties": objects(
+    realized_pnl=AMOUNT_SCHEMA, unrealized_pnl=AMOUNT_SCHEMA, total_pnl=AMOUNT_SCHEMA, commission=AMOUNT_SCHEMA,
+    trade_count=INTEGER, volume=AMOUNT_SCHEMA,
+)}  # fmt: skip
+
+
+def current(state: FrontState, account: str | None, strategy: str | None, symbol: str | None) -> dict[str, Any]:
+    """PnL now, of an account or of all together."""
+    return together(state.desk.portfolio.pnl(account, strategy or ALL, _known(state, symbol) or ALL))
+
+
+def _known(state: FrontState, symbol: str | None) -> str | None:
+    """A symbol as the fills write it."""
+    if symbol is None:
+        return None
+    plain = plain_symbol(symbol)
+    for row in state.desk.portfolio.pnl_by_symbol():
+        if plain_symbol(row.symbol) == plain:
+            return row.symbol
+    return symbol
+
+
+def ratio(value: float) -> int:
+    """A ratio as an amount, which `Form` writes."""
+    return round(value * UNIT)
+
+
+def win_rate(now: Mapping[str, Any]) -> float:
+    """Percent of the round trips that ended with a profit."""
+    trips = now["winning_trips"] + now["losing_trips"]
+    return 100.0 * now["winning_trips"] / trips if trips else 0.0
+
+
+def profit_factor(now: Mapping[str, Any]) -> float:
+    """Gross profit by gross loss; 0 without a loss."""
+    return now["gross_profit"] / now["gross_loss"] if now["gross_loss"] else 0.0
+
+
+def summary(now: Mapping[str, Any], form: Form) -> dict[str, Any]:
+    """PnLSummary: everything since the beginning, and of the last UTC day, 7 days, 30 days; after fees."""
+    total = now["total_pnl"]
+    return {
+        "total_realized_pnl": form.amount(now["realized_pnl"]),
+        "total_unrealized_pnl": form.amount(now["unrealized_pnl"]), "total_pnl": form.amount(total),
+        "daily_pnl": form.amount(total - now["day_start_pnl"]),
+        "weekly_pnl": form.amount(total - now["week_start_pnl"]),
+        "monthly_pnl": form.amount(total - now["month_start_pnl"]), "win_rate": form.amount(ratio(win_rate(now))),
+        "profit_factor": form.amount(ratio(profit_factor(now))),
+        "max_drawdown": form.amount(ratio(100 * now["max_drawdown"])),
+        "sharpe_ratio": form.amount(ratio(now["sharpe_ratio"])),
+    }  # fmt: skip
+
+
+def realtime(now: Mapping[str, Any], symbol: str | None, form: Form) -> dict[str, Any]:
+    """What it is at this moment."""
+    return {
+        "total_realized_pnl": form.amount(now["realized_pnl"]),
+        "total_unrealized_pnl": form.amount(now["unrealized_pnl"]), "total_pnl": form.amount(now["total_pnl"]),
+        "total_commission": form.amount(now["fees"]), "trade_count": now["fill_count"],
+        "last_update": form.when(now["updated_ns"] or None), "symbol": symbol,
+    }  # fmt: skip
+
+
+def by_symbol(state: FrontState, account: str | None, strategy: str | None, form: Form) -> dict[str, Any]:
+    """PnL now of each symbol."""
+    found: dict[str, list[Any]] = {}
+    for row in state.desk.portfolio.pnl_by_symbol(account, strategy or ALL):
+        found.setdefault(row.symbol, []).append(row)
+    return {
+        symbol: {
+            "realized_pnl": form.amount(now["realized_pnl"]), "unrealized_pnl": form.amount(now["unrealized_pnl"]),
+            "total_pnl": form.amount(now["total_pnl"]), "commission": form.amount(now["fees"]),
+            "trade_count": now["fill_count"], "volume": form.amount(now["volume"]),
+        }
+        for symbol, now in ((symbol, together(rows)) for symbol, rows in sorted(found.items()))
+    }  # fmt: skip
+
+
+def points_of(curve: Curve, form: Form) -> list[dict[str, Any]]:
+    """The points of B, oldest first: what was added in the interval, and the sum at its end."""
+    return [_point(point, before, form) for point, before in differences(curve)]
+
+
+def _point(point: Point, before: Point | None, form: Form) -> dict[str, Any]:
+    return {
+        "timestamp": form.moment(point.start_ns), "symbol": point.symbol,
+        "realized_pnl": form.amount(point.realized - (before.realized if before else 0)),
+        "unrealized_pnl": form.amount(point.unrealized),
+        "total_pnl": form.amount(point.total - (before.total if before else 0)),
+        "cumulative_pnl": form.amount(point.total),
+    }  # fmt: skip
+
+
+def series_of(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """TimePoints of DipMaster's API: total PnL at the end of each interval."""
+    form = form_of("number", "naive")
+    return [{"timestamp": form.moment(point.start_ns), "value": amount_number(point.total)} for point in points]
+
+
+def pnl_endpoints(state: FrontState) -> list[Endpoint]:
+    """Canonical paths, and those of DipMaster's API."""
+    return [*_canonical(state), *_legacy(state)]
+
+
+_LISTED: tuple[Param, ...] = (
+    ACCOUNT, ANY_STRATEGY, START, END, SYMBOL, SYMBOLS, INTERVAL, PAGE, PAGE_SIZE, NUMBERS, TIME,
+)  # fmt: skip
+_NOW: tuple[Param, ...] = (ACCOUNT, ANY_STRATEGY, SYMBOL, NUMBERS, TIME)
+
+
+def _symbols(state: FrontState, arguments: Arguments) -> frozenset[str]:
+    given = [arguments.get("symbol"), *(arguments.get("symbols") or "").split(",")]
+    return frozenset(_known(state, one.strip()) or one for one in given if one and one.strip())
+
+
+def _canonical(state: FrontState) -> list[Endpoint]:
+    def listed(arguments: Arguments) -> Answerer:
+        form = form_of(arguments["decimals"], arguments["time"])
+        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+        page, size = arguments["page"], arguments["page_size"]
+        bounds(arguments, DAY_NS, LONGEST_NS)
+
+        async def answer() -> Answer:
+            start, end = bounds(arguments, DAY_NS, LONGEST_NS)
+            symbols = _symbols(state, arguments)
+            curve = await read_curve(
+                state, account, symbols, arguments["interval"], start, end, strategy=strategy or ALL
+            )
+            points = points_of(curve, form)[::-1]
+            shown = points[(page - 1) * size : page * size]
+            pages = -(-len(points) // size)
+            now = current(state, account, strategy, next(iter(symbols)) if len(symbols) == 1 else None)
+            metadata = {
+                "count": len(shown), "account_id": account or "*", "interval": arguments["interval"],
+                "start_time": form.moment(start), "end_time": form.moment(end), **_origin(state, curve),
+                "summary": summary(now, form), "by_symbol": by_symbol(state, account, strategy, form),
+            }  # fmt: skip
+            pagination = {
+                "page": page, "page_size": size, "total": len(points), "total_count": len(points),
+                "total_pages": pages, "has_next": page < pages, "has_prev": page > 1, "next_cursor": None,
+            }  # fmt: skip
+            body = members(
+                encode(shown), metadata=metadata, count=len(points), pagination=pagination,
+                query_params=query_params(arguments, _LISTED),
+            )  # fmt: skip
+            return Enveloped(body, headers={"X-Cache": "HIT" if curve.kept else "MISS"})
+
+        return answer
+
+    def now_of(make: Any) -> Any:
+        def prepare(arguments: Arguments) -> Answerer:
+            form = form_of(arguments["decimals"], arguments["time"])
+            account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+
+            def answer() -> Answer:
+                now = current(state, account, strategy, arguments["symbol"])
+                return members(encode(make(now, arguments, form)), metadata={"data_source": "memory"})
+
+            return answer
+
+        return prepare
+
+    common: dict[str, Any] = {"tag": "desk", "errors": (400,)}
+    return [
+        Endpoint(
+            "/api/v1/pnl", listed, "PnL by interval, newest first", _LISTED, data=lists(POINT),
+            metadata={"count": INTEGER, "account_id": TEXT, "interval": TEXT, "start_time": MOMENT, "end_time": MOMENT,
+                      **COMPLETENESS, "summary": SUMMARY, "by_symbol": BY_SYMBOL}, **common,
+        ),
+        Endpoint(
+            "/api/v1/pnl/summary", now_of(lambda now, arguments, form: summary(now, form)), "PnL since the beginning",
+            _NOW, data=SUMMARY, metadata={"data_source": TEXT}, **common,
+        ),
+        Endpoint(
+            "/api/v1/pnl/realtime", now_of(lambda now, arguments, form: realtime(now, arguments["symbol"], form)),
+            "PnL now", _NOW, data=REALTIME, metadata={"data_source": TEXT}, **common,
+        ),
+    ]  # fmt: skip
+
+
+def _origin(state: FrontState, curve: Curve) -> dict[str, Any]:
+    if not curve.answered:
+        return {"data_source": "memory", "completeness": 0.0, "note": "memory only: ClickHouse did not answer"}
+    if not state.history.configured:
+        return {"data_source": "memory", "completeness": 0.0, "note": "memory only: no history is configured"}
+    return {"data_source": "mixed", "completeness": 100.0}
+
+
+def _legacy(state: FrontState) -> list[Endpoint]:
+    some = (START, END, SYMBOL)
+
+    async def listed(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        start, end = bounds(arguments, DAY_NS, LONGEST_LEGACY_NS)
+        symbol = arguments["symbol"]
+        curve = await read_curve(state, None, _symbols(state, arguments), arguments["interval"], start, end)
+        return {
+            "summary": summary(current(state, None, None, symbol), form),
+            "timeseries": series_of(curve.points) if arguments["include_timeseries"] else [],
+            "by_symbol": {} if symbol else by_symbol(state, None, None, form),
+        }
+
+    def summarised(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        bounds(arguments, DAY_NS, LONGEST_LEGACY_NS)
+        return summary(current(state, None, None, arguments["symbol"]), form)
+
+    def now(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        told = realtime(current(state, None, None, arguments["symbol"]), arguments["symbol"], form)
+        return {name: value for name, value in told.items() if name != "trade_count"}
+
+    shown = {name: schema for name, schema in REALTIME["properties"].items() if name != "trade_count"}
+    point = objects(timestamp=TEXT, value=NUMBER)
+    return [
+        modelled(
+            "/api/pnl", "PnL of a range", (*some, INTERVAL, WITH_SERIES),
+            {"summary": SUMMARY, "timeseries": lists(point), "by_symbol": OBJECT}, listed,
+        ),
+        bare("/api/pnl/summary", "PnL since the beginning", some, SUMMARY["properties"], summarised, amounts="string"),
+        bare("/api/pnl/realtime", "PnL now", (SYMBOL,), shown, now),
+    ]  # fmt: skip

@@ -1,0 +1,383 @@
+"""Positions now, and as they were."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ....codecs.desk.money import UNIT, divide, parse_amount
+from ....storage.client import quote_name
+from ..endpoints import Answer, Answerer, Arguments, Endpoint, Enveloped
+from ..envelope import encode, members
+from ..errors import InvalidParameter, NotFound
+from ..params import Param, flag, integer
+from ..shapes import COMPLETENESS
+from ..stamps import NS
+from ..state import FrontState
+from .form import (
+    AMOUNT_SCHEMA,
+    INTEGER,
+    MAYBE_AMOUNT,
+    MAYBE_TEXT,
+    MOMENT,
+    OBJECT,
+    TEXT,
+    Form,
+    form_of,
+    lists,
+    naive,
+    objects,
+)
+from .legacy import bare, modelled
+from .params import (
+    ACCOUNT,
+    ANY_STRATEGY,
+    DAY_NS,
+    END,
+    HOUR_NS,
+    NUMBERS,
+    PAGE,
+    PAGE_SIZE,
+    START,
+    SYMBOL,
+    SYMBOL_PATH,
+    TIME,
+    bounds,
+    chosen,
+    plain_symbol,
+    query_params,
+)
+from .portfolio import Latest
+
+LONGEST_NS = 90 * DAY_NS
+SNAPSHOTS_MAX = 100
+LATEST = flag("latest", True, "The positions now; false with start_time and end_time: how they were.")
+WITH_HISTORY = flag("include_history", False, "Also how it was.")
+HISTORY_HOURS = integer("history_hours", 24, 1, 168, "How far back.")
+
+ORIGIN = {"account_id": TEXT, "strategy_id": TEXT, "venue": TEXT}
+POSITION: dict[str, Any] = objects(
+    timestamp=MOMENT, symbol=TEXT, quantity=AMOUNT_SCHEMA, avg_price=AMOUNT_SCHEMA, market_price=MAYBE_AMOUNT,
+    market_value=AMOUNT_SCHEMA, unrealized_pnl=AMOUNT_SCHEMA, position_side={"enum": ["LONG", "SHORT", "FLAT"]},
+    realized_pnl=AMOUNT_SCHEMA, **ORIGIN,
+)  # fmt: skip
+LEGACY_POSITION: dict[str, Any] = objects(
+    symbol=TEXT, quantity=AMOUNT_SCHEMA, avg_price=AMOUNT_SCHEMA, market_value=AMOUNT_SCHEMA,
+    unrealized_pnl=AMOUNT_SCHEMA, realized_pnl=AMOUNT_SCHEMA, side={"enum": ["LONG", "SHORT", "FLAT"]},
+)  # fmt: skip
+SUMMARY: dict[str, Any] = objects(
+    total_positions=INTEGER, total_exposure=AMOUNT_SCHEMA, total_market_value=AMOUNT_SCHEMA,
+    largest_position_pct=AMOUNT_SCHEMA, concentration_risk={"enum": ["LOW", "MEDIUM", "HIGH"]},
+)  # fmt: skip
+EXPOSURE: dict[str, Any] = {
+    "total_exposure": AMOUNT_SCHEMA, "long_exposure": AMOUNT_SCHEMA, "short_exposure": AMOUNT_SCHEMA,
+    "net_exposure": AMOUNT_SCHEMA, "positions_count": INTEGER, "concentration": OBJECT,
+}  # fmt: skip
+SNAPSHOT: dict[str, Any] = objects(
+    timestamp=MOMENT, symbol=TEXT, total_market_value=AMOUNT_SCHEMA, total_unrealized_pnl=AMOUNT_SCHEMA,
+    positions_count=INTEGER,
+)  # fmt: skip
+
+
+def side_of(quantity: int) -> str:
+    return "LONG" if quantity > 0 else "SHORT" if quantity < 0 else "FLAT"
+
+
+def position(row: Latest, form: Form) -> dict[str, Any]:
+    """As B has it, with where it is held."""
+    return {
+        "timestamp": form.moment(row.recv_ns), "symbol": row.symbol, "quantity": form.amount(row["quantity"]),
+        "avg_price": form.amount(row["avg_price"]), "market_price": form.maybe(row["mark_price"] or None),
+        "market_value": form.amount(row["market_value"]), "unrealized_pnl": form.amount(row["unrealized_pnl"]),
+        "position_side": side_of(row["quantity"]), "realized_pnl": form.amount(row["realized_pnl"]),
+        "account_id": row.account, "strategy_id": row.strategy, "venue": row.key["venue"],
+    }  # fmt: skip
+
+
+def by_symbol(rows: Sequence[Latest]) -> dict[str, dict[str, int]]:
+    """Positions of several strategies, venues and accounts as one for each symbol."""
+    found: dict[str, dict[str, int]] = {}
+    for row in rows:
+        one = found.setdefault(row.symbol, dict.fromkeys(_SUMMED, 0) | {"recv_ns": 0})
+        for name in _SUMMED:
+            one[name] += row[name]
+        one["recv_ns"] = max(one["recv_ns"], row.recv_ns)
+    for one in found.values():
+        one["avg_price"] = abs(divide(one["cost"] * UNIT, one["quantity"])) if one["quantity"] else 0
+    return found
+
+
+_SUMMED = ("quantity", "cost", "market_value", "unrealized_pnl", "realized_pnl")
+
+
+def legacy_position(symbol: str, one: Mapping[str, int], form: Form) -> dict[str, Any]:
+    """As DipMaster's API has it."""
+    return {
+        "symbol": symbol, "quantity": form.amount(one["quantity"]), "avg_price": form.amount(one["avg_price"]),
+        "market_value": form.amount(one["market_value"]), "unrealized_pnl": form.amount(one["unrealized_pnl"]),
+        "realized_pnl": form.amount(one["realized_pnl"]), "side": side_of(one["quantity"]),
+    }  # fmt: skip
+
+
+def summary(rows: Sequence[Latest], form: Form) -> dict[str, Any]:
+    """What the positions add up to. Risk is MEDIUM above 30 % in one symbol, HIGH above 50 %."""
+    values = {symbol: abs(one["market_value"]) for symbol, one in by_symbol(rows).items()}
+    exposure = sum(values.values())
+    largest = 100 * max(values.values(), default=0) / exposure if exposure else 0.0
+    return {
+        "total_positions": len(values), "total_exposure": form.amount(exposure),
+        "total_market_value": form.amount(sum(row["market_value"] for row in rows)),
+        "largest_position_pct": form.amount(round(largest * UNIT)),
+        "concentration_risk": "HIGH" if largest > 50 else "MEDIUM" if largest > 30 else "LOW",
+    }  # fmt: skip
+
+
+def exposure(rows: Sequence[Latest], form: Form) -> dict[str, Any]:
+    """Exposure by direction and symbol."""
+    symbols = by_symbol(rows)
+    values = [one["market_value"] for one in symbols.values()]
+    total = sum(map(abs, values))
+    return {
+        "total_exposure": form.amount(total), "long_exposure": form.amount(sum(v for v in values if v > 0)),
+        "short_exposure": form.amount(-sum(v for v in values if v < 0)), "net_exposure": form.amount(sum(values)),
+        "positions_count": len(values),
+        "concentration": {
+            symbol: {
+                "exposure_amount": form.amount(abs(one["market_value"])),
+                "exposure_percentage": form.amount(round(100 * UNIT * abs(one["market_value"]) / total)) if total else
+                form.amount(0), "side": side_of(one["quantity"]),
+            }
+            for symbol, one in symbols.items()
+        },
+    }  # fmt: skip
+
+
+def of_symbol(rows: Sequence[Latest], symbol: str | None) -> list[Latest]:
+    """Those of a symbol, in any of its forms."""
+    if symbol is None:
+        return list(rows)
+    plain = plain_symbol(symbol)
+    return [row for row in rows if plain_symbol(row.symbol) == plain]
+
+
+async def past_positions(
+    state: FrontState, account: str | None, start_ns: int, end_ns: int, offset: int, limit: int
+) -> tuple[list[list[Any]] | None, bool]:
+    """`(snapshots, whether they were kept)`: rows of `positions`, newest first; None without an answer."""
+    columns = (
+        "toUnixTimestamp64Nano(ts_recv_ns), symbol, quantity, avg_price, mark_price, market_value, unrealized_pnl, "
+        "realized_pnl, account_id, strategy_id, venue"
+    )
+    one = "" if account is None else "account_id = {account:String} AND "
+
+    async def ask() -> list[list[Any]] | None:
+        return await state.history.ask(
+            f"SELECT {columns} FROM {quote_name(state.history.database)}.positions WHERE {one}"
+            "ts_recv_ns >= fromUnixTimestamp64Nano({start:Int64}, 'UTC') AND "
+            "ts_recv_ns < fromUnixTimestamp64Nano({end:Int64}, 'UTC') "
+            "ORDER BY ts_recv_ns DESC LIMIT {limit:UInt64} OFFSET {offset:UInt64}",
+            {"account": account or "", "start": start_ns, "end": end_ns, "offset": offset, "limit": limit},
+        )
+
+    return await state.desk.cache.get(("positions", account, start_ns, end_ns, offset, limit), ask)
+
+
+async def snapshots(state: FrontState, symbol: str | None, hours: int, form: Form) -> list[dict[str, Any]]:
+    """How the positions were, by hour and symbol, newest first; at most 100."""
+    rows = state.desk.portfolio.positions()
+    if not state.history.configured:
+        return []
+    now = max((row.recv_ns for row in rows), default=0) // (60 * NS) * 60 * NS
+
+    async def ask() -> list[list[Any]] | None:
+        return await state.history.ask(
+            "SELECT toUnixTimestamp(hour), symbol, toString(sum(value)), toString(sum(pnl)), count() FROM (SELECT "
+            "toStartOfHour(ts_recv_ns) AS hour, account_id, strategy_id, venue, symbol, "
+            f"argMax(market_value, ts_recv_ns) AS value, argMax(unrealized_pnl, ts_recv_ns) AS pnl "
+            f"FROM {quote_name(state.history.database)}.positions "
+            "WHERE ts_recv_ns >= fromUnixTimestamp64Nano({start:Int64}, 'UTC') GROUP BY ALL) "
+            "GROUP BY hour, symbol ORDER BY hour DESC, symbol LIMIT {limit:UInt64}",
+            {"start": max(0, now - hours * HOUR_NS), "limit": SNAPSHOTS_MAX if symbol is None else 10_000},
+        )  # fmt: skip
+
+    found, _ = await state.desk.cache.get(("snapshots", symbol, hours, now), ask)
+    plain = plain_symbol(symbol) if symbol else None
+    return [
+        {
+            "timestamp": form.moment(int(seconds) * NS), "symbol": name,
+            "total_market_value": form.amount(parse_amount(value)[0]),
+            "total_unrealized_pnl": form.amount(parse_amount(pnl)[0]), "positions_count": int(count),
+        }
+        for seconds, name, value, pnl, count in found or []
+        if plain is None or plain_symbol(name) == plain
+    ][:SNAPSHOTS_MAX]  # fmt: skip
+
+
+def position_endpoints(state: FrontState) -> list[Endpoint]:
+    """Canonical paths, and those of DipMaster's API."""
+    return [*_canonical(state), *_legacy(state)]
+
+
+_LISTED: tuple[Param, ...] = (
+    ACCOUNT, ANY_STRATEGY, SYMBOL, LATEST, START, END, PAGE, PAGE_SIZE, NUMBERS, TIME,
+)  # fmt: skip
+_NOW: tuple[Param, ...] = (ACCOUNT, ANY_STRATEGY, NUMBERS, TIME)
+
+
+def _canonical(state: FrontState) -> list[Endpoint]:
+    def held(arguments: Arguments, symbol: str | None = None) -> list[Latest]:
+        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+        rows = state.desk.portfolio.positions(account, strategy, flat=symbol is not None)
+        return of_symbol(rows, symbol)
+
+    def listed(arguments: Arguments) -> Answerer:
+        form = form_of(arguments["decimals"], arguments["time"])
+        if not arguments["latest"]:
+            for name in ("start_time", "end_time"):
+                if arguments[name] is None:
+                    raise InvalidParameter(name, None, "a time, because latest is false")
+            bounds(arguments, DAY_NS, LONGEST_NS)
+            return _past(state, arguments, form)
+
+        def answer() -> Answer:
+            rows = [row for row in of_symbol(held(arguments), arguments["symbol"]) if row["quantity"]]
+            metadata = {
+                "count": len(rows), "account_id": chosen(arguments["account_id"]) or "*",
+                "summary": summary(rows, form), "data_source": "memory", "completeness": 100.0,
+            }  # fmt: skip
+            return members(
+                encode([position(row, form) for row in rows]), metadata=metadata, count=len(rows),
+                query_params=query_params(arguments, _LISTED),
+            )  # fmt: skip
+
+        return answer
+
+    def current(arguments: Arguments) -> Answerer:
+        form = form_of(arguments["decimals"], arguments["time"])
+
+        def answer() -> Answer:
+            rows = held(arguments)
+            return members(encode([position(row, form) for row in rows]), count=len(rows))
+
+        return answer
+
+    def exposed(arguments: Arguments) -> Answerer:
+        form = form_of(arguments["decimals"], arguments["time"])
+        return lambda: members(encode(exposure(held(arguments), form)))
+
+    def one(arguments: Arguments) -> Answerer:
+        form, symbol = form_of(arguments["decimals"], arguments["time"]), arguments["symbol"]
+
+        def answer() -> Answer:
+            rows = held(arguments, symbol)
+            if not rows:
+                raise NotFound(f"no position in {symbol[:50]!r}", details={"symbol": symbol[:50]})
+            return members(encode([position(row, form) for row in rows]), count=len(rows))
+
+        return answer
+
+    common: dict[str, Any] = {"tag": "desk"}
+    many = lists(POSITION)
+    return [
+        Endpoint(
+            "/api/v1/positions", listed, "Positions now, or as they were", _LISTED, data=many,
+            metadata={"count": INTEGER, "account_id": TEXT, "summary": SUMMARY, "start_time": MOMENT,
+                      "end_time": MOMENT, **COMPLETENESS}, **common,
+        ),
+        Endpoint("/api/v1/positions/current", current, "Positions now", _NOW, data=many, **common),
+        Endpoint(
+            "/api/v1/positions/exposure", exposed, "Exposure by direction and symbol", _NOW, data=objects(**EXPOSURE),
+            **common,
+        ),
+        Endpoint(
+            "/api/v1/positions/{symbol}", one, "Positions in a symbol", (SYMBOL_PATH, *_NOW), data=many,
+            errors=(400, 404), **common,
+        ),
+    ]  # fmt: skip
+
+
+def _past(state: FrontState, arguments: Arguments, form: Form) -> Answerer:
+    page, size = arguments["page"], arguments["page_size"]
+    account = chosen(arguments["account_id"])
+    names = ("symbol", "quantity", "avg_price", "market_price", "market_value", "unrealized_pnl", "realized_pnl")
+
+    async def answer() -> Answer:
+        start, end = bounds(arguments, DAY_NS, LONGEST_NS)
+        found, kept = await past_positions(state, account, start, end, (page - 1) * size, size + 1)
+        rows = []
+        for ns, symbol, *values in (found or [])[:size]:
+            amounts = [parse_amount(value)[0] for value in values[:6]]
+            told = dict(zip(names, [symbol, *(form.amount(amount) for amount in amounts)], strict=True))
+            told["market_price"] = form.maybe(amounts[2] or None)
+            origin = dict(zip(("account_id", "strategy_id", "venue"), values[6:], strict=True))
+            rows.append({
+                "timestamp": form.moment(int(ns)), **told, "position_side": side_of(amounts[0]), **origin,
+            })  # fmt: skip
+        more = len(found or []) > size
+        metadata: dict[str, Any] = {
+            "count": len(rows), "account_id": account or "*", "start_time": form.moment(start),
+            "end_time": form.moment(end), "data_source": "database", "completeness": 0.0 if found is None else 100.0,
+        }  # fmt: skip
+        if found is None:
+            metadata["note"] = "ClickHouse did not answer" if state.history.configured else "no history is configured"
+        pagination = {"page": page, "page_size": size, "has_next": more, "has_prev": page > 1, "next_cursor": None}
+        body = members(
+            encode(rows), metadata=metadata, count=None, pagination=pagination,
+            query_params=query_params(arguments, _LISTED),
+        )  # fmt: skip
+        return Enveloped(body, headers={"X-Cache": "HIT" if kept else "MISS"})
+
+    return answer
+
+
+def _legacy(state: FrontState) -> list[Endpoint]:
+    def held(symbol: str | None = None) -> list[Latest]:
+        return of_symbol(state.desk.portfolio.positions(), symbol)
+
+    async def listed(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        rows, hours = held(arguments["symbol"]), arguments["history_hours"]
+        past = await snapshots(state, arguments["symbol"], hours, form) if arguments["include_history"] else []
+        return {
+            "current_positions": [legacy_position(*one, form) for one in by_symbol(rows).items()],
+            "summary": summary(rows, form), "historical_snapshots": past,
+        }  # fmt: skip
+
+    def current(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        positions = [
+            {**legacy_position(symbol, one, form), "last_update": form.moment(one["recv_ns"])}
+            for symbol, one in by_symbol(held(arguments["symbol"])).items()
+        ]
+        return {"positions": positions, "count": len(positions), "timestamp": _now()}
+
+    def exposed(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        return {**exposure(held(), form), "timestamp": _now()}
+
+    async def one(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        symbol = arguments["symbol"]
+        found = [legacy_position(*one, form) for one in by_symbol(held(symbol)).items()]
+        past = await snapshots(state, symbol, 24, form) if arguments["include_history"] else []
+        return {"symbol": symbol, "current_position": found[0] if found else None, "history": past,
+                "timestamp": _now()}  # fmt: skip
+
+    def _now() -> str:
+        return naive(time.time_ns())
+
+    maybe_position = {"oneOf": [LEGACY_POSITION, {"type": "null"}]}
+    updated = objects(**LEGACY_POSITION["properties"], last_update=MAYBE_TEXT)
+    return [
+        modelled(
+            "/api/positions", "Positions now", (SYMBOL, WITH_HISTORY, HISTORY_HOURS),
+            {"current_positions": lists(LEGACY_POSITION), "summary": SUMMARY, "historical_snapshots": lists(SNAPSHOT)},
+            listed,
+        ),
+        bare(
+            "/api/positions/current", "Positions now", (SYMBOL,),
+            {"positions": lists(updated), "count": INTEGER, "timestamp": TEXT}, current,
+        ),
+        bare("/api/positions/exposure", "Exposure", (), {**EXPOSURE, "timestamp": TEXT}, exposed),
+        bare(
+            "/api/positions/{symbol}", "The position in a symbol", (SYMBOL_PATH, WITH_HISTORY),
+            {"symbol": TEXT, "current_position": maybe_position, "history": lists(SNAPSHOT), "timestamp": TEXT}, one,
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,102 @@
+"""The newest items of a stream, sorted by when they happened, for each key that is asked for."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from operator import attrgetter
+from typing import Generic, TypeVar
+
+from ....codecs.record import Flag
+from ...recent import Item, Recent
+
+T = TypeVar("T")
+_REPEATED = int(Flag.REPEATED)
+_when = attrgetter("event_ns")
+ALL = ()  # the key of everything
+
+
+class Shelf(Generic[T]):
+    """Items by key, each list oldest first by the producers' time.
+
+    Args:
+        recent: where they come from.
+        keys: the keys under which an item is found, beside `ALL`.
+        identity: items of one identity are one: the first that came counts. None = each is its own.
+    """
+
+    def __init__(
+        self,
+        recent: Recent[T],
+        keys: Callable[[T], Iterable[Hashable]],
+        identity: Callable[[T], Hashable] | None = None,
+    ) -> None:
+        self.recent = recent
+        self._keys, self._identity = keys, identity
+        self._lists: dict[Hashable, list[Item[T]]] = {}
+        self._seen: set[Hashable] = set()
+        self._next = 0  # sequence of the first item that was not looked at
+        self._taken = 0
+
+    def refresh(self) -> None:
+        """Take what has come since."""
+        items = self.recent.refresh()
+        if not items or items[-1].sequence < self._next:
+            return
+        if self._taken > 2 * self.recent.size:  # forget what the stream's newest items no longer hold
+            self._lists.clear()
+            self._seen.clear()
+            self._next = self._taken = 0
+        fresh = []
+        for item in reversed(items):
+            if item.sequence < self._next:
+                break
+            fresh.append(item)
+        self._next = items[-1].sequence + 1
+        for item in reversed(fresh):
+            self._take(item)
+
+    def _take(self, item: Item[T]) -> None:
+        self._taken += 1
+        if item.flags & _REPEATED:
+            return
+        if self._identity is not None:
+            identity = self._identity(item.value)
+            if identity in self._seen:
+                return
+            self._seen.add(identity)
+        for key in (ALL, *self._keys(item.value)):
+            known = self._lists.setdefault(key, [])
+            if not known or known[-1].event_ns <= item.event_ns:
+                known.append(item)
+            else:
+                insort(known, item, key=_when)
+
+    @property
+    def since_ns(self) -> int:
+        """Everything that was received from then on is here; our wall clock."""
+        items = self.recent.items
+        return items[0].recv_ns if items else 0
+
+    def span(self, key: Hashable, start_ns: int, end_ns: int) -> tuple[list[Item[T]], int, int]:
+        """`(items, first, stop)`: the key's list, and the part of it that happened in the range."""
+        self.refresh()
+        known = self._lists.get(key, [])
+        return known, bisect_left(known, start_ns, key=_when), bisect_left(known, end_ns, key=_when)
+
+    def newest_first(self, key: Hashable, start_ns: int, end_ns: int) -> Iterator[Item[T]]:
+        """Items of a range."""
+        known, first, stop = self.span(key, start_ns, end_ns)
+        for index in range(stop - 1, first - 1, -1):
+            yield known[index]
+
+    def latest(self, key: Hashable = ALL) -> Item[T] | None:
+        """The newest item of a key."""
+        self.refresh()
+        known = self._lists.get(key)
+        return known[-1] if known else None
+
+    def known_keys(self) -> list[Hashable]:
+        """Every key that has items."""
+        self.refresh()
+        return list(self._lists)

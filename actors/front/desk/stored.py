@@ -1,0 +1,178 @@
+"""The desk's tables as canonical values: what memory no longer holds."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from ....codecs.desk.money import parse_amount
+from ....codecs.record import Flag
+from ....storage.client import quote_name
+from ..stamps import NS
+from ..state import FrontState
+from .ranged import Happened
+
+T = TypeVar("T", bound=Happened)
+V = TypeVar("V")
+NOT_REPEATED = f"bitAnd(flags, {int(Flag.REPEATED)}) = 0"
+SKEW_NS = 60 * NS  # an item's own time may be so far ahead of our clock
+
+
+@dataclass(frozen=True)
+class _Member:
+    name: str
+    expression: str
+    read: Callable[[Any], Any] | None  # from the JSON value; None = as it is
+
+
+def _amount(text: str | None) -> int | None:
+    return None if text is None else parse_amount(text)[0]
+
+
+def _kinds(found: inspect.Type) -> tuple[str, bool]:
+    """The declared kind of a field, and whether it is one value."""
+    kind, single = "", True
+    for part in found.types if isinstance(found, inspect.UnionType) else (found,):
+        if isinstance(part, inspect.Metadata):
+            kind = (part.extra or {}).get("kind", kind)
+        if isinstance(part, (inspect.ListType, inspect.DictType)):
+            single = False
+    return kind, single
+
+
+@lru_cache(maxsize=64)
+def members_of(kind: type[msgspec.Struct]) -> tuple[_Member, ...]:
+    """How each member of a canonical struct is read from its table."""
+    info = inspect.type_info(kind)
+    assert isinstance(info, inspect.StructType)
+    members = []
+    for field in info.fields:
+        word, single = _kinds(field.type)
+        if not single or field.name == "rounded":
+            continue
+        column = quote_name(field.name)
+        if field.name == "timestamp":
+            members.append(_Member(field.name, "toUnixTimestamp64Nano(ts_event_ns)", None))
+        elif word == "time":
+            members.append(_Member(field.name, f"toUnixTimestamp64Nano(toDateTime64({column}, 9))", None))
+        else:
+            members.append(_Member(field.name, column, _amount if word == "amount" else None))
+    return tuple(members)
+
+
+class Table(Generic[T]):
+    """Reads a table as values of a canonical struct.
+
+    Args:
+        kind: the struct.
+        name: of the table.
+        identity: columns in which rows of one thing agree: of these the first counts. Empty = each row is one.
+    """
+
+    def __init__(self, state: FrontState, kind: type[T], name: str, identity: Sequence[str] = ()) -> None:
+        self._state, self._kind = state, kind
+        self._members = members_of(kind)  # type: ignore[arg-type]
+        self.place = f"{quote_name(state.history.database)}.{quote_name(name)}"
+        self._columns = ", ".join(member.expression for member in self._members)
+        self._identity = ", ".join(identity)
+        self.name = name
+
+    async def rows(self, condition: str, parameters: Mapping[str, Any], tail: str = "") -> list[T] | None:
+        """Rows that fit a condition; None without an answer."""
+        answer = await self._state.history.ask(
+            f"SELECT {self._columns} FROM {self.place} WHERE {condition} {tail}", parameters
+        )
+        return None if answer is None else [self._value(row) for row in answer]
+
+    def _value(self, row: Sequence[Any]) -> T:
+        return self._kind(**{
+            member.name: member.read(value) if member.read is not None else value
+            for member, value in zip(self._members, row, strict=True)
+            if value is not None
+        })  # fmt: skip
+
+    async def count(self, condition: str, parameters: Mapping[str, Any]) -> int | None:
+        """How many rows fit; None without an answer."""
+        what = f"uniqExact({self._identity})" if self._identity else "count()"
+        answer = await self._state.history.ask(f"SELECT {what} FROM {self.place} WHERE {condition}", parameters)
+        return None if answer is None else int(answer[0][0])
+
+    def older(self, filters: Mapping[str, Any], asked: Hashable) -> Older[T] | None:
+        """The rows of a range, for `ranged.page_of`; None without a history.
+
+        Args:
+            filters: column -> value, or a tuple of values of which it must be one.
+            asked: names the range as it was asked for: its count is kept for a while.
+        """
+        return Older(self._state, self, filters, asked) if self._state.history.configured else None
+
+    @property
+    def limit_by(self) -> str:
+        """Keeps the first row of each identity."""
+        return f"LIMIT 1 BY {self._identity}" if self._identity else ""
+
+
+class Older(Generic[T]):
+    """What a table holds of a range and a filter: items received before a time."""
+
+    def __init__(self, state: FrontState, table: Table[T], filters: Mapping[str, Any], asked: Hashable) -> None:
+        self._state, self._table = state, table
+        self._asked = (table.name, *sorted(filters.items(), key=lambda item: item[0]), asked)
+        conditions, self._parameters = [NOT_REPEATED], dict[str, Any]()
+        for name, value in filters.items():
+            many = isinstance(value, (tuple, frozenset))
+            slot = _slot(name)
+            conditions.append(f"{name} IN {{{slot}:Array(String)}}" if many else f"{name} = {{{slot}:String}}")
+            self._parameters[slot] = sorted(value) if many else value
+        conditions += [
+            "ts_event_ns >= fromUnixTimestamp64Nano({start:Int64}, 'UTC')",
+            "ts_event_ns < fromUnixTimestamp64Nano({end:Int64}, 'UTC')",
+            "ts_recv_ns >= fromUnixTimestamp64Nano({received:Int64}, 'UTC')",
+            "ts_recv_ns < fromUnixTimestamp64Nano({before:Int64}, 'UTC')",
+        ]
+        self._condition = " AND ".join(conditions)
+
+    def _bound(self, before_recv_ns: int, start_ns: int, end_ns: int) -> dict[str, Any]:
+        received = max(0, start_ns - SKEW_NS)
+        times = {"start": start_ns, "end": end_ns, "received": received, "before": before_recv_ns}
+        return {**self._parameters, **times}
+
+    async def rows(self, before_recv_ns: int, start_ns: int, end_ns: int, limit: int) -> list[T] | None:
+        tail = f"ORDER BY ts_event_ns DESC {self._table.limit_by} LIMIT {{limit:UInt64}}"
+        bound = {**self._bound(before_recv_ns, start_ns, end_ns), "limit": limit}
+        return await self._table.rows(self._condition, bound, tail)
+
+    async def count(self, before_recv_ns: int, start_ns: int, end_ns: int) -> tuple[int, int] | None:
+        async def make(before: int) -> int | None:
+            return await self._table.count(self._condition, self._bound(before, start_ns, end_ns))
+
+        before, found = await self.kept(before_recv_ns, make)
+        return None if found is None else (before, found)
+
+    async def kept(self, before_recv_ns: int, make: Callable[[int], Awaitable[V | None]]) -> tuple[int, V | None]:
+        """`(time of receipt, what was worked out of everything before it)`: kept for a while, by what was asked for."""
+
+        async def made() -> tuple[int, V] | None:
+            found = await make(before_recv_ns)
+            return None if found is None else (before_recv_ns, found)
+
+        kept = await self._state.desk.totals.get(self._asked, made)
+        return (before_recv_ns, None) if kept is None else kept[0]
+
+    async def grouped(
+        self, columns: str, before_recv_ns: int, start_ns: int, end_ns: int, tail: str
+    ) -> list[list[Any]] | None:
+        """Aggregates over the rows, each thing once; None without an answer."""
+        inner = f"SELECT * FROM {self._table.place} WHERE {self._condition} ORDER BY ts_event_ns {self._table.limit_by}"
+        bound = self._bound(before_recv_ns, start_ns, end_ns)
+        return await self._state.history.ask(f"SELECT {columns} FROM ({inner}) {tail}", bound)
+
+
+def _slot(name: str) -> str:
+    """A query parameter for a column, or for an expression of one."""
+    return "is_" + "".join(char if char.isalnum() else "_" for char in name)

@@ -1,0 +1,236 @@
+"""The alerts actor as a process: tellings, rules, commands, kills; nothing raised twice, nothing forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tickring.actors.alerts import Config, byte_rings, main, streams
+from tickring.actors.alerts.commands import SOCKET
+from tickring.actors.alerts.rules import Condition, Rule
+from tickring.actors.control import CommandRefused, NoAnswer, command
+from tickring.actors.recent import Recent
+from tickring.actors.runtime import ActorContext
+from tickring.codecs.desk.canonical import Alert
+from tickring.codecs.desk.records import ALERT_STATE, TEXTS
+from tickring.ringbuf import (
+    ByteRingReader,
+    MetricsPage,
+    StreamReader,
+    bytes_filename,
+    create_byte_ring,
+    create_keys,
+    create_stream,
+    keys_filename,
+)
+
+from .desk_rig import Topic
+
+DEADLINE_S = 60.0
+RULE = Rule(
+    rule_id="pressure", name="Pressure", severity="HIGH",
+    conditions=[Condition(metric_name="test_pressure", operator=">", threshold=10)],
+)  # fmt: skip
+CONFIG = Config(
+    interval_s=0.05, rules=[RULE], disabled=["memory_80", "memory_90", "cpu_90", "storage_80", "storage_90"]
+)
+
+
+def _run(folder: Path, data: Path, config: Config) -> None:
+    page = MetricsPage(folder, "alerts", time.time_ns())
+    ctx = ActorContext(name="alerts", kind="alerts", folder=folder, data=data, config=config, page=page)
+
+    async def serve() -> None:
+        ctx.stop_on_signals()
+        await main(ctx)
+
+    asyncio.run(serve())
+
+
+class Rig:
+    """The actor in a process of its own, with what it reads and what it writes."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder, self.data = root / "shm", root / "data"
+        self.folder.mkdir()
+        self.make_streams()
+        self.topic = Topic(self.folder, "alerts.v1")
+        self.page = MetricsPage(self.folder, "pump", time.time_ns())
+        self.pressure = self.page.gauge("test_pressure", "for a rule")
+        self.set_pressure(0)
+        self.process: Any = None
+
+    def make_streams(self) -> None:
+        now = time.time_ns()
+        for spec in streams("alerts", CONFIG):
+            create_stream(self.folder, spec, now)
+        create_keys(self.folder / keys_filename("alerts"), CONFIG.accounts_max + 1)
+        for name, size in byte_rings("alerts", CONFIG).items():
+            create_byte_ring(self.folder / bytes_filename("alerts", name), size, now)
+
+    def start(self) -> None:
+        self.process = get_context("fork").Process(target=_run, args=(self.folder, self.data, CONFIG))
+        self.process.start()
+        self.wait(lambda: self.ask("rules") is not None, "it does not answer")
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.process is not None and self.process.is_alive():
+            os.kill(self.process.pid, number)
+            self.process.join(DEADLINE_S)
+            assert not self.process.is_alive()
+
+    def set_pressure(self, value: float) -> None:
+        self.pressure.set(value)
+        self.page.beat(time.monotonic_ns())
+
+    def ask(self, name: str, /, **members: Any) -> Any:
+        try:
+            return asyncio.run(command(self.folder / SOCKET, name, 10.0, **members))
+        except NoAnswer:
+            return None
+
+    def changes(self) -> list[Alert]:
+        """Everything that was published, oldest first."""
+        reader = StreamReader(self.folder, "alerts", ALERT_STATE.name, ALERT_STATE.dtype)
+        texts = ByteRingReader(self.folder / bytes_filename("alerts", TEXTS))
+        recent = Recent(reader, texts, Alert, 10_000)
+        found = [item.value for item in recent.refresh()]
+        recent.close()
+        return found
+
+    def wait(self, holds: Callable[[], bool], why: str) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not holds():
+            assert time.monotonic() < deadline, why
+            time.sleep(0.02)
+
+    def wait_states(self, alert_id: str, *states: str) -> None:
+        """Exactly these states were published of an alert, in this order."""
+
+        def seen() -> list[str]:
+            return [alert.status for alert in self.changes() if alert.alert_id == alert_id]
+
+        self.wait(lambda: seen() == list(states), f"{alert_id}: {seen()} instead of {states}")
+
+    def close(self) -> None:
+        self.stop(signal.SIGKILL)
+        self.topic.close()
+        self.page.close()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path)
+    made.start()
+    yield made
+    made.close()
+
+
+def telling(n: int, at: int = 0, **more: Any) -> Alert:
+    values: dict[str, Any] = {
+        "event_id": f"e-{n}-{at}", "timestamp": time.time_ns() + at, "variant": "api", "alert_id": f"al-{n}",
+        "severity": "HIGH", "code": "X", "title": "Title", "message": "Message", **more,
+    }  # fmt: skip
+    return Alert(**values)
+
+
+def test_what_arrives_is_published_once(rig: Rig) -> None:
+    alert = telling(1)
+    rig.topic.say(alert)
+    rig.topic.say(alert, flags=1 << 18)  # the same event again
+    rig.topic.say(alert)  # and in another one
+    rig.topic.say(telling(2))
+    rig.wait_states("al-2", "ACTIVE")
+    assert [one.alert_id for one in rig.changes()] == ["al-1", "al-2"]
+
+
+def test_a_rule_raises_one_alert_and_resolves_it(rig: Rig) -> None:
+    name = "pressure{actor=pump}"
+    rig.set_pressure(20)
+    rig.wait_states(name, "ACTIVE")
+    rig.set_pressure(1)
+    rig.wait_states(name, "ACTIVE", "RESOLVED")
+    assert rig.changes()[-1].auto_resolved and rig.changes()[0].current_value == 20 * 10**8
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "stopped"])
+def test_a_restart_raises_nothing_anew_and_knows_what_people_did(rig: Rig, number: int) -> None:
+    rig.topic.say(telling(1))
+    rig.set_pressure(20)
+    rig.wait_states("pressure{actor=pump}", "ACTIVE")
+    rig.wait_states("al-1", "ACTIVE")
+    rig.ask("acknowledge", alert_id="al-1", by="ada")
+    rig.wait_states("al-1", "ACTIVE", "ACKNOWLEDGED")
+    rig.stop(number)
+    rig.topic.say(telling(2))  # while it is away
+    rig.start()
+    rig.wait_states("al-2", "ACTIVE")
+    looks = 0
+    while looks < 5:  # the rules are looked at again and again
+        rig.ask("list")
+        looks += 1
+        time.sleep(0.1)
+    assert [one.alert_id for one in rig.changes()].count("pressure{actor=pump}") == 1
+    known = {entry["alert"]["alert_id"]: entry for entry in rig.ask("list")["alerts"]}
+    assert known["al-1"]["alert"]["acknowledged"] and known["al-1"]["acknowledged_by"] == "ada"
+    rig.set_pressure(0)
+    rig.wait_states("pressure{actor=pump}", "ACTIVE", "RESOLVED")
+
+
+def test_a_stream_made_anew_has_every_alert_again(rig: Rig) -> None:
+    rig.topic.say(telling(1))
+    rig.wait_states("al-1", "ACTIVE")
+    rig.ask("resolve", alert_id="al-1", action="closed")
+    rig.wait_states("al-1", "ACTIVE", "RESOLVED")
+    rig.stop(signal.SIGKILL)
+    for path in rig.folder.glob("alerts.*"):
+        path.unlink()  # as a reboot does
+    rig.make_streams()
+    rig.start()
+    rig.wait_states("al-1", "RESOLVED")
+
+
+def test_rules_can_be_made_changed_and_taken_away(rig: Rig) -> None:
+    rule = {"name": "Own", "severity": "critical", "conditions": [
+        {"metric_name": "test_pressure", "operator": "<", "threshold": 5, "duration": 0}
+    ]}  # fmt: skip
+    made = rig.ask("put_rule", rule=rule)["rule"]
+    assert made["severity"] == "CRITICAL" and made["origin"] == "api"
+    name = f"{made['rule_id']}{{actor=pump}}"
+    rig.wait_states(name, "ACTIVE")
+    rig.ask("drop_rule", rule_id=made["rule_id"])
+    rig.wait_states(name, "ACTIVE", "RESOLVED")
+    with pytest.raises(CommandRefused, match="no such rule"):
+        rig.ask("drop_rule", rule_id=made["rule_id"])
+    with pytest.raises(CommandRefused, match="built-in"):
+        rig.ask("drop_rule", rule_id="kafka_lag")
+
+
+@pytest.mark.parametrize(
+    ("name", "members"),
+    [
+        ("acknowledge", {"alert_id": "none"}), ("acknowledge", {}), ("resolve", {"alert_id": 5}), ("nothing", {}),
+        ("create", {"name": "x"}), ("create", {"name": "x", "severity": "LOUD", "description": "y"}),
+        ("put_rule", {"rule": []}), ("put_rule", {"rule": {"name": "x", "severity": "HIGH", "conditions": []}}),
+        ("put_rule", {"rule": {"name": "x", "severity": "HIGH", "conditions": [{"metric_name": "a"}]}}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_wrong_command_gets_a_reason(rig: Rig, name: str, members: dict[str, Any]) -> None:
+    with pytest.raises(CommandRefused):
+        rig.ask(name, **members)
+    assert rig.ask("rules") is not None
+
+
+def test_somebody_can_raise_an_alert_by_hand(rig: Rig) -> None:
+    made = rig.ask("create", name="Look", severity="warning", description="something is odd", source="ada")["alert"]
+    assert made["alert"]["severity"] == "MEDIUM" and made["alert"]["severity_raw"] == "warning"
+    rig.wait_states(made["alert"]["alert_id"], "ACTIVE")

@@ -1,0 +1,150 @@
+"""PnL and positions over REST: canonical and DipMaster's shapes, from the portfolio's streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tickring.codecs.desk.money import UNIT
+
+from ..actors.front_rig import FrontThread
+from .desk_rig import Portfolio
+
+
+@pytest.fixture
+def portfolio(tmp_path: Path) -> Iterator[Portfolio]:
+    made = Portfolio(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def front(tmp_path: Path, portfolio: Portfolio) -> Iterator[FrontThread]:
+    with FrontThread(tmp_path) as running:
+        yield running
+
+
+def pnl_values(realized: int, unrealized: int, **more: Any) -> dict[str, Any]:
+    return {
+        "realized_pnl": realized * UNIT, "unrealized_pnl": unrealized * UNIT, "fees": 2 * UNIT,
+        "total_pnl": (realized + unrealized - 2) * UNIT, "day_start_pnl": 3 * UNIT, "week_start_pnl": 2 * UNIT,
+        "month_start_pnl": UNIT, "winning_trips": 3, "losing_trips": 1, "gross_profit": 30 * UNIT,
+        "gross_loss": 12 * UNIT, "max_drawdown": 0.031, "sharpe_ratio": 1.6, "fill_count": 8, "volume": 1000 * UNIT,
+        **more,
+    }  # fmt: skip
+
+
+def hold(portfolio: Portfolio, symbol: str = "SOLUSDT", quantity: int = 10, price: int = 100, **more: Any) -> None:
+    account, strategy = more.pop("account", "default"), more.pop("strategy", "dipmaster")
+    value = quantity * price * UNIT
+    portfolio.position(
+        account, strategy, "binance", symbol,
+        **{"quantity": quantity * UNIT, "cost": value - 5 * UNIT, "avg_price": (price * UNIT - UNIT // 2),
+           "mark_price": price * UNIT, "market_value": value, "unrealized_pnl": 5 * UNIT, "trade_count": 1, **more},
+    )  # fmt: skip
+
+
+def test_the_summary_tells_what_the_portfolio_has(front: FrontThread, portfolio: Portfolio) -> None:
+    portfolio.pnl("default", **pnl_values(18, 4))
+    assert front.data("/api/v1/pnl/summary?decimals=string") == {
+        "total_realized_pnl": "18", "total_unrealized_pnl": "4", "total_pnl": "20", "daily_pnl": "17",
+        "weekly_pnl": "18", "monthly_pnl": "19", "win_rate": "75", "profit_factor": "2.5", "max_drawdown": "3.1",
+        "sharpe_ratio": "1.6",
+    }  # fmt: skip
+    assert front.data("/api/v1/pnl/summary")["total_pnl"] == 20.0
+    assert front.get("/api/pnl/summary").json["win_rate"] == "75"
+
+
+def test_the_newest_state_is_told_at_once(front: FrontThread, portfolio: Portfolio) -> None:
+    for realized in (1, 2, 3):
+        portfolio.pnl("default", **pnl_values(realized, 0))
+        assert front.data("/api/v1/pnl/realtime")["total_realized_pnl"] == float(realized)
+
+
+def test_legacy_pnl_is_that_of_all_accounts_together(front: FrontThread, portfolio: Portfolio) -> None:
+    portfolio.pnl("default", **pnl_values(18, 4))
+    portfolio.pnl("acct-7", **pnl_values(2, 0))
+    portfolio.pnl("acct-7", symbol="SOLUSDT", **pnl_values(2, 0))
+    found = front.get("/api/pnl").json
+    assert set(found) == {
+        "success", "timestamp", "summary", "timeseries", "by_symbol", "query_params", "execution_time_ms",
+    }  # fmt: skip
+    assert found["summary"]["total_realized_pnl"] == "20" and found["by_symbol"]["SOLUSDT"]["realized_pnl"] == "2"
+    assert found["timeseries"][-1]["value"] == 20.0
+    assert front.get("/api/pnl?symbol=SOL-USDT").json["by_symbol"] == {}
+    assert front.get("/api/pnl/realtime?symbol=SOLUSDT").json["total_realized_pnl"] == 2.0
+    assert front.get("/api/pnl?start_time=2025-01-01&end_time=2025-12-01").status == 400, "more than 90 days"
+
+
+def test_the_curve_ends_with_the_interval_that_is_not_over(front: FrontThread, portfolio: Portfolio) -> None:
+    portfolio.pnl("default", **pnl_values(18, 4))
+    answer = front.get("/api/v1/pnl").json
+    (point,) = answer["data"]
+    assert point["symbol"] == "ALL" and point["cumulative_pnl"] == 20.0
+    assert answer["metadata"]["summary"]["total_pnl"] == 20.0 and answer["count"] == 1
+
+
+def test_without_a_portfolio_everything_is_nothing(tmp_path: Path) -> None:
+    with FrontThread(tmp_path) as front:
+        assert front.data("/api/v1/pnl") == [] and front.data("/api/v1/positions") == []
+        assert front.get("/api/pnl/summary").json["total_pnl"] == "0"
+        assert front.get("/api/positions").json["current_positions"] == []
+
+
+def test_positions_say_what_is_held_and_where(front: FrontThread, portfolio: Portfolio) -> None:
+    hold(portfolio)
+    hold(portfolio, "ETHUSDT", -2, 2000)
+    hold(portfolio, "BTCUSDT", 0, 0)
+    hold(portfolio, account="acct-7")
+    answer = front.get("/api/v1/positions").json
+    sol, eth = answer["data"]
+    assert sol["quantity"] == 10.0 and sol["position_side"] == "LONG" and sol["venue"] == "binance"
+    assert eth["position_side"] == "SHORT" and eth["market_value"] == -4000.0
+    assert answer["metadata"]["summary"] == {
+        "total_positions": 2, "total_exposure": 5000.0, "total_market_value": -3000.0, "largest_position_pct": 80.0,
+        "concentration_risk": "HIGH",
+    }  # fmt: skip
+    assert len(front.data("/api/v1/positions?account_id=*")) == 3
+    assert [row["symbol"] for row in front.data("/api/v1/positions?symbol=ETH-USDT")] == ["ETHUSDT"]
+
+
+def test_the_exposure_is_told_by_direction_and_symbol(front: FrontThread, portfolio: Portfolio) -> None:
+    hold(portfolio)
+    hold(portfolio, "ETHUSDT", -2, 2000)
+    found = front.data("/api/v1/positions/exposure")
+    assert found["long_exposure"] == 1000.0 and found["short_exposure"] == 4000.0 and found["net_exposure"] == -3000.0
+    assert found["concentration"]["ETHUSDT"] == {
+        "exposure_amount": 4000.0, "exposure_percentage": 80.0, "side": "SHORT",
+    }  # fmt: skip
+    assert front.get("/api/positions/exposure").json["positions_count"] == 2
+
+
+def test_legacy_positions_are_one_for_each_symbol(front: FrontThread, portfolio: Portfolio) -> None:
+    hold(portfolio)
+    hold(portfolio, strategy="breakout", price=110)
+    found = front.get("/api/positions").json
+    assert found["current_positions"] == [{
+        "symbol": "SOLUSDT", "quantity": "20", "avg_price": "104.5", "market_value": "2100", "unrealized_pnl": "10",
+        "realized_pnl": "0", "side": "LONG",
+    }]  # fmt: skip
+    assert found["historical_snapshots"] == []
+    one = front.get("/api/positions/SOL-USDT").json
+    assert one["current_position"]["quantity"] == 20.0 and one["symbol"] == "SOL-USDT"
+    assert front.get("/api/positions/DOGEUSDT").json["current_position"] is None
+    assert front.get("/api/positions/current").json["count"] == 1
+
+
+def test_old_positions_need_a_range(front: FrontThread) -> None:
+    answer = front.get("/api/v1/positions?latest=false")
+    assert answer.status == 400 and answer.json["details"]["field"] == "start_time"
+    answer = front.get("/api/v1/positions?latest=false&start_time=2026-01-01&end_time=2026-01-02")
+    assert answer.status == 200 and answer.json["data"] == [] and "note" in answer.json["metadata"]
+
+
+def test_an_unknown_position_is_not_found(front: FrontThread, portfolio: Portfolio) -> None:
+    hold(portfolio)
+    assert front.get("/api/v1/positions/DOGEUSDT").status == 404
+    assert front.data("/api/v1/positions/SOL/USDT")[0]["symbol"] == "SOLUSDT"
