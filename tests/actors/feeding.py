@@ -26,7 +26,7 @@ SPOT_NAMES = ["BTC-USDT", "ETH-USDT", "SOL-USDT"]
 USDM_NAMES = [f"{name}-PERP" for name in SPOT_NAMES]
 
 
-async def until(condition: Callable[[], object], what: str, deadline_s: float = 20.0) -> None:
+async def until(condition: Callable[[], object], what: str, deadline_s: float = 60.0) -> None:
     """Wait for a condition; the deadline only bounds a broken run."""
     end = time.monotonic() + deadline_s
     while not condition():
@@ -162,7 +162,7 @@ async def feeding(
     finally:
         ctx.stop()
         try:
-            await asyncio.wait_for(task, 10.0)
+            await asyncio.wait_for(task, 60.0)
         finally:
             running.close()
             page.close()

@@ -47,7 +47,7 @@ from tickring.storage.schema import SchemaOptions, ensure_schema, qualified_tabl
 
 from ..storage.processes import Actor, running_engine
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 PRODUCER = "feed-binance-spot-0"
 
 

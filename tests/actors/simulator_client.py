@@ -14,7 +14,7 @@ from websockets.asyncio.client import ClientConnection
 
 from tickring.actors.simulator import Config, Simulator
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 @contextlib.asynccontextmanager

@@ -287,10 +287,10 @@ def test_feed_with_more_streams_than_a_connection_carries_is_a_config_error(shm:
         async with exchange(symbols=1) as simulator:
             config = feed_config(simulator, "public", channels=["trade", "quote", "book"])
             with pytest.raises(FeedConfigError, match="one usdm connection carries 200"):
-                protocol.streams_of(config, [f"S{i}USDT" for i in range(67)])
+                protocol.streams_of(config, {f"S{i}-USDT": f"S{i}USDT" for i in range(67)})
             odd = feed_config(simulator, depth_interval_ms=250)
             with pytest.raises(FeedConfigError, match="spot sends depth every 100, 1000 ms"):
-                protocol.streams_of(odd, ["BTCUSDT"])
+                protocol.streams_of(odd, {"BTC-USDT": "BTCUSDT"})
 
     asyncio.run(scenario())
 

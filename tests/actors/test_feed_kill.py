@@ -94,7 +94,7 @@ def test_feed_killed_under_load_continues_epoch_numbering_and_books(shm: Path, t
                         nth = rows["nth"][rows["key_id"] == key_id].tolist()
                         assert nth == list(range(len(nth))), record
                 process.terminate()
-                assert process.wait(timeout=10) == 0
+                assert process.wait(timeout=60) == 0
             finally:
                 if process.poll() is None:
                     process.kill()

@@ -351,7 +351,7 @@ def test_intervals_and_channels_that_cannot_be_are_refused(changes: dict[str, An
         "product": "usdm", "tier": "market", "symbols": [], "channels": ["kline"], "ws_url": "", "rest_url": "",
     } | changes  # fmt: skip
     with pytest.raises(FeedConfigError):
-        streams_of(Config(**options), ["BTCUSDT"])
+        streams_of(Config(**options), {"BTC-USDT": "BTCUSDT"})
 
 
 def test_streams_of_all_channels() -> None:
@@ -359,7 +359,7 @@ def test_streams_of_all_channels() -> None:
         product="usdm", tier="market", symbols=[], ws_url="", rest_url="", kline_intervals=["1m", "1h"],
         channels=["agg_trade", "kline", "ticker", "mark_price", "open_interest", "liquidation"],
     )  # fmt: skip
-    assert streams_of(config, ["BTCUSDT"]) == [
+    assert streams_of(config, {"BTC-USDT": "BTCUSDT"}) == [
         "btcusdt@aggTrade", "btcusdt@kline_1m", "btcusdt@kline_1h", "btcusdt@ticker", "btcusdt@markPrice@1s",
         "btcusdt@forceOrder",
     ]  # fmt: skip

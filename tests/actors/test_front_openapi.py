@@ -44,6 +44,7 @@ KNOWN = {
     "symbol": ["BTC-USDT-PERP", "BTCUSDT", "btc/usdt", "BTC-USDT", "BTC-USDT-SWAP"], "exchange": ["binance"],
     "interval": ["1m", "3m", "1h"],
 }  # fmt: skip
+PATIENT = {"history_timeout_s": 20.0, "history_hint_timeout_s": 20.0}
 LARGE = ("/docs/", "/redoc")  # files of megabytes: once is enough
 
 
@@ -61,7 +62,7 @@ def front(engine: Actor) -> Iterator[FrontThread]:
         spot.trades(key_id, 300)
         spot.quote(key_id)
         spot.book(key_id, 100)
-        with FrontThread(folder, history=True, clickhouse=server, history_probe_s=0.1, history_timeout_s=20.0) as front:
+        with FrontThread(folder, history=True, clickhouse=server, history_probe_s=0.1, **PATIENT) as front:
             eventually(lambda: front.front.history.alive, "the engine answers the probe")
             yield front
             assert front.front.history.error == "" and front.front.history._failed.value == 0, (
@@ -81,7 +82,7 @@ def narrowed(document: dict[str, Any]) -> dict[str, Any]:
     """The description with names in it that there are, so that most answers are 200."""
     known = copy.deepcopy(document)
     for item in known["paths"].values():
-        for parameter in item["get"]["parameters"]:
+        for parameter in [one for operation in item.values() for one in operation["parameters"]]:
             if parameter["name"] in KNOWN:
                 parameter["schema"] = {"enum": KNOWN[parameter["name"]]}
                 parameter.pop("example", None)
@@ -112,7 +113,9 @@ def test_every_answer_matches_its_description(front: FrontThread, mode: str) -> 
         def check(case: Any) -> None:
             response = case.call(base_url=f"http://127.0.0.1:{front.port}", session=session)
             answered[response.status_code] = answered.get(response.status_code, 0) + 1
-            case.validate_response(response, checks=CHECKS)
+            # nobody is there who would carry out what a write asks for: 503, as it is described
+            assert response.status_code != 500, response.text
+            case.validate_response(response, checks=CHECKS if case.method == "GET" else CHECKS[1:])
 
         if mode == "negative" and not operation.query and not operation.path_parameters:
             continue  # nothing can be wrong

@@ -19,7 +19,7 @@ from .front_rig import FrontThread, Producer, instance_folder, instrument
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install 'tickring[test]'")
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
 

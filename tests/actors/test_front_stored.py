@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import time
@@ -12,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tickring.actors.front.merge import Seam
 from tickring.codecs.klines import bar_start
 from tickring.codecs.record import Flag
 from tickring.codecs.records import FUNDING, KLINE, QUOTE, TRADE
 from tickring.ringbuf import ReaderKind, StreamReader
 from tickring.storage.client import Server
+from tickring.storage.gaps import RING_GONE, SPOOL_FULL, Gap, GapLedger
 
 from .front_rig import (  # noqa: F401 - fixtures
     PRODUCER,
@@ -191,6 +194,24 @@ def test_totals_of_pages_count_both_places_and_are_kept(front: FrontThread, desk
     assert default["pagination"]["total"] == len(last_day(desk))
 
 
+def test_total_of_a_range_that_is_over_is_counted_once_wherever_the_seam_goes(front: FrontThread, desk: Desk) -> None:
+    history, ends = front.front.history, desk.now - 2 * 60 * 10**9
+    source = front.front.catalog.find_instrument("trade", "binance", "BTC-USDT")
+    assert source is not None
+    below = [Seam(source.epoch, nth) for nth in (source.reader.count(desk.btc), 20, 10)]
+
+    def ask(end_ns: int, fixed_end: int | None, seam: Seam, held: int) -> int | None:
+        count = history.counter(TRADE, source, (0, fixed_end))
+        return asyncio.run_coroutine_threadsafe(count(seam, 0, end_ns, held), front.loop).result(30)
+
+    answered = history._answered.value
+    totals = {ask(ends, ends, seam, held) for seam, held in zip(below, (7, 8, 9), strict=True)}
+    assert len(totals) == 1 and history._answered.value == answered + 1
+    now = time.time_ns()
+    assert ask(now, now, below[1], 5) == ask(now, now, below[2], 15)
+    assert history._answered.value == answered + 3, "its newest records may still come: counted for each seam"
+
+
 # -- statistics ---------------------------------------------------------------------------------------------------
 
 
@@ -260,10 +281,29 @@ def test_data_integrity_counts_what_is_held_and_lists_gaps(front: FrontThread, d
     line = json.dumps({**gap, "from_ns": desk.now - HOUR_NS, "to_ns": desk.now})
     (gaps / f"{PRODUCER}.jsonl").write_text(line + '\n{"torn')
     found = front.data("/api/v1/health/data-integrity/BTC-USDT?hours=48")
-    assert (found["status"], found["gap_count"]) == ("incomplete", 1)
+    assert (found["status"], found["gap_count"], found["gaps"][0]["origin"]) == ("incomplete", 1, "exchange")
     assert (found["gaps"][0]["missing"], found["gaps"][0]["data_type"]) == (3, "trade")
     assert found["completeness"] < 100
     assert_error(front.get("/api/v1/health/data-integrity/NOPE-USDT"), 404, "NOT_FOUND")
+
+
+def test_data_integrity_tells_what_the_writer_could_not_store(front: FrontThread, desk: Desk) -> None:
+    ledger = GapLedger(front.folder / "writer")
+    common = {"noticed_ns": desk.now, "epoch": 7, "reason": SPOOL_FULL, "after_ns": desk.now - HOUR_NS}
+    lost = Gap(stream=f"{PRODUCER}.trade", first=10, stop=25, before_ns=desk.now - 1, **common)
+    ledger.add(lost)
+    ledger.add(lost)  # as after a crash
+    ledger.add(Gap(stream="feed-binance-spot-9.trade", first=1, stop=None, **{**common, "reason": RING_GONE}))
+    ledger.add(Gap(stream="feed-binance-usdm-market-0.trade", first=1, stop=3, **common))
+    ledger.add(Gap(stream=f"{PRODUCER}.trade", first=0, stop=3, **{**common, "noticed_ns": desk.now - 90 * HOUR_NS}))
+    ledger.close()
+    found = front.data("/api/v1/health/data-integrity/BTC-USDT?hours=46")
+    holes = [one for one in found["gaps"] if one["origin"] == "storage"]
+    assert found["status"] == "incomplete"
+    assert [(one["stream"], one["reason"], one["rows"], one["missing"]) for one in holes] == [
+        (f"{PRODUCER}.trade", SPOOL_FULL, 15, None), ("feed-binance-spot-9.trade", RING_GONE, None, None),
+    ]  # fmt: skip
+    assert (holes[0]["first_id"], holes[0]["last_id"], holes[0]["data_type"]) == ("10", "24", "trade")
 
 
 # -- bars and rates -----------------------------------------------------------------------------------------------
@@ -283,6 +323,29 @@ def test_candles_reach_back_into_clickhouse_and_the_best_version_wins(front: Fro
     assert (better["close"], better["source"]) == (9999.0, "rest")
     paged = front.get(f"{path}&page=4&page_size=1000").json
     assert (paged["pagination"]["total"], len(paged["data"])) == (3010, 10)
+
+
+@pytest.mark.parametrize("interval", ["1m", "1h"])
+def test_candle_cursor_walks_through_memory_and_history_once(front: FrontThread, desk: Desk, interval: str) -> None:
+    path = f"/api/v1/candles/BTC-USDT-PERP/{interval}?time=ms&limit={700 if interval == '1m' else 20}"
+    seen, cursor = [], ""
+    while True:
+        body = front.get(f"{path}{'&cursor=' + cursor if cursor else ''}").json
+        seen += [row["timestamp"] for row in body["data"]]
+        assert body["pagination"]["has_prev"] == bool(cursor)
+        assert body["pagination"]["has_next"] == (body["pagination"]["next_cursor"] is not None)
+        cursor = body["pagination"]["next_cursor"]
+        if cursor is None:
+            break
+    if interval == "1m":
+        assert seen == [desk.open_ms - i * MINUTE for i in range(1, 3011)]
+    else:
+        assert len(seen) >= 49 and all(newer - older == 3_600_000 for newer, older in itertools.pairwise(seen))
+    paged = front.get(f"{path}&page=1").json
+    following = front.get(f"{path}&cursor={paged['pagination']['next_cursor']}").json
+    assert following["data"] == front.get(f"{path}&page=2").json["data"]
+    for wrong in ("x", "0", "-1", "1.2.3", "1" * 14):
+        assert_error(front.get(f"{path}&cursor={wrong}"), 400, "INVALID_PARAMETER", "cursor")
 
 
 def test_klines_from_a_start_are_the_first_ones(front: FrontThread, desk: Desk) -> None:

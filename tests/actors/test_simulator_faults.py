@@ -315,7 +315,7 @@ def test_simulator_process_prints_its_urls_and_ends_on_sigterm() -> None:
         with urllib.request.urlopen(urls["spot_rest"] + "/api/v3/ping", timeout=10) as response:
             assert response.read() == b"{}"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_simulator_process_ends_with_its_parent() -> None:
@@ -325,7 +325,7 @@ def test_simulator_process_ends_with_its_parent() -> None:
         assert process.stdin is not None and process.stdout is not None
         process.stdout.readline()
         process.stdin.close()
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
 
 
 def test_bad_configuration_of_the_process_is_one_line() -> None:

@@ -15,8 +15,9 @@ from tickring.ringbuf import read_page
 from tickring.storage.client import Server
 from tickring.storage.gaps import LAPPED, SPOOL_FULL
 
+from ..ports import free_port
 from ..storage.conftest import engine, server  # noqa: F401
-from ..storage.processes import Actor, free_port, random_rows, wait_for
+from ..storage.processes import Actor, random_rows, wait_for
 from .writer_instance import Instance, nursery  # noqa: F401
 
 

@@ -17,8 +17,9 @@ from tickring.ringbuf import read_page
 from tickring.storage.client import Server
 from tickring.storage.gaps import LAPPED, RING_GONE, SPOOL_FULL
 
+from ..ports import free_port
 from ..storage.conftest import engine, server  # noqa: F401
-from ..storage.processes import Actor, free_port, random_rows, wait_for
+from ..storage.processes import Actor, random_rows, wait_for
 from .writer_instance import Instance, nursery  # noqa: F401
 
 ROUNDS = 25
@@ -183,9 +184,9 @@ def test_writer_whose_open_range_was_overwritten_asks_the_table(instance):
 def test_writer_with_the_engine_stopped_and_killed_under_load_stores_every_row_once(nursery, shm, tmp_path, own_engine):  # noqa: F811
     instance = Instance(nursery, shm, tmp_path / "data", own_server(own_engine))
     producer = instance.producer(capacity=1 << 18)
-    instance.writer.start(instance.config(batch_rows=500, insert_timeout_s=0.3))
+    instance.writer.start(instance.config(batch_rows=500, insert_timeout_s=1.0))
     wait_for("ClickHouse up", lambda: instance.writer.metric("tickring_storage_clickhouse_up") == 1)
-    load = Load(producer)
+    load = Load(producer, pause_s=0.05)  # slow enough that a replay catches up with it on a busy machine too
     try:
         for fault in ("stop", "kill", "stop"):
             spooled = instance.writer.metric("tickring_storage_spooled_rows_total")

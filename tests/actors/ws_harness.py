@@ -42,7 +42,7 @@ from tickring.ringbuf import (
     read_page,
 )
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 BELLS = 4
 CAPACITY = 4096
 SYMBOLS = ("BTC-USDT", "ETH-USDT", "SOL-USDT", "XRP-USDT")

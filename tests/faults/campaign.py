@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from tickring.daemon.errors import NotRunning
 
 from ..system.client import Client, trade_channels
 from ..system.tree import SHM, Response, Tree, fetch, merged, until
-from .machine import Clock, patched_environment, small_disk
+from .machine import Clock, small_disk
 from .proxy import Network
 
 COINS = {"BTCUSDT": "BTC-USDT", "ETHUSDT": "ETH-USDT", "SOLUSDT": "SOL-USDT", "XRPUSDT": "XRP-USDT"}
@@ -29,8 +29,8 @@ BOOKS = list(COINS)[:2]  # books are what costs most
 RATE = 300.0  # market events a second
 SHM_MB, DISK_MB = 256, 512
 NO_LIMIT = {"connections_max": 0}  # thousands of connections in minutes are ours, not the daemon's
-ACTORS = ("clickhouse", "feed-binance-spot-0", "feed-binance-usdm-public-0", "feed-binance-usdm-market-0", "writer",
-          "front-0", "front-1")  # fmt: skip
+ACTORS = ("clickhouse", "feed-binance-spot-0", "feed-binance-usdm-public-0", "feed-binance-usdm-market-0", "keeper",
+          "writer", "front-0", "front-1")  # fmt: skip
 CALM_S = 90.0  # within this the daemon is whole again after any damage
 
 
@@ -71,9 +71,9 @@ class Daemon(Tree):
             },
         )  # fmt: skip
 
-    def launch(self, *arguments: str, stdout: Any = subprocess.DEVNULL) -> None:
-        with patched_environment(self.clock.environment):
-            super().launch(*arguments, stdout=stdout)
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return self.clock.environment
 
     def sim_raw(self, path: str, body: Any = None) -> Response:
         encoded = None if body is None else json.dumps(body).encode()

@@ -12,7 +12,6 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -39,7 +38,7 @@ from tickring.ringbuf import (
     read_page,
 )
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -51,12 +50,6 @@ def wait_for(what: str, condition: Callable[[], Any], deadline_s: float = DEADLI
             return value
         assert time.monotonic() < until, f"waited {deadline_s} s for {what}"
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Actor:
@@ -99,7 +92,7 @@ class Actor:
 
     def stop(self) -> int:
         self.send(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a metric's values over the labels that are not given."""
@@ -335,6 +328,8 @@ def _end_with_parent() -> None:
 def running_engine() -> Iterator[Actor]:
     """The embedded engine as a process, on folders that are gone afterwards; a test without one skips."""
     import pytest  # here, because the actors themselves run this file as a script
+
+    from ..ports import free_port
 
     pytest.importorskip("chdb", reason="the embedded engine is not installed: pip install 'tickring[embedded]'")
     shm = Path(tempfile.mkdtemp(prefix="tickring-test-", dir="/dev/shm"))

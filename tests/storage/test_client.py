@@ -17,7 +17,8 @@ from tickring.storage.client import Client, Server, locate
 from tickring.storage.errors import Refused, Unavailable
 from tickring.storage.schema import SchemaOptions, ensure_schema
 
-from .processes import free_port, key_attributes, random_rows
+from ..ports import free_port
+from .processes import key_attributes, random_rows
 
 KEYS = {0: Key(0, "binance.S0-USDT", key_attributes(0))}
 

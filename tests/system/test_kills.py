@@ -12,7 +12,7 @@ from .tree import Demo, Response, Tree, alive, spot, until, usdm
 
 ACTORS = (
     "simulator", "clickhouse", "feed-binance-spot-0", "feed-binance-usdm-public-0", "feed-binance-usdm-market-0",
-    "writer", "front-0", "front-1",
+    "keeper", "writer", "front-0", "front-1",
 )  # fmt: skip
 COINS = ("BTC-USDT", "ETH-USDT")
 SIMULATED = {"symbols": [coin.replace("-", "") for coin in COINS], "rate": 300.0}
@@ -127,7 +127,7 @@ def test_demo_told_to_end_ends_in_order_and_leaves_nothing_behind(demo, number, 
         demo.process.send_signal(number)
     else:
         os.killpg(demo.process.pid, number)  # Ctrl-C in a terminal reaches every process of the job
-    assert demo.process.wait(30) == 0, demo.logged()
+    assert demo.process.wait(60) == 0, demo.logged()
     assert "nothing left behind" in demo.out.read_text()
     assert demo.left_behind() == []
     text = demo.logged(500)

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,9 +23,11 @@ from typing import Any, TypeVar
 from tickring.daemon.control import ask
 from tickring.daemon.errors import NotRunning
 
+from ..ports import free_port
+
 DEADLINE_S = 60.0  # bounds a broken run; nothing is measured
-STOP_S = 30.0
-CLIENT_TIMEOUT_S = 10.0
+STOP_S = 60.0
+CLIENT_TIMEOUT_S = 30.0
 
 SHM = Path("/dev/shm")
 T = TypeVar("T")
@@ -40,14 +41,6 @@ def until(what: str, condition: Callable[[], T], deadline_s: float = DEADLINE_S)
             return value
         assert time.monotonic() < end, f"not reached within {deadline_s} s: {what}"
         time.sleep(0.02)
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def alive(pid: int) -> bool:
@@ -124,7 +117,7 @@ class Tree:
         self.data = disk / f"data-{name}"
         self.file = disk / f"{name}.toml"
         self.log = disk / f"{name}.log"
-        self.front_port, spot, usdm, self.rest_port, self.clickhouse_port = free_ports(5)
+        self.front_port, spot, usdm, self.rest_port, self.clickhouse_port = (free_port() for _ in range(5))
         self.config: dict[str, Any] = {
             "instance": {"name": name, "folder": str(shm), "data": str(self.data)},
             "supervisor": {"restart_delay_max_s": 0.2, "restarts_max": 1000},
@@ -140,6 +133,11 @@ class Tree:
         self.process: subprocess.Popen[bytes] | None = None
         self.seen: set[int] = set()  # pids that were ours at some time
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables for its processes beside those of this one."""
+        return {}
+
     # -- life ---------------------------------------------------------------------------------------------------
 
     def start(self, **changes: Any) -> Tree:
@@ -154,6 +152,7 @@ class Tree:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tickring", "--log-level", "INFO", *arguments],
                 stdout=stdout, stderr=log, stdin=subprocess.DEVNULL, cwd=self.disk, start_new_session=True,
+                env={**os.environ, **self.environment},
             )  # fmt: skip
 
     def ready(self) -> Tree:
@@ -270,6 +269,10 @@ class Tree:
         return [json.loads(line) for line in answer.body.splitlines()]
 
     def count(self, table: str) -> int:
+        """Rows of a table; 0 before the writer has made it."""
+        made = f"SELECT count() FROM system.tables WHERE database = 'tickring' AND name = '{table}'"
+        if not self.select(made)[0][0]:
+            return 0
         return self.select(f"SELECT count() FROM tickring.{table}")[0][0]
 
     def metric(self, name: str, **labels: str) -> float:
