@@ -22,11 +22,7 @@ from .catalog import Catalog
 from .collector import collector_endpoints
 from .config import Config
 from .derivatives import derivative_endpoints
-from .desk.fills import fill_endpoints
-from .desk.performance import performance_endpoints
-from .desk.pnl import pnl_endpoints
-from .desk.positions import position_endpoints
-from .desk.risk import risk_endpoints
+from .desk.endpoints import desk_endpoints
 from .docs import docs_endpoints
 from .endpoints import Answerer, Arguments, Bare, Endpoint
 from .envelope import encode
@@ -125,7 +121,7 @@ def all_endpoints(state: FrontState, more: Iterable[Endpoint] = ()) -> list[Endp
         *candle_endpoints(state), *funding_endpoints(state), *derivative_endpoints(state),
         *instrument_endpoints(state), *status_endpoints(state), *collector_endpoints(state, package_version()),
         *subscribe_endpoints(state), *temporary_endpoints(state),
-        *fill_endpoints(state), *pnl_endpoints(state), *position_endpoints(state), *risk_endpoints(state), *performance_endpoints(state),
+        *desk_endpoints(state),
         *integrity_endpoints(state), *monitoring_endpoints(state), *page_endpoints(state), *docs_endpoints(),
     ]  # fmt: skip
     described: list[Bare] = []

@@ -68,7 +68,8 @@ def test_fills_of_another_account_are_found_by_its_name_alone(front: FrontThread
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("symbol=ETH-USDT", ["f-3"]), ("symbol=ethusdt", ["f-3"]), ("symbols=ETHUSDT,SOL/USDT&side=SELL", ["f-3", "f-1"]),
+        ("symbol=ETH-USDT", ["f-3"]), ("symbol=ethusdt", ["f-3"]),
+        ("symbols=ETHUSDT,SOL/USDT&side=SELL", ["f-3", "f-1"]),
         ("side=sell", ["f-3", "f-1"]), ("order_id=o-1", ["f-3", "f-2"]), ("strategy_id=other", ["f-0"]),
         ("page=2&page_size=3", ["f-0"]), ("limit=1", ["f-3"]),
     ],
