@@ -80,7 +80,7 @@ class ValidationFailed(FrontError):
 
     def __init__(self, error: InvalidParameter, where: str) -> None:
         super().__init__(error.message, details=error.details)
-        given = error.details["value"]
+        given = error.details.get("value")
         kind = "missing" if given is None else "value_error"
         self.detail = [{"type": kind, "loc": [where, error.field], "msg": error.message, "input": given}]
 

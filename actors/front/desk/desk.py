@@ -10,6 +10,7 @@ from ....codecs.desk.canonical import Event, Fill
 from ....ringbuf import MetricsPage
 from ...recent import Recent
 from ..kept import Keeper
+from .alert_states import AlertStates
 from .cache import QueryCache
 from .config import DeskConfig
 from .params import plain_symbol
@@ -47,6 +48,7 @@ class Desk:
     def __init__(self, folder: Path, page: MetricsPage, config: DeskConfig) -> None:
         self.streams = DeskStreams(folder)
         self.portfolio = Portfolio(self.streams)
+        self.alerts = AlertStates(self.streams)
         self.totals: Keeper[tuple[int, Any]] = Keeper(
             config.totals_keep_s, TOTALS_MAX
         )  # time of receipt, sums before it
@@ -66,12 +68,8 @@ class Desk:
         return self._shelf(topic, self.streams.statements(topic), _event_keys, _event_identity)
 
     def active_alerts(self) -> int:
-        """Alerts that are neither resolved nor withdrawn."""
-        recent = self.streams.alerts()
-        if recent is None:
-            return 0
-        newest = {item.value.alert_id: item.value for item in recent.refresh()}
-        return sum(not alert.resolved for alert in newest.values())
+        """How many alerts are not resolved."""
+        return len(self.alerts.active())
 
     def _shelf(self, name: str, recent: Recent[Any] | None, keys: Any, identity: Any) -> Shelf[Any] | None:
         if recent is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..endpoints import Endpoint
 from ..state import FrontState
+from .alerts import alert_endpoints
 from .fills import fill_endpoints
 from .performance import performance_endpoints
 from .pnl import pnl_endpoints
@@ -15,5 +16,5 @@ def desk_endpoints(state: FrontState) -> list[Endpoint]:
     """Canonical paths, and those that other services had before us."""
     return [
         *fill_endpoints(state), *pnl_endpoints(state), *position_endpoints(state), *risk_endpoints(state),
-        *performance_endpoints(state),
+        *performance_endpoints(state), *alert_endpoints(state),
     ]  # fmt: skip
