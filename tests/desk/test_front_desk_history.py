@@ -1,0 +1,214 @@
+"""The desk over REST from memory and ClickHouse together: pages and sums across the seam, curves, old positions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from tickring.codecs.desk.canonical import Fill, Risk
+from tickring.codecs.desk.money import UNIT, amount_bytes
+from tickring.codecs.desk.records import PNL, POSITION
+from tickring.codecs.record import Flag, RecordType
+from tickring.ringbuf import Key
+from tickring.storage.client import Client, Server
+from tickring.storage.deskschema import DESK_TABLES, ensure_desk
+from tickring.storage.native import column_names, encode_block
+from tickring.storage.nativerows import encode_rows
+from tickring.storage.schema import SchemaOptions, qualified, qualified_table
+
+from ..actors.front_rig import FrontThread, engine_fixture, server_fixture  # noqa: F401
+from .desk_rig import Topic
+from .test_front_fills import a_fill
+
+SECOND, HOUR = 10**9, 3600 * 10**9
+NOW = time.time_ns()
+
+
+class History:
+    """Puts rows into the desk's tables as the writer does."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        asyncio.run(self._with(lambda client: ensure_desk(client, SchemaOptions(database=server.database))))
+        self.offset = 0
+
+    async def _with(self, work: Any) -> None:
+        client = Client(self.server)
+        try:
+            await work(client)
+        finally:
+            await client.close()
+
+    def events(self, name: str, topic: str, values: Sequence[Any], *, flags: int = 0) -> None:
+        """Items of a derived table, received a second after they happened."""
+        table = DESK_TABLES[name]
+        rows = []
+        for value in values:
+            fields = msgspec.structs.asdict(value)
+            own = [fields.get(column) for column, _, _ in table.own]
+            rows.append((
+                topic, 0, self.offset, 0, "api", flags, value.timestamp, value.timestamp + SECOND, *own,
+            ))  # fmt: skip
+            self.offset += 1
+        block = encode_rows([(column, kind) for column, kind, _ in table.columns], rows)
+        columns = [column for column, _, _ in table.columns]
+        place = qualified(self.server.database, name)
+        asyncio.run(self._with(lambda client: client.insert(place, columns, block, f"t{self.offset}")))
+
+    def rows(self, record: RecordType, key: dict[str, str], rows: Sequence[dict[str, int]]) -> None:
+        """Records of the portfolio's."""
+        array = np.zeros(len(rows), record.dtype)
+        for index, row in enumerate(rows):
+            array["nth"][index] = index
+            for name, value in row.items():
+                amount = isinstance(value, int) and record.dtype[name].kind == "V"
+                array[name][index] = np.void(amount_bytes(value)) if amount else value
+        keys = [Key(0, "key", key)]
+        block = encode_block(record, array, keys, 1)
+        place = qualified_table(self.server.database, record)
+        names = column_names(record)
+        asyncio.run(self._with(lambda client: client.insert(place, names, block, f"{record.name}{key}")))
+
+
+@pytest.fixture
+def history(server: Server) -> History:
+    return History(server)
+
+
+@pytest.fixture
+def topic(tmp_path: Path) -> Iterator[Topic]:
+    made = Topic(tmp_path, "exec.reports.v1")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def front(tmp_path: Path, topic: Topic, history: History) -> Iterator[FrontThread]:
+    with FrontThread(tmp_path, history=True, clickhouse=history.server, history_timeout_s=20.0,
+                     history_total_timeout_s=20.0) as running:  # fmt: skip
+        deadline = time.monotonic() + 30
+        while not running.front.history.alive:
+            assert time.monotonic() < deadline, "ClickHouse does not answer"
+            time.sleep(0.05)
+        yield running
+
+
+def test_pages_go_from_memory_into_history_without_a_seam(front: FrontThread, topic: Topic, history: History) -> None:
+    history.events("fills", topic.topic, [a_fill(n, timestamp=NOW - HOUR + n * SECOND) for n in range(30)])
+    for n in range(30, 40):
+        topic.fill(a_fill(n, timestamp=NOW - HOUR + n * SECOND))
+    found: list[str] = []
+    for page in range(1, 6):
+        answer = front.get(f"/api/v1/fills?page={page}&page_size=9").json
+        assert answer["count"] == 40 and answer["metadata"]["completeness"] == 100.0
+        found += [fill["fill_id"] for fill in answer["data"]]
+        assert answer["pagination"]["has_next"] is (page < 5)
+    assert found == [f"f-{n}" for n in range(39, -1, -1)]
+    sources = [
+        front.get(f"/api/v1/fills?page={page}&page_size=9").json["metadata"]["data_source"] for page in (1, 2, 4)
+    ]
+    assert sources == ["memory", "mixed", "database"]
+    old = front.data("/api/v1/fills/f-3")
+    assert old["quantity"] == "12.5" and old["timestamp"].endswith("Z")
+
+
+def test_what_arrives_late_stands_where_it_happened(front: FrontThread, topic: Topic, history: History) -> None:
+    history.events("fills", topic.topic, [a_fill(n, timestamp=NOW - HOUR + n * SECOND) for n in (1, 3, 5)])
+    for n in (2, 4, 6):
+        topic.fill(a_fill(n, timestamp=NOW - HOUR + n * SECOND))
+    assert [fill["fill_id"] for fill in front.data("/api/v1/fills")] == [f"f-{n}" for n in range(6, 0, -1)]
+    assert [fill["fill_id"] for fill in front.data("/api/v1/fills?page=2&page_size=2")] == ["f-4", "f-3"]
+
+
+def test_filters_reach_into_history(front: FrontThread, topic: Topic, history: History) -> None:
+    history.events("fills", topic.topic, [
+        a_fill(1, symbol="ETH-USDT", side="SELL"), a_fill(2, account_id="acct-7"), a_fill(3, order_id="mine"),
+    ])  # fmt: skip
+    for query, expected in {
+        "symbol=ETHUSDT": ["f-1"], "side=SELL": ["f-1"], "account_id=acct-7": ["f-2"], "order_id=mine": ["f-3"],
+        "account_id=*": ["f-3", "f-2", "f-1"],
+    }.items():  # fmt: skip
+        assert [fill["fill_id"] for fill in front.data(f"/api/v1/fills?{query}")] == expected, query
+
+
+def test_a_fill_that_is_stored_twice_counts_once(front: FrontThread, topic: Topic, history: History) -> None:
+    history.events("fills", topic.topic, [a_fill(1), a_fill(1), a_fill(2)])
+    history.events("fills", topic.topic, [a_fill(3)], flags=int(Flag.REPEATED))
+    answer = front.get("/api/v1/fills").json
+    assert [fill["fill_id"] for fill in answer["data"]] == ["f-2", "f-1"] and answer["count"] == 2
+    assert front.data("/api/v1/fills/summary")["total_fills"] == 2
+
+
+def test_sums_are_of_both_places(front: FrontThread, topic: Topic, history: History) -> None:
+    big = 5 * 10**11 * UNIT
+    history.events("fills", topic.topic, [
+        a_fill(1, quantity=big, price=714), a_fill(2, slippage_bps=2.0), a_fill(3, symbol="ETHUSDT")
+    ])  # fmt: skip
+    topic.fill(a_fill(4, slippage_bps=4.0))
+    found = front.data("/api/v1/fills/summary")
+    # 5e11 at 0.00000714 and three times 12.5 at 143.18
+    assert found["total_fills"] == 4 and found["total_volume"] == "3575369.25" and found["avg_slippage"] == "3"
+    volume = front.data("/api/v1/fills/analysis/volume?interval=1d&symbol=SOLUSDT")
+    assert volume["total_fills"] == 3
+    assert front.get("/api/fills").json["summary"]["total_fills"] == 4
+
+
+def test_statements_of_risk_come_back_from_history(front: FrontThread, history: History) -> None:
+    risk = Risk(event_id="r-1", timestamp=NOW - HOUR, variant="api", strategy_id="s", account_id="default",
+                var_1d=41 * UNIT, max_drawdown=0.018, risk_score=34.0)  # fmt: skip
+    history.events("risk_metrics", "risk.metrics.v1", [risk])
+    answer = front.get("/api/v1/risk").json
+    assert answer["data"][0]["var_1d"] == 41.0 and answer["metadata"]["data_source"] == "database"
+
+
+def test_the_curve_is_told_by_interval(front: FrontThread, history: History) -> None:
+    bucket = NOW // HOUR * HOUR
+    hours = [(bucket - 3 * HOUR, 5), (bucket - 2 * HOUR, 8), (bucket - HOUR, 6)]
+    key = {"account_id": "default", "strategy_id": "ALL", "symbol": "ALL"}
+    history.rows(PNL, key, [
+        {"ts_recv_ns": start + minute * 60 * SECOND, "ts_event_ns": start, "total_pnl": (total + minute) * UNIT,
+         "realized_pnl": total * UNIT, "fill_count": total}
+        for start, total in hours for minute in (1, 59)
+    ])  # fmt: skip
+    answer = front.get("/api/v1/pnl?interval=1h").json
+    assert [point["cumulative_pnl"] for point in answer["data"]] == [65.0, 67.0, 64.0]
+    assert [point["total_pnl"] for point in answer["data"]] == [-2.0, 3.0, 64.0]
+    assert answer["metadata"]["completeness"] == 100.0
+    legacy = front.get("/api/pnl?interval=1h").json
+    assert [point["value"] for point in legacy["timeseries"]] == [64.0, 67.0, 65.0]
+    again = front.get("/api/v1/pnl?interval=1h")
+    assert again.headers["x-cache"] == "HIT"
+    returns = front.data("/api/v1/performance/returns?period=daily")
+    assert sum(one["pnl"] for one in returns["returns"]) == 65.0
+
+
+def test_positions_are_told_as_they_were(front: FrontThread, history: History) -> None:
+    key = {"account_id": "default", "strategy_id": "s", "venue": "binance", "symbol": "SOLUSDT"}
+    history.rows(POSITION, key, [
+        {"ts_recv_ns": NOW - (3 - n) * HOUR, "ts_event_ns": NOW - (3 - n) * HOUR, "quantity": n * UNIT,
+         "market_value": 100 * n * UNIT, "mark_price": 100 * UNIT}
+        for n in range(3)
+    ])  # fmt: skip
+    start, end = (NOW - 24 * HOUR) // 10**6, (NOW + HOUR) // 10**6
+    answer = front.get(f"/api/v1/positions?latest=false&start_time={start}&end_time={end}&page_size=2").json
+    assert [row["quantity"] for row in answer["data"]] == [2.0, 1.0] and answer["pagination"]["has_next"]
+    assert answer["data"][0]["position_side"] == "LONG" and answer["metadata"]["data_source"] == "database"
+
+
+def test_a_fill_of_the_canonical_form_survives_its_table(front: FrontThread, topic: Topic, history: History) -> None:
+    fill = Fill(
+        fill_id="x", symbol="SHIBUSDT", side="SELL", quantity=5 * 10**11 * UNIT + 1, price=714, commission=-1,
+        commission_asset="BNB", timestamp=NOW - HOUR, strategy_id="s", account_id="default", venue="okx",
+        realized_pnl=-5, slippage_bps=2.5, latency_ms=60.0,
+    )  # fmt: skip
+    history.events("fills", topic.topic, [fill])
+    found = front.data("/api/v1/fills/x")
+    assert found["quantity"] == "500000000000.00000001" and found["realized_pnl"] == "-0.00000005"
+    assert found["trade_id"] is None and found["commission"] == "-0.00000001" and found["slippage_bps"] == 2.5
