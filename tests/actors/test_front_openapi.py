@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import copy
 import json
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,10 +16,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 
 from tickring.actors.front.server import all_endpoints
+from tickring.codecs.desk.canonical import Alert, Event, Fill, Performance, Risk
+from tickring.codecs.desk.money import UNIT
 from tickring.codecs.records import MARKET_RECORDS
 from tickring.storage.client import Client, Server
+from tickring.storage.deskschema import ensure_desk
 from tickring.storage.schema import SchemaOptions, ensure_schema
 
+from ..desk.desk_rig import Alerts, Portfolio, Topic
 from ..storage.processes import Actor
 from .front_rig import FrontThread, Producer, engine_fixture, instance_folder, instrument  # noqa: F401 - a fixture
 from .test_front_market import Rig
@@ -45,6 +51,7 @@ KNOWN = {
     "interval": ["1m", "3m", "1h"],
 }  # fmt: skip
 PATIENT = {"history_timeout_s": 20.0, "history_hint_timeout_s": 20.0}
+RULES = "/api/v1/alerts/rules"  # asks the alerts actor, who is not there
 LARGE = ("/docs/", "/redoc")  # files of megabytes: once is enough
 
 
@@ -62,6 +69,7 @@ def front(engine: Actor) -> Iterator[FrontThread]:
         spot.trades(key_id, 300)
         spot.quote(key_id)
         spot.book(key_id, 100)
+        some_desk(folder)
         with FrontThread(folder, history=True, clickhouse=server, history_probe_s=0.1, **PATIENT) as front:
             eventually(lambda: front.front.history.alive, "the engine answers the probe")
             yield front
@@ -72,9 +80,33 @@ def front(engine: Actor) -> Iterator[FrontThread]:
         rig.feed.close()
 
 
+def some_desk(folder: Path) -> None:
+    """A little of everything that the desk's endpoints tell."""
+    now = time.time_ns()
+    common: dict[str, Any] = {"timestamp": now, "strategy_id": "dipmaster", "account_id": "default"}
+    said: list[Event] = [
+        Risk(event_id="r", variant="api", var_1d=41 * UNIT, risk_score=34.0, daily_pnl=-UNIT, **common),
+        Performance(
+            event_id="p", variant="mon-rich", strategy_name="Dip", total_trades=4, winning_trades=3, losing_trades=1,
+            win_rate=0.75, total_pnl=UNIT, **common,
+        ),
+    ]  # fmt: skip
+    for topic, event in zip(("risk.metrics.v1", "strategy.performance.v1"), said, strict=True):
+        Topic(folder, topic).say(event)
+    Topic(folder, "exec.reports.v1").fill(
+        Fill(fill_id="f-31", symbol="SOLUSDT", side="SELL", quantity=5 * 10**19, price=714, venue="binance", **common)
+    )
+    portfolio = Portfolio(folder)
+    portfolio.position("default", "dipmaster", "binance", "SOLUSDT", quantity=-UNIT, market_value=-100 * UNIT)
+    portfolio.pnl("default", realized_pnl=UNIT, total_pnl=UNIT, gross_profit=UNIT, winning_trips=1)
+    portfolio.pnl("default", symbol="SOLUSDT", realized_pnl=UNIT, total_pnl=UNIT)
+    Alerts(folder).put(Alert(event_id="a", variant="", timestamp=now, alert_id="al-301", severity="INFO", context="{}"))
+
+
 async def make_tables(server: Server) -> None:
     client = Client(server)
     await ensure_schema(client, MARKET_RECORDS, SchemaOptions(database=server.database))
+    await ensure_desk(client, SchemaOptions(database=server.database))
     await client.close()
 
 
@@ -115,7 +147,8 @@ def test_every_answer_matches_its_description(front: FrontThread, mode: str) -> 
             answered[response.status_code] = answered.get(response.status_code, 0) + 1
             # nobody is there who would carry out what a write asks for: 503, as it is described
             assert response.status_code != 500, response.text
-            case.validate_response(response, checks=CHECKS if case.method == "GET" else CHECKS[1:])
+            away = case.method != "GET" or case.path == RULES
+            case.validate_response(response, checks=CHECKS[1:] if away else CHECKS)
 
         if mode == "negative" and not operation.query and not operation.path_parameters:
             continue  # nothing can be wrong

@@ -204,6 +204,11 @@ class Alerts:
         return await self.table.rows(condition, {"start": start, "end": end}, tail) or []
 
     @property
+    def kept(self) -> bool:
+        """Whether this instance keeps alerts."""
+        return self.state.desk.streams.alerts() is not None
+
+    @property
     def known(self) -> int:
         """How many memory holds."""
         return len(self._states.all())
@@ -402,7 +407,7 @@ def _commands(alerts: Alerts) -> list[Endpoint]:
 
     def rules(arguments: Arguments) -> Answerer:
         async def answer() -> Answer:
-            every = (await alerts.ask("rules"))["rules"]
+            every = (await alerts.ask("rules"))["rules"] if alerts.kept else []
             filters = {
                 name: arguments[name] for name in ("enabled", "category", "severity") if arguments[name] is not None
             }

@@ -20,6 +20,8 @@ BOOLEAN: dict[str, Any] = {"type": "boolean"}
 OBJECT: dict[str, Any] = {"type": "object"}
 MOMENT: dict[str, Any] = {"type": ["string", "integer"], "description": "RFC 3339 UTC; epoch ms with time=ms"}
 
+MAYBE_MOMENT: dict[str, Any] = {**MOMENT, "type": ["string", "integer", "null"]}
+
 
 def objects(**properties: dict[str, Any]) -> dict[str, Any]:
     """Schema of an object all of whose members are there."""

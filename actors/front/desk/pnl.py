@@ -15,6 +15,7 @@ from .curve import INTERVALS, Curve, Point, differences, read_curve
 from .form import (
     AMOUNT_SCHEMA,
     INTEGER,
+    MAYBE_MOMENT,
     MAYBE_TEXT,
     MOMENT,
     NUMBER,
@@ -60,7 +61,7 @@ SUMMARY: dict[str, Any] = objects(
 )  # fmt: skip
 REALTIME: dict[str, Any] = objects(
     total_realized_pnl=AMOUNT_SCHEMA, total_unrealized_pnl=AMOUNT_SCHEMA, total_pnl=AMOUNT_SCHEMA,
-    total_commission=AMOUNT_SCHEMA, trade_count=INTEGER, last_update=MAYBE_TEXT, symbol=MAYBE_TEXT,
+    total_commission=AMOUNT_SCHEMA, trade_count=INTEGER, last_update=MAYBE_MOMENT, symbol=MAYBE_TEXT,
 )  # fmt: skip
 BY_SYMBOL: dict[str, Any] = {"type": "object", "additionalProperties": objects(
     realized_pnl=AMOUNT_SCHEMA, unrealized_pnl=AMOUNT_SCHEMA, total_pnl=AMOUNT_SCHEMA, commission=AMOUNT_SCHEMA,
