@@ -22,6 +22,7 @@ from ...codecs.records import (
     TRADE,
 )
 from .catalog import Source
+from .desk.health import kafka_issues, kafka_status, reported
 from .stamps import NS, rfc3339
 from .state import FrontState
 
@@ -100,12 +101,14 @@ def examine(state: FrontState, version: str) -> Health:
     history = state.history.status
     if history == "unhealthy":
         issues.append("ClickHouse does not answer: ranges beyond memory are incomplete")
+    kafka = kafka_status(state)
+    issues += kafka_issues(state)
     status = "unhealthy" if not pairs or len(stale) == pairs else "degraded" if issues else "healthy"
     started_ns = state.tree.started_ns() or state.started_ns
     uptime = max(0.0, (now_ns - started_ns) / NS)
     grace = uptime < state.config.health_grace_s
     checks = {
-        "database": history, "cache": "healthy", "application": "healthy",
+        "kafka_consumer": kafka, "database": history, "cache": "healthy", "application": "healthy",
         "data_collection": "healthy" if pairs and not stale else "unhealthy" if len(stale) == pairs else "degraded",
         **{f"actor_{actor.name}": actor.state for actor in actors},
     }  # fmt: skip
@@ -122,10 +125,11 @@ def examine(state: FrontState, version: str) -> Health:
         "response_time": round(state.history.response_s, 6) or None,
         "details": {"configured": state.history.configured},
     }  # fmt: skip
+    components |= {f"reported:{name}": one for name, one in reported(state).items()}
     body = {
         "status": status, "overall_status": status, "timestamp": checked, "uptime_seconds": round(uptime, 3),
-        "version": version, "dependencies": {"clickhouse": history}, "checks": checks, "components": components,
-        "issues": issues, "coverage": covered, "grace": grace,
+        "version": version, "dependencies": {"clickhouse": history, "kafka": kafka}, "checks": checks,
+        "components": components, "issues": issues, "coverage": covered, "grace": grace,
         "database": history, "data_collection": checks["data_collection"],
     }  # fmt: skip
     return Health(status, issues, body, 503 if status == "unhealthy" and not grace else 200)

@@ -200,6 +200,11 @@ class History:
         return None if answer is None else [decode(line) for line in answer.splitlines()]
 
     @property
+    def asked(self) -> int:
+        """Questions that were answered or failed."""
+        return int(self._answered.value + self._failed.value)
+
+    @property
     def database(self) -> str:
         """Where our tables are."""
         return self._store.database

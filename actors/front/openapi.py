@@ -49,6 +49,8 @@ def document(endpoints: Iterable[Endpoint], version: str) -> dict[str, Any]:
 
 def operation(endpoint: Endpoint) -> dict[str, Any]:
     name = "_".join(part.strip("{}") for part in endpoint.path.split("/") if part) or "root"
+    if endpoint.method != "GET":
+        name = f"{endpoint.method.lower()}_{name}"
     headers = {header: {"$ref": f"#/components/headers/{header}"} for header in HEADERS}
     errors = sorted({*endpoint.errors, 414, 429, 431})
     if not endpoint.public:

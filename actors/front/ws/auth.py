@@ -12,6 +12,10 @@ from aiohttp import web
 class Identity:
     user_id: str
     permissions: tuple[str, ...] = ("read",)  # read, write, admin
+    accounts: frozenset[str] | None = None  # whose fills, positions and so on it may see; None = all
+
+    def may_see(self, account: str) -> bool:
+        return "read" in self.permissions and (self.accounts is None or account in self.accounts)
 
 
 ANONYMOUS = Identity("anonymous", ("read", "write"))  # where nobody is asked who he is

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ....codecs.desk import records as desk
 from ....codecs.record import RecordType
 from ....codecs.records import (
     BOOK_DEPTH,
     BOOK_LEVEL,
     BOOK_TOP,
+    BY_NAME,
     FUNDING,
     KLINE,
     KLINE_OPEN,
@@ -23,6 +25,9 @@ from ....codecs.records import (
     TRADE,
 )
 from .outbox import Delivery
+
+
+RECORDS: dict[str, RecordType] = {**BY_NAME, **desk.BY_NAME}
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,13 @@ class WsConfig(msgspec.Struct, kw_only=True, frozen=True):
     errors_window_s: Seconds = 60.0
     ping_s: Seconds = 20.0
     idle_timeout_s: Seconds = 90.0  # neither a frame nor a pong for so long closes with 4000
+    dashboard_idle_timeout_s: Seconds = 60.0  # the same for clients of the dashboard dialect
     heartbeat_s: Seconds = 30.0
     auth_timeout_s: Seconds = 10.0
     close_grace_s: Seconds = 3.0  # for the closing handshake; then the socket is cut
     book_interval_ms: Annotated[int, Meta(ge=1, le=60_000)] = 100  # the least time between two frames of a book
+    pnl_interval_s: Seconds = 5.0  # so often PnL is looked at for those who are subscribed to it
+    positions_interval_s: Seconds = 10.0  # the same for positions
     compress_from_bytes: Annotated[int, Meta(ge=0, le=1 << 30)] = 1024  # smaller frames go as they are; 0 = no deflate
     # After a record the worker looks at its rings for so long without sleeping, so that the next one need not wake it.
     # It takes a CPU for each worker that has subscribers: for machines where they have CPUs of their own. 0 = never.

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
     from .auth import Identity
+    from .forms import Form
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ class Connection:
         self.meters = meters
         self.identity: Identity | None = None
         self.dialect = ""
+        self.form: Form | None = None  # of the frames of its channels; None = as `v1` has them
+        self.idle_timeout_s = config.idle_timeout_s
         self.connected_ns = time.time_ns()
         self.open = True
         self._clear = True

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,18 +24,22 @@ from ...runtime import ActorContext
 from ..catalog import Catalog, Source
 from .book import BookTopic, View
 from .cadence import Cadence
-from .channels import CHANNELS
 from .config import WsConfig
 from .connection import CLOSE_INTERNAL, CLOSE_SLOW, Connection
+from .desk_channels import ALL_CHANNELS, DESK_CHANNELS, DeskSource
 from .errors import NOT_SUPPORTED, FrameError
 from .follow import Follower
 from .liveness import producer_runs
 from .meters import Meters
 from .names import ChannelRequest
+from .outbox import Delivery
 from .registry import Registry
 from .render import KEY_ID, NTH, TS_RECV_NS, Row
 from .subscription import Subscription
 from .topics import GapReason, RecordTopic, State, Topic
+
+if TYPE_CHECKING:
+    from ..desk.desk import Desk
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +56,10 @@ class Engine:
 
     Args:
         ctx: whose doorbell wakes us.
+        desk: the desk's streams.
     """
 
-    def __init__(self, ctx: ActorContext, catalog: Catalog, config: WsConfig) -> None:
+    def __init__(self, ctx: ActorContext, catalog: Catalog, config: WsConfig, desk: Desk) -> None:
         self.ctx = ctx
         self.catalog = catalog
         self.config = config
@@ -63,9 +68,9 @@ class Engine:
         self.followers: dict[tuple[str, str, int], Follower] = {}  # by producer, record and epoch
         self._followed: tuple[Follower, ...] = ()  # the same; replaced, so that a loop over it may change it
         self._cadence = Cadence(self._look)
-        self.registry = Registry(catalog, config, self.meters, self._cadence.schedule)
+        self.registry = Registry(catalog, config, self.meters, self._cadence.schedule, desk)
         self.topics = self.registry.topics
-        self._generation = catalog.generation
+        self._generation: object = (catalog.generation, None)
         self._spin_s = config.spin_us / 1e6
         self._spin_until = 0.0  # monotonic
         self._arming = False
@@ -306,18 +311,27 @@ class Engine:
                 topic.look()
         self._find_missed(now)
         self.catalog.refresh_after(SWEEP_S * 0.9)
-        if self.catalog.generation != self._generation:
-            self._generation = self.catalog.generation
+        generation = (self.catalog.generation, self.registry.places.version() if self._desk_wanted() else None)
+        if generation != self._generation:
+            self._generation = generation
             self._rebind()
             if self.on_new_keys is not None:
                 self.on_new_keys()
         runs: dict[int, bool] = {}
         for topic in tuple(self.topics.values()):
+            if not topic.followed:
+                continue
             pid = topic.reader.producer_pid
             if pid not in runs:
                 runs[pid] = producer_runs(topic.reader)
             topic.set_state(*topic.judge(runs[pid]))
         self.show()
+
+    def _desk_wanted(self) -> bool:
+        """Whether anybody has or waits for a channel of the desk."""
+        return any(topic.kind in DESK_CHANNELS for topic in self.topics.values()) or any(
+            request.account for connection in self.connections.values() for request in connection.patterns
+        )
 
     def _find_missed(self, now: float) -> None:
         """Records that the ring did not show: lapped ones, or the one that was being counted when the topic began."""
@@ -336,7 +350,7 @@ class Engine:
         meters = self.meters
         meters.connections.set(len(self.connections))
         meters.followed.set(len(self.followers))
-        numbers = dict.fromkeys(CHANNELS, 0)
+        numbers = dict.fromkeys(ALL_CHANNELS, 0)
         for topic in self.topics.values():
             numbers[topic.kind] += len(topic.members)
         for kind, number in numbers.items():
@@ -347,6 +361,9 @@ class Engine:
     def _follow(self, topic: Topic) -> None:
         """See to it that the topic's ring is read."""
         self.topics[topic.name] = topic
+        if not topic.followed:
+            topic.opened()
+            return
         place = (topic.reader.spec.producer, topic.reader.spec.record, topic.reader.epoch)
         follower = self.followers.get(place)
         if follower is None:
@@ -362,6 +379,9 @@ class Engine:
         follower.add(topic)
 
     def _unfollow(self, topic: Topic) -> None:
+        if not topic.followed:
+            topic.closed()
+            return
         place = (topic.reader.spec.producer, topic.reader.spec.record, topic.reader.epoch)
         follower = self.followers.get(place)
         if follower is not None:
@@ -375,9 +395,8 @@ class Engine:
         """The catalog changed: move topics whose stream was made anew, or that another producer has now."""
         replaced: dict[tuple[str, str], StreamReader] = {}
         for topic in tuple(self.topics.values()):
-            was = topic.source
-            source = self.catalog.find_instrument(topic.record.name, was.exchange, was.instrument, was.interval)
-            if source is None:
+            source = self.registry.current(topic) if topic.followed else None
+            if source is None or source.reader is None or source.key is None or topic.source.key is None:
                 continue  # it keeps what it has: its producer is down, or not there yet
             reader = topic.reader
             same = (source.reader.spec.producer, source.epoch) == (reader.spec.producer, reader.epoch)
@@ -396,7 +415,9 @@ class Engine:
             if id(reader) not in in_use:
                 reader.close()
 
-    def _move(self, topic: Topic, source: Source, same: bool, replaced: dict[tuple[str, str], StreamReader]) -> None:
+    def _move(
+        self, topic: Topic, source: Source | DeskSource, same: bool, replaced: dict[tuple[str, str], StreamReader]
+    ) -> None:
         self.pump_all()  # whatever the old stream still has
         if same:
             next_record = getattr(topic, "next", 0)
@@ -404,6 +425,7 @@ class Engine:
             if isinstance(topic, RecordTopic):
                 topic.next = next_record
             return
+        assert source.reader is not None, "`_rebind` has looked"
         producer, record = source.reader.spec.producer, source.reader.spec.record
         self._unfollow(topic)
         for name in (record, *topic.companions):
@@ -431,7 +453,9 @@ class Engine:
 
     # -- subscriptions ------------------------------------------------------------------------------------------
 
-    def subscribe(self, connection: Connection, request: ChannelRequest, source: Source) -> tuple[Subscription, bool]:
+    def subscribe(
+        self, connection: Connection, request: ChannelRequest, source: Source | DeskSource
+    ) -> tuple[Subscription, bool]:
         """Make a subscription that has not begun yet; `(it, whether it resumes)`.
 
         Raises:
@@ -456,7 +480,7 @@ class Engine:
         topic, request = sub.topic, sub.request
         if sub.connection.subs.get(topic.name) is not sub:
             return
-        if topic.state is not State.LIVE:
+        if topic.state is not State.LIVE and sub.form is None:
             sub.connection.send_control(topic.status())
         if resumed or (not request.snapshot and request.from_seq is None):
             sub.connection.replaying.append(sub)
@@ -470,6 +494,9 @@ class Engine:
         while connection.open and connection.clear and outbox.rebuild:
             sub, first = next(iter(outbox.rebuild.items()))
             del outbox.rebuild[sub]
+            if sub.delivery is Delivery.PROTECTED:
+                sub.topic.rewind(sub, first)
+                continue
             if connection.rebuilt(time.monotonic()):
                 connection.close(CLOSE_SLOW, "too many snapshots")
                 return

@@ -6,9 +6,9 @@ import logging
 
 import numpy as np
 
-from ....codecs.records import BY_NAME
 from ....ringbuf import DirectoryFull, ReaderKind, ReaderLine, StreamReader
 from ...latency import FrontLatency
+from .channels import RECORDS
 from .render import Row
 from .topics import Topic
 
@@ -45,7 +45,7 @@ class Follower:
         self.topics: dict[int, Topic] = {}
         self._wanted = np.zeros(reader.spec.keys_max, np.bool_)
         self.cursor = reader.published()
-        row = BY_NAME[self.record].struct
+        row = RECORDS[self.record].struct
         self._unpack, self._size = row.iter_unpack, row.size
         self.lone = reader.lone_reader(row)
         self.line: ReaderLine | None = None

@@ -16,7 +16,8 @@ from ....codecs.errors import CodecError
 from ....codecs.klines import INTERVALS
 from ....codecs.symbols import MARKET_TYPES, parse_exchange, parse_symbol
 from ..catalog import ANY, Source
-from .channels import ALIASES, BOOK, CHANNELS, Channel
+from .channels import ALIASES, BOOK, Channel
+from .desk_channels import ALL_CHANNELS, STATES, DeskChannel, DeskSource
 from .errors import INVALID_PARAMETER, LIMIT_EXCEEDED, NOT_SUPPORTED, FrameError
 from .outbox import Delivery
 
@@ -40,6 +41,7 @@ class ChannelItem(msgspec.Struct, kw_only=True):
     symbol: str | None = None
     interval: str | None = None
     depth: int | None = None
+    account_id: str | None = None
     filters: dict[str, Any] | None = None
     snapshot: bool = True
     from_seq: Annotated[int, Meta(ge=0)] | None = None
@@ -51,9 +53,10 @@ class ChannelRequest(msgspec.Struct, kw_only=True):
     """A channel, or all that a pattern with ``*`` fits, and how it is wanted."""
 
     kind: str
-    exchange: str
-    market_type: str
-    symbol: str  # pair or ``*``
+    exchange: str = ""
+    market_type: str = ""
+    symbol: str = ""  # pair or ``*``
+    account: str = ""  # of the desk's channels, or ``*``; empty for those of a market
     instrument: str = ""  # canonical, where a symbol was given and a market type is known
     interval: str = ""  # of bars
     depth: int = DEPTH_DEFAULT
@@ -65,6 +68,8 @@ class ChannelRequest(msgspec.Struct, kw_only=True):
 
     @property
     def name(self) -> str:
+        if self.account:
+            return f"{self.kind}.{self.account}"
         symbol = self.symbol
         if self.market_type in ("future", "option") and self.instrument:
             symbol = self.instrument
@@ -72,12 +77,24 @@ class ChannelRequest(msgspec.Struct, kw_only=True):
 
     @property
     def is_pattern(self) -> bool:
-        return ANY in (self.exchange, self.market_type, self.symbol, self.interval)
+        return ANY in (self.exchange, self.market_type, self.symbol, self.interval, self.account)
 
-    def fits(self, kind: str, source: Source) -> bool:
-        """Whether an instrument is one of those meant."""
+    @property
+    def goes_on(self) -> bool:
+        """Whether what fits it later belongs to it too: an account has no channels before its first event."""
+        return self.is_pattern or bool(self.account)
+
+    def covers(self, other: ChannelRequest) -> bool:
+        """Whether everything that fits the other fits this one, as far as their names say."""
+        return self.name == other.name or bool(self.account == ANY and other.account and self.kind == other.kind)
+
+    def fits(self, kind: str, source: Source | DeskSource) -> bool:
+        """Whether an instrument, or an account, is one of those meant."""
+        if isinstance(source, DeskSource):
+            return kind == self.kind and self.account in (ANY, source.account)
         return (
             kind == self.kind
+            and not self.account
             and self.exchange in (ANY, source.exchange)
             and self.market_type in (ANY, source.market_type)
             and self.symbol in (ANY, source.symbol)
@@ -86,8 +103,10 @@ class ChannelRequest(msgspec.Struct, kw_only=True):
         )
 
 
-def channel_name(kind: str, source: Source) -> str:
-    """The canonical name of an instrument's channel."""
+def channel_name(kind: str, source: Source | DeskSource) -> str:
+    """The canonical name of an instrument's channel, or of an account's."""
+    if isinstance(source, DeskSource):
+        return f"{kind}.{source.account}"
     symbol = source.instrument if source.market_type in ("future", "option") else source.symbol
     return _named(kind, source.exchange, source.market_type, symbol, source.interval)
 
@@ -112,10 +131,12 @@ def read_channel(item: Any) -> ChannelRequest:
         raise FrameError(INVALID_PARAMETER, f"channel is not understood: {error}", shown) from None
     kind, *rest = wanted.channel.strip().split(".", 3)
     kind = kind.lower()
-    channel = CHANNELS.get(ALIASES.get(kind, kind))
+    channel = ALL_CHANNELS.get(ALIASES.get(kind, kind))
     if channel is None:
-        message = f"channel {kind[:SHOWN_MAX]!r} is not served here: use {', '.join(CHANNELS)}"
+        message = f"channel {kind[:SHOWN_MAX]!r} is not served here: use {', '.join(ALL_CHANNELS)}"
         raise FrameError(NOT_SUPPORTED, message, shown)
+    if isinstance(channel, DeskChannel):
+        return _read_desk(wanted, channel, ".".join(rest), shown)
     place = dict(zip(("exchange", "market_type", "symbol"), rest, strict=False))
     interval = ""
     if channel.has_interval:
@@ -132,6 +153,19 @@ def read_channel(item: Any) -> ChannelRequest:
     return ChannelRequest(
         kind=channel.kind, exchange=exchange, market_type=market_type, symbol=symbol, instrument=instrument,
         interval=interval, depth=_read_depth(wanted.depth, shown),
+        filters=read_filters(wanted.filters, shown, channel.kind), snapshot=wanted.snapshot, from_seq=wanted.from_seq,
+        epoch=wanted.epoch, conflate_ms=_read_conflate(wanted.conflate, channel, shown),
+    )  # fmt: skip
+
+
+def _read_desk(wanted: ChannelItem, channel: DeskChannel, account: str, shown: str | None) -> ChannelRequest:
+    """A channel of the desk: of one account, or of all."""
+    for part in ("exchange", "market_type", "symbol", "interval", "depth"):
+        if getattr(wanted, part) is not None:
+            message = f"{channel.kind} has no {part}: choose its account_id, and use filters for the rest"
+            raise FrameError(INVALID_PARAMETER, message, shown)
+    return ChannelRequest(
+        kind=channel.kind, account=wanted.account_id or account or ANY,
         filters=read_filters(wanted.filters, shown, channel.kind), snapshot=wanted.snapshot, from_seq=wanted.from_seq,
         epoch=wanted.epoch, conflate_ms=_read_conflate(wanted.conflate, channel, shown),
     )  # fmt: skip
@@ -178,7 +212,7 @@ def _read_conflate(conflate: bool | int | None, channel: Channel, shown: str | N
         return channel.cadence_ms
     if not conflate:
         return 0
-    if channel.delivery is Delivery.ORDERED:
+    if channel.delivery in (Delivery.ORDERED, Delivery.PROTECTED):
         raise FrameError(INVALID_PARAMETER, f"{channel.kind} cannot be conflated: each record counts", shown)
     milliseconds = max(CONFLATE_DEFAULT_MS, channel.cadence_ms) if conflate is True else conflate
     if not 0 < milliseconds <= CONFLATE_MAX_MS:
@@ -198,6 +232,8 @@ def read_filters(filters: dict[str, Any] | None, shown: str | None = None, kind:
         return None
     if kind == BOOK:
         raise FrameError(INVALID_PARAMETER, "book cannot be filtered: choose its depth instead", shown)
+    if kind in STATES:
+        raise FrameError(INVALID_PARAMETER, f"{kind} cannot be filtered: choose its account_id instead", shown)
     if len(filters) > FILTER_KEYS_MAX:
         message = f"filters has {len(filters)} keys, at most {FILTER_KEYS_MAX} are possible"
         raise FrameError(LIMIT_EXCEEDED, message, shown)

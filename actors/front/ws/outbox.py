@@ -2,8 +2,8 @@
 
 A connection that keeps up never has anything here: its frames go straight to the transport. When the transport is full
 the frames wait here, 1,000 of them or 8 MiB. Then each channel yields in the way of its class: conflating channels keep
-their newest frame, books drop theirs and start over with a snapshot, ordered ones drop their oldest and say which. A
-frame that is `urgent` (a bar that was closed) is treated as one of an ordered channel, whatever its own is. The outbox
+their newest frame, books drop theirs and start over with a snapshot, ordered ones drop their oldest and say which;
+what waits of a protected channel is let go here and read back from its ring when there is room. A frame that is `urgent` (a bar that was closed) is treated as one of an ordered channel, whatever its own is. The outbox
 stays *full* until it is half empty again by reading.
 """
 
@@ -26,6 +26,7 @@ class Delivery(Enum):
     CONFLATING = "conflating"  # only the newest value counts
     REBUILDABLE = "rebuildable"  # a snapshot makes up for everything before it
     ORDERED = "ordered"  # each record counts, and a missing one is named
+    PROTECTED = "protected"  # each record counts, and is sent as long as its ring holds it
 
 
 class Entry:
@@ -60,7 +61,7 @@ class Outbox:
         self.size = 0  # bytes
         self.full_since: float | None = None
         self.overflowed = False  # full of frames that cannot be dropped: nothing helps but to close
-        self.rebuild: dict[Subscription, int] = {}  # books that need a snapshot -> first seq dropped
+        self.rebuild: dict[Subscription, int] = {}  # those that start over or read back -> first seq dropped
         self._frames_max, self._bytes_max = frames_max, bytes_max
         self._encoding = encoding
         self._on_drop, self._on_gap = on_drop, on_gap
@@ -85,6 +86,9 @@ class Outbox:
                 return
             if sub.delivery is Delivery.REBUILDABLE:
                 self._on_drop(sub.delivery.value, 1)
+                self.rebuild.setdefault(sub, first)
+                return
+            if sub.delivery is Delivery.PROTECTED:
                 self.rebuild.setdefault(sub, first)
                 return
         wire = frame.wire(self._encoding)
@@ -151,9 +155,9 @@ class Outbox:
             for sub in {entry.sub: None for entry in self._entries if entry.sub is not None}:
                 if sub.delivery is Delivery.CONFLATING:
                     self._conflate(sub)
-                elif sub.delivery is Delivery.REBUILDABLE and sub.waiting:
+                elif sub.delivery in (Delivery.REBUILDABLE, Delivery.PROTECTED) and sub.waiting:
                     self.rebuild.setdefault(sub, sub.waiting[0].first)
-                    self._drop_waiting(sub)
+                    self._drop_waiting(sub, count=sub.delivery is Delivery.REBUILDABLE)
         while self._over():
             if not self._ordered:
                 self.overflowed = True

@@ -11,6 +11,7 @@ from .wire import Frame
 
 if TYPE_CHECKING:
     from .connection import Connection
+    from .forms import Form
     from .topics import Topic
 
 
@@ -20,12 +21,13 @@ class Subscription:
     Attributes:
         live: gets what the channel publishes; else it is still replaying, or waits for a book's first snapshot.
         position: number of the next record it wants, while it replays.
+        form: what makes its frames where they are not those of `v1`; None = they are.
         waiting: its frames in the connection's outbox; `gap` stands there for what was dropped.
         held: the newest frame, kept until the least time between two has passed (`conflate`).
     """
 
     __slots__ = (
-        "connection", "delivery", "due", "filters", "gap", "held", "live", "position", "replay", "request", "topic",
+        "connection", "delivery", "due", "filters", "form", "gap", "held", "live", "position", "replay", "request", "topic",
         "view", "waiting",
     )  # fmt: skip
 
@@ -35,6 +37,7 @@ class Subscription:
         self.request = request
         self.delivery: Delivery = topic.delivery
         self.filters: Filters | None = request.filters
+        self.form: Form | None = connection.form
         self.live = False
         self.position = 0
         self.replay: Any = ()  # read ahead of `position`: rows of a record, frames of a book

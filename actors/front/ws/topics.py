@@ -55,7 +55,10 @@ class Topic:
         kind, record, delivery: as the channel declares them.
         epoch: short text that changes only when numbering restarts.
         plain: subscriptions that get each frame as it is; `special`: those with filters or a least interval.
+        followed: its ring is read; else it looks by itself, from `opened` to `closed`.
     """
+
+    followed = True
 
     def __init__(
         self, channel: Channel, source: Source, reader: StreamReader, companions: Companions, meters: Meters,
@@ -141,6 +144,20 @@ class Topic:
         """The state that the next live frame follows."""
         raise NotImplementedError
 
+    def snapshots(self, sub: Subscription | None, depth: int, id: Any = None) -> list[Frame]:
+        """The same in as many frames as it takes."""
+        return [self.snapshot(sub, depth, id)]
+
+    def rewind(self, sub: Subscription, seq: int) -> None:
+        """Read back what a slow reader could not take, from `seq` on."""
+        raise NotImplementedError
+
+    def opened(self) -> None:
+        """It has a subscription."""
+
+    def closed(self) -> None:
+        """It has none any more."""
+
     def send_gap(self, sub: Subscription, first: int, last: int, reason: GapReason) -> None:
         """Say which records do not come."""
         self.meters.gap(reason.value)
@@ -160,7 +177,8 @@ class Topic:
         self.state, self.since_ms = state, since_ms
         frame = self.status()
         for sub in tuple(self.members):
-            sub.connection.send_control(frame)
+            if sub.form is None:
+                sub.connection.send_control(frame)
         return True
 
     def status(self) -> Frame:

@@ -1,0 +1,253 @@
+"""Channels that show a state of the desk: PnL and positions, looked at now and then while somebody is subscribed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ....ringbuf import StreamReader
+from .desk_channels import DeskChannel, DeskSource
+from .epochs import epoch_text
+from .liveness import producer_runs
+from .topics import GapReason, State, Topic
+from .wire import Frame, Snapshot, Update
+
+if TYPE_CHECKING:
+    from ..desk.desk import Desk
+    from ..desk.portfolio import Latest
+    from .meters import Meters
+    from .subscription import Subscription
+
+log = logging.getLogger(__name__)
+
+NOTHING = "none"  # the epoch while there is no portfolio
+_NS_PER_MS = 1_000_000
+
+
+@dataclass
+class Standing:
+    """A state at one moment.
+
+    Attributes:
+        seq: records that its rows have had: whoever sees the same number sees the same state.
+        rows: what counts now; `all_rows` has positions that are flat too.
+        figures: what decides whether a change is worth a frame.
+    """
+
+    seq: int = 0
+    recv_ns: int = 0
+    rows: list[Latest] = field(default_factory=list)
+    all_rows: list[Latest] = field(default_factory=list)
+    figures: tuple[int, ...] = ()
+    frames: dict[Any, Frame | None] = field(default_factory=dict)  # made of it, by form
+
+
+class StateTopic(Topic):
+    """A state of one account, or of several together.
+
+    Args:
+        open_reader: opens a portfolio's stream for us; None where there is none.
+        interval_s: how often it is looked at.
+    """
+
+    followed = False
+    channel: DeskChannel
+
+    def __init__(
+        self, channel: DeskChannel, source: DeskSource, meters: Meters, compress_from: int, desk: Desk,
+        open_reader: Callable[[], StreamReader | None], interval_s: float,
+    ) -> None:  # fmt: skip
+        # The shapes are those of REST, which needs the front's state, which needs this package for its configuration.
+        from .desk_shapes import shapes_of
+
+        self.shapes = shapes_of(channel.kind, desk.portfolio)
+        self.interval_s = interval_s
+        self._open_reader = open_reader
+        self._timer: asyncio.TimerHandle | None = None
+        self._told = Standing()  # what the last frame for all was made of
+        self._now = Standing()
+        super().__init__(channel, source, None, {}, meters, compress_from)  # type: ignore[arg-type] - see `bind`
+
+    def bind(self, source: Any, reader: Any, companions: Any) -> None:
+        self.source, self.companions = source, companions
+        self.key_id = source.key_id
+        self.name = f"{self.kind}.{source.account}"
+        self._take_reader()
+
+    def _take_reader(self) -> None:
+        """The stream as it is now; it may come, and be made anew."""
+        self.reader = self._open_reader()  # pyright: ignore[reportAttributeAccessIssue] - None: nobody produces it
+        self.epoch = epoch_text(self.reader) if self.reader is not None else NOTHING
+
+    @property
+    def readers(self) -> tuple[StreamReader, ...]:
+        return (self.reader,) if self.reader is not None else ()
+
+    def _includes(self, row: Latest) -> bool:
+        source = self.source
+        if source.key is not None:
+            return row.account == source.account
+        return source.accounts is None or row.account in source.accounts
+
+    def look(self) -> Standing:
+        """The state now."""
+        rows = [row for row in self.shapes.rows() if self._includes(row)]
+        seq = sum(row.count for row in rows)
+        if seq != self._now.seq:
+            counted = self.shapes.open_rows(rows)
+            recv_ns = max((row.recv_ns for row in rows), default=0)
+            self._now = Standing(seq, recv_ns, counted, rows, self.shapes.figures(counted))
+        return self._now
+
+    # -- the timer ----------------------------------------------------------------------------------------------
+
+    def opened(self) -> None:
+        """Somebody is subscribed."""
+        if self._timer is None:
+            self._told = self.look()
+            self._plan()
+
+    def closed(self) -> None:
+        """Nobody is any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _plan(self) -> None:
+        """At full multiples of the interval by the wall clock, so that all workers look at the same time."""
+        wait = self.interval_s - time.time() % self.interval_s
+        self._timer = asyncio.get_running_loop().call_later(wait, self._due)
+
+    def _due(self) -> None:
+        self._plan()
+        try:
+            self._check()
+        except Exception:
+            log.exception("channel %s failed; it is looked at again", self.name)
+
+    def _check(self) -> None:
+        epoch = self.epoch
+        self._take_reader()
+        if self.epoch != epoch:
+            self._start_over(first=epoch == NOTHING)
+        now = self.look()
+        if now.seq and self._moved(now):
+            self._told = now
+            for sub in tuple(self.members):
+                if sub.live:
+                    self._send(sub, now)
+        self.set_state(*self.judge(self.reader is not None and producer_runs(self.reader)))
+
+    def _moved(self, now: Standing) -> bool:
+        """Whether it differs from what was told by more than what is not worth a frame."""
+        before = self._told.figures
+        if len(before) != len(now.figures):
+            return True
+        return any(
+            abs(new - old) > tolerance
+            for new, old, tolerance in zip(now.figures, before, self.shapes.tolerances, strict=True)
+        )
+
+    def _start_over(self, *, first: bool) -> None:
+        """Numbering restarted, or begins."""
+        self._told, self._now = Standing(), Standing()
+        for sub in tuple(self.members):
+            if not first:
+                self.send_gap(sub, 1, sub.position, GapReason.EPOCH_CHANGED)
+            sub.position = 0
+            if not first:
+                self.rebuild(sub)
+
+    # -- frames -------------------------------------------------------------------------------------------------
+
+    def _send(self, sub: Subscription, now: Standing) -> None:
+        if now.seq <= sub.position:
+            return
+        jumped, sub.position = now.seq > sub.position + 1, now.seq
+        frame = self._frame(sub, now)
+        if frame is not None:
+            sub.connection.send(sub, frame.conflated() if jumped and sub.form is None else frame, now.seq, now.seq)
+
+    def _frame(self, sub: Subscription, now: Standing) -> Frame | None:
+        if sub.filters is not None and sub.form is not None:
+            return sub.form.state(self, now, sub.filters)
+        if sub.form not in now.frames:
+            now.frames[sub.form] = sub.form.state(self, now, None) if sub.form is not None else self._update(now)
+        return now.frames[sub.form]
+
+    def _update(self, now: Standing) -> Frame:
+        body = Update(self.name, now.seq, now.recv_ns // _NS_PER_MS, self._members(now))
+        return Frame(body, compress_from=self.compress_from)
+
+    def _members(self, now: Standing) -> dict[str, Any]:
+        return {
+            "ts": now.recv_ns // _NS_PER_MS, "seq": now.seq, "account_id": self.source.account,
+            **self.shapes.whole(now),
+        }  # fmt: skip
+
+    # -- subscriptions ------------------------------------------------------------------------------------------
+
+    def attach(self, sub: Subscription) -> None:
+        sub.live = True
+
+    def detach(self, sub: Subscription) -> None:
+        self.members.pop(sub, None)
+        sub.live = False
+
+    def refilter(self, sub: Subscription) -> None:
+        pass
+
+    def prepare(self, sub: Subscription) -> bool:
+        request, now = sub.request, self.look()
+        sub.position = now.seq
+        if request.from_seq is None or request.epoch not in (None, self.epoch) or request.from_seq > now.seq:
+            return False
+        sub.position = request.from_seq
+        return True
+
+    def start(self, sub: Subscription) -> None:
+        request = sub.request
+        if request.from_seq is not None:
+            changed = request.epoch not in (None, self.epoch)
+            reason = GapReason.EPOCH_CHANGED if changed else GapReason.RESUME_EXPIRED
+            self.send_gap(sub, 1 if changed else min(request.from_seq, sub.position) + 1, sub.position, reason)
+        self.rebuild(sub)
+        self.attach(sub)
+
+    def replay_some(self, sub: Subscription) -> bool:
+        """Only the newest value counts."""
+        self._send(sub, self.look())
+        self.attach(sub)
+        return True
+
+    def rebuild(self, sub: Subscription) -> None:
+        now = self.look()
+        if sub.form is None:
+            self.meters.snapshots.inc()
+            sub.connection.send_control(self.snapshot(sub, 0))
+            sub.position = now.seq
+        else:
+            sub.position = 0
+            self._send(sub, now)
+
+    def seq_of(self, sub: Subscription) -> int:
+        return sub.position
+
+    def snapshot(self, sub: Subscription | None, depth: int, id: Any = None) -> Frame:
+        now = self.look()
+        data = self._members(now) if now.seq else None
+        body = Snapshot(self.name, self.epoch, now.seq, now.recv_ns // _NS_PER_MS, data, True, id)
+        return Frame(body, compress_from=self.compress_from)
+
+    def send_gap(self, sub: Subscription, first: int, last: int, reason: GapReason) -> None:
+        if sub.form is None:
+            super().send_gap(sub, first, last, reason)
+        else:
+            self.meters.gap(reason.value)
+
+    def judge(self, producer_alive: bool) -> tuple[State, int]:
+        return (State.LIVE if producer_alive else State.DOWN), self._now.recv_ns // _NS_PER_MS

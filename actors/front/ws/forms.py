@@ -1,0 +1,194 @@
+"""What the frames of a desk channel look like to the clients of other services: DipMaster's API and its dashboard.
+
+Numbers are JSON numbers, times RFC 3339. `v1` needs no form: its frames are the engine's own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ....codecs.desk.canonical import Alert, SystemHealth
+from ....codecs.desk.money import amount_number
+from ....codecs.record import Flag
+from ..stamps import rfc3339
+from .desk_channels import ALERTS, HEALTH
+from .desk_events import told
+from .names import Filters, passes
+from .wire import Frame
+
+if TYPE_CHECKING:
+    from .desk_events import Entry, EventTopic
+    from .desk_state import Standing, StateTopic
+    from .topics import Topic
+
+Made = tuple[Frame, int, int]  # a frame, and the first and last seq in it
+CRITICAL = "CRITICAL"
+_NOT_COUNTED = int(Flag.VOID | Flag.REPEATED)
+_NS_PER_MS = 1_000_000
+
+
+class Joined(Frame):
+    """Several messages that belong together: a client that reads slowly gets all of them or none."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: list[Frame]) -> None:
+        super().__init__(parts[-1].body)
+        self._parts = parts
+
+    def wire(self, encoding: int) -> bytes:
+        return b"".join(part.wire(encoding) for part in self._parts)
+
+
+class Form:
+    """How a dialect shows what a channel carries. One object for all its connections, so that frames are shared."""
+
+    def events(self, topic: EventTopic, entries: list[Entry], filters: Filters | None) -> list[Made]:
+        """Frames of some records. Those that were withdrawn, or said before, are left out."""
+        counted = [entry for entry in entries if not entry.flags & _NOT_COUNTED]
+        return list(self._events(topic, counted, filters)) if counted else []
+
+    def _events(self, topic: EventTopic, entries: list[Entry], filters: Filters | None) -> Iterator[Made]:
+        raise NotImplementedError
+
+    def state(self, topic: StateTopic, standing: Standing, filters: Filters | None) -> Frame | None:
+        """The frame of a state."""
+        raise NotImplementedError
+
+    def system(self, topic: Topic, seq: int, event: dict[str, Any]) -> Frame:
+        """The frame of an event of this daemon."""
+        raise NotImplementedError
+
+
+def plain(entry: Entry) -> dict[str, Any]:
+    """Everything an event says."""
+    return told(entry.value, amount_number, rfc3339)
+
+
+def now_text() -> str:
+    return rfc3339(time.time_ns())
+
+
+# -- DipMaster's API ------------------------------------------------------------------------------------------------
+
+
+class ApiForm(Form):
+    """``{"type", "timestamp", "data"}``, one event in each."""
+
+    def frame(self, kind: str, timestamp: str, data: Any, **more: Any) -> Frame:
+        return Frame({"type": kind, "timestamp": timestamp, "data": data, **more})
+
+    def _events(self, topic: EventTopic, entries: list[Entry], filters: Filters | None) -> Iterator[Made]:
+        for entry in entries:
+            stamp, more = rfc3339(entry.value.timestamp), {"channel": topic.name, "seq": entry.seq}
+            if topic.kind == ALERTS:
+                data = api_alert(entry.value)
+                frame = self.frame("alert", stamp, data, **more)
+                if needs_action(entry.value):
+                    urgent = {**data, "urgent": True, "requires_action": True}
+                    frame = Joined([frame, self.frame("critical_alert", stamp, urgent, **more)])
+            elif topic.kind == HEALTH:
+                frame = self.frame("health_update", stamp, api_health(entry.value), **more)
+            else:
+                frame = self.frame(f"{topic.kind}_update", stamp, plain(entry), **more)
+            yield frame, entry.seq, entry.seq
+
+    def state(self, topic: StateTopic, standing: Standing, filters: Filters | None) -> Frame:
+        data = topic.shapes.api(standing)
+        return self.frame(f"{topic.kind}_update", now_text(), data, channel=topic.name, seq=standing.seq)
+
+    def system(self, topic: Topic, seq: int, event: dict[str, Any]) -> Frame:
+        return self.frame("system_update", event["timestamp"], event, channel=topic.name, seq=seq)
+
+
+def needs_action(alert: Alert) -> bool:
+    """Whether an alert is critical, and nobody has looked after it yet."""
+    return alert.severity == CRITICAL and not (alert.resolved or alert.acknowledged)
+
+
+def api_alert(alert: Alert) -> dict[str, Any]:
+    """An alert as DipMaster's API has it, with what became of it."""
+    shown = told(alert, amount_number, rfc3339)
+    context = shown.get("context")
+    return {
+        "alert_id": alert.alert_id, "severity": alert.severity, "code": alert.code, "title": alert.title,
+        "message": alert.message, "source": alert.source or "", "symbol": alert.symbol,
+        "timestamp": rfc3339(alert.timestamp), "context": context if isinstance(context, dict) else {},
+        "auto_resolved": alert.auto_resolved, "status": alert.status, "acknowledged": alert.acknowledged,
+        "resolved": alert.resolved, "account_id": alert.account_id,
+    }  # fmt: skip
+
+
+def api_health(health: SystemHealth) -> dict[str, Any]:
+    """Health as DipMaster's API has it; what was not stated is 0."""
+    return {
+        "overall_status": health.overall_status, "strategy_id": health.strategy_id,
+        "cpu_usage": health.total_cpu_usage or 0.0, "memory_usage": health.total_memory_usage or 0.0,
+        "active_connections": health.active_connections or 0, "total_positions": health.total_positions or 0,
+        "daily_trades": health.daily_trades or 0, "daily_pnl": amount_number(health.daily_pnl or 0),
+        "market_data_delay_ms": health.market_data_delay_ms or 0,
+        "execution_delay_ms": health.execution_delay_ms or 0,
+        "components": [
+            {
+                "name": one.name, "status": one.status, "cpu_usage": one.cpu_usage or 0.0,
+                "memory_usage": one.memory_usage or 0.0, "error_rate": one.error_rate or 0.0,
+                "response_time_ms": one.response_time_ms or 0.0,
+            }
+            for one in health.components
+        ],
+        "timestamp": rfc3339(health.timestamp),
+    }  # fmt: skip
+
+
+# -- the dashboard --------------------------------------------------------------------------------------------------
+
+
+class DashboardForm(Form):
+    """``{"type": "data", "channel", "data", "timestamp", "priority"}``: what came together, in one frame."""
+
+    def frame(self, channel: str, data: Any, seq: int, *, high: bool = False) -> Frame:
+        priority = "high" if high else "normal"
+        return Frame(
+            {
+                "type": "data",
+                "channel": channel,
+                "data": data,
+                "timestamp": now_text(),
+                "priority": priority,
+                "seq": seq,
+            }
+        )
+
+    def _events(self, topic: EventTopic, entries: list[Entry], filters: Filters | None) -> Iterator[Made]:
+        together: list[dict[str, Any]] = []
+        first = last = 0
+        for entry in entries:
+            record = plain(entry)
+            if filters is not None and not passes(filters, record):
+                continue
+            alone = topic.kind == ALERTS and needs_action(entry.value)
+            if together and alone:
+                yield self.frame(topic.kind, together, last), first, last
+                together = []
+            if alone:
+                yield self.frame(topic.kind, [record], entry.seq, high=True), entry.seq, entry.seq
+                continue
+            first = entry.seq if not together else first
+            last = entry.seq
+            together.append(record)
+        if together:
+            yield self.frame(topic.kind, together, last), first, last
+
+    def state(self, topic: StateTopic, standing: Standing, filters: Filters | None) -> Frame | None:
+        records = topic.shapes.dashboard(standing)
+        if filters is not None:
+            records = [record for record in records if passes(filters, record)]
+        return self.frame(topic.kind, records, standing.seq) if records else None
+
+    def system(self, topic: Topic, seq: int, event: dict[str, Any]) -> Frame:
+        return self.frame(topic.kind, event, seq, high=True)
+
+
+API_FORM, DASHBOARD_FORM = ApiForm(), DashboardForm()
