@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -33,10 +32,8 @@ class BatchHead(msgspec.Struct, frozen=True, kw_only=True):
     stop: int
     rows: int
     token: str  # deduplication token: the same rows have the same token, other rows another
-    exchange: str  # identity of the first row, by which a table tells whether it has the batch
-    instrument: str
-    nth: int
-    key: dict[str, str] = {}  # the further key columns of its identity
+    # Columns that name the first row: by them a table tells whether it has the batch. Empty where that does not matter.
+    identity: dict[str, str | int] = {}
     ts_first_ns: int  # receipt of the first and the last row
     ts_last_ns: int
 
@@ -83,40 +80,38 @@ def make_batch(
     rows = stored_rows(rows)
     if not len(rows):
         return None
-    attributes = keys[int(rows["key_id"][0])].attributes
     middle = "sample/" if kind == SAMPLE else ""
     head = BatchHead(
         stream=stream, record=record.name, table=table, columns=column_names(record), kind=kind,
         epoch=epoch, first=first, stop=stop, rows=len(rows), token=f"{stream}/{epoch}/{middle}{first}-{stop}",
-        exchange=str(attributes.get("exchange", "")), instrument=str(attributes.get("instrument", "")),
-        nth=int(rows["nth"][0]), key=key_of(record, attributes),
+        identity=identity_of(record, keys, int(rows["key_id"][0]), epoch, int(rows["nth"][0])),
         ts_first_ns=int(rows["ts_recv_ns"][0]), ts_last_ns=int(rows["ts_recv_ns"][-1]),
     )  # fmt: skip
     return Batch(head, encode_block(record, rows, keys, epoch))
 
 
-def key_of(record: RecordType, attributes: Mapping[str, Any]) -> dict[str, str]:
-    """What a key of the record type is beyond its instrument."""
-    return {name: str(attributes.get(name, "")) for name, _, _ in record.key_columns}
+def identity_of(record: RecordType, keys: Keys, key_id: int, epoch: int, nth: int) -> dict[str, str | int]:
+    """The columns that name a record for good, and their values."""
+    attributes = keys[key_id].attributes
+    text = {name: str(attributes.get(name, "")) for name in record.identity[:-2]}
+    return {**text, "epoch": epoch, "nth": nth}
 
 
-async def is_stored(
-    client: Client, database: str, table: str, *, exchange: str, instrument: str, epoch: int, nth: int,
-    key: Mapping[str, str],
-) -> bool:  # fmt: skip
+async def is_stored(client: Client, database: str, table: str, identity: Mapping[str, str | int]) -> bool:
     """Whether a table holds the row of that identity, and so the whole batch whose first row it is.
 
     Raises:
         Unavailable: the table could not be read. Also where the server refused the query (a full disk gives that): it
             says nothing about the batch, which must be asked for again.
     """
-    parameters: dict[str, Any] = {"exchange": exchange, "instrument": instrument, "epoch": epoch, "nth": nth}
-    further = "".join(f" AND {quote_name(name)} = {{{name}:String}}" for name in key)
+    conditions = " AND ".join(
+        f"{quote_name(name)} = {{{name}:{'String' if isinstance(value, str) else 'Int64'}}}"
+        for name, value in identity.items()
+    )
     try:
         answer = await client.fetch(
-            f"SELECT count() FROM {quote_name(database)}.{quote_name(table)} WHERE exchange = {{exchange:String}} "
-            "AND instrument = {instrument:String} AND epoch = {epoch:UInt64} AND nth = {nth:UInt64}" + further,
-            {**parameters, **key}, fmt="TabSeparated",
+            f"SELECT count() FROM {quote_name(database)}.{quote_name(table)} WHERE {conditions}", identity,
+            fmt="TabSeparated",
         )  # fmt: skip
     except Refused as refused:
         raise Unavailable(str(refused), refused.code) from refused
@@ -133,10 +128,7 @@ async def insert_batch(client: Client, database: str, batch: Batch, timeout_s: f
         Unavailable, Refused
     """
     head = batch.head
-    if batch.uncertain and await is_stored(
-        client, database, head.table,
-        exchange=head.exchange, instrument=head.instrument, epoch=head.epoch, nth=head.nth, key=head.key,
-    ):  # fmt: skip
+    if batch.uncertain and head.identity and await is_stored(client, database, head.table, head.identity):
         return False
     table = f"{quote_name(database)}.{quote_name(head.table)}"
     await client.insert(table, head.columns, batch.block, head.token, timeout_s)

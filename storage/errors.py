@@ -5,7 +5,9 @@ TickringError
     ├── Unavailable       ClickHouse gave no answer, or cannot serve now (retriable)
     ├── Refused           ClickHouse understood and said no, and would say so again
     ├── SchemaConflict    a table is not what its record type asks for
+    ├── SpoolWaits        the question can be answered when the spool has been replayed (retriable)
     └── DiskUnusable      spool or journal cannot be written: full or failing (retriable)
+        └── SpoolFull     a spool that does not yield is at its bound
 """
 
 from __future__ import annotations
@@ -44,4 +46,12 @@ class SchemaConflict(StorageError):
 
 
 class DiskUnusable(StorageError):
+    retriable = True
+
+
+class SpoolFull(DiskUnusable):
+    pass
+
+
+class SpoolWaits(StorageError):
     retriable = True

@@ -5,9 +5,12 @@ memory, little-endian. Source: https://clickhouse.com/docs/interfaces/specs/nati
 
 - Fixed-size types: the values, one after the other.
 - Array(T): the end offset of each row as u64, then the values.
+- Decimal(38, 8): 16 bytes, little-endian, two's complement: as amounts lie in their slots.
 - LowCardinality(String): u64 1 (version), u64 index width with bits 9 and 10 set (own dictionary), u64 size of the
   dictionary, its strings, u64 number of rows, one index for each row. The dictionary holds only the keys of this block,
   and the index column follows from `key_id` by one look-up, so no text is touched for a row.
+
+Blocks of rows that are no records of a stream are made in `nativerows`.
 """
 
 from __future__ import annotations
@@ -23,9 +26,9 @@ from ..codecs.record import Flag, RecordType
 from ..ringbuf import Key
 
 ROWS_MAX = 1_000_000  # an insert stays one block below 1,048,449 rows
-_U64 = struct.Struct("<Q")
-_LOW_CARDINALITY_VERSION = 1
-_OWN_DICTIONARY = 1 << 9 | 1 << 10  # HasAdditionalKeys, NeedUpdateDictionary
+u64 = struct.Struct("<Q").pack
+LOW_CARDINALITY_VERSION = 1
+OWN_DICTIONARY = 1 << 9 | 1 << 10  # HasAdditionalKeys, NeedUpdateDictionary
 _INDEX_TYPES = (np.dtype("<u1"), np.dtype("<u2"), np.dtype("<u4"))
 _VOID = np.uint32(Flag.VOID)
 
@@ -46,14 +49,16 @@ def leb128(value: int) -> bytes:
     return bytes(out)
 
 
-def _string(text: str) -> bytes:
+def string(text: str) -> bytes:
+    """A text as ClickHouse has it: its size in bytes, and they."""
     encoded = text.encode()
     return leb128(len(encoded)) + encoded
 
 
 @lru_cache(maxsize=1024)
-def _column_head(name: str, type_name: str) -> bytes:
-    return _string(name) + _string(type_name)
+def column_head(name: str, type_name: str) -> bytes:
+    """What comes before a column's values."""
+    return string(name) + string(type_name)
 
 
 def column_names(record: RecordType) -> list[str]:
@@ -83,9 +88,9 @@ def encode_block(record: RecordType, rows: np.ndarray, keys: Keys, epoch: int) -
     key_names = record.key_names
     held, position, order = _by_key(rows["key_id"], keys, record.identity[:-2])
     for name, type_name, _ in columns:
-        out.append(_column_head(name, type_name))
+        out.append(column_head(name, type_name))
         if name in key_names:
-            _append_texts(out, [_text(key, name) for key in held], position)
+            append_texts(out, [_text(key, name) for key in held], position)
         elif name == "epoch":
             out.append(_raw(np.full(n, epoch, "<u8")))
         else:
@@ -111,29 +116,30 @@ def _by_key(
     if len(used) == 1:
         return [keys[int(used[0])]], np.zeros(len(key_ids), "<u1"), None
     held = sorted((keys[key_id] for key_id in used.tolist()), key=lambda key: [_text(key, name) for name in sorted_by])
-    ranks = np.zeros(len(seen), _index_type(len(used)))
+    ranks = np.zeros(len(seen), index_type(len(used)))
     ranks[[key.key_id for key in held]] = np.arange(len(held))
     position = ranks[key_ids]
     order = np.argsort(position, kind="stable")
     return held, position[order], order
 
 
-def _index_type(size: int) -> np.dtype:
+def index_type(size: int) -> np.dtype:
+    """The narrowest index type of a dictionary of that size."""
     return next(dtype for dtype in _INDEX_TYPES if size <= 1 << 8 * dtype.itemsize)
 
 
-def _append_texts(out: list[bytes | memoryview], texts: Sequence[str], position: np.ndarray) -> None:
-    """A LowCardinality(String) column whose row i has ``texts[position[i]]``."""
+def append_texts(out: list[bytes | memoryview], texts: Sequence[str], position: np.ndarray) -> None:
+    """Append a LowCardinality(String) column whose row i has ``texts[position[i]]``."""
     dictionary: dict[str, int] = {}
     ranks = [dictionary.setdefault(text, len(dictionary)) for text in texts]
-    dtype = _index_type(len(dictionary))
+    dtype = index_type(len(dictionary))
     index = np.array(ranks, dtype)[position] if len(dictionary) > 1 else np.zeros(len(position), dtype)
     width = _INDEX_TYPES.index(dtype)
-    out.append(_U64.pack(_LOW_CARDINALITY_VERSION))
-    out.append(_U64.pack(width | _OWN_DICTIONARY))
-    out.append(_U64.pack(len(dictionary)))
-    out.extend(_string(text) for text in dictionary)
-    out.append(_U64.pack(len(position)))
+    out.append(u64(LOW_CARDINALITY_VERSION))
+    out.append(u64(width | OWN_DICTIONARY))
+    out.append(u64(len(dictionary)))
+    out.extend(string(text) for text in dictionary)
+    out.append(u64(len(position)))
     out.append(_raw(index))
 
 
@@ -145,4 +151,5 @@ def _append_values(out: list[bytes | memoryview], values: np.ndarray) -> None:
 
 
 def _raw(values: np.ndarray) -> memoryview:
-    return values.data.cast("B")
+    # Values of a kind that numpy does not compute with (V16) have no buffer format to be cast from.
+    return (values.view("u1") if values.dtype.kind == "V" else values).data.cast("B")

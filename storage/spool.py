@@ -9,6 +9,8 @@ and their tokens and the table itself keep them from being stored twice.
 The size is bounded. At the bound the oldest file yields: of market data the newest is worth most. It is renamed to
 ``<number>-<offset of the first that waited>.yielded`` and stays until its batches are in the gap ledger, so that a
 crash leaves no batch in neither. A record that a crash cut short is cut off at the next start.
+
+A spool that does not yield takes no more at its bound: what can wait at its source does.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .batch import Batch, BatchHead
-from .errors import DiskUnusable, StorageError
+from .errors import DiskUnusable, SpoolFull, StorageError
 from .spoolfile import CRC, Entry, encode_record, next_record, read_body, read_head
 
 log = logging.getLogger("tickring.storage.spool")
@@ -82,13 +84,14 @@ class Spool:
     Args:
         folder: made if need be; one process uses it.
         bytes_max: bound of all files together; may be exceeded by one file while its first batch is being sent.
+        yields: whether the oldest make room for the newest.
 
     Raises:
         DiskUnusable: the folder cannot be made or read.
     """
 
-    def __init__(self, folder: Path, bytes_max: int) -> None:
-        self.folder, self.bytes_max = folder, bytes_max
+    def __init__(self, folder: Path, bytes_max: int, *, yields: bool = True) -> None:
+        self.folder, self.bytes_max, self.yields = folder, bytes_max, yields
         self.segment_bytes = max(SEGMENT_BYTES_MIN, min(SEGMENT_BYTES, bytes_max // SEGMENTS_MIN))
         self.counters = SpoolCounters()
         self._lock = threading.Lock()
@@ -144,13 +147,7 @@ class Spool:
             self._last_number = max(self._last_number, number)
 
     def _load_position(self) -> tuple[int, int] | None:
-        data = os.pread(self._position_fd, POSITION.size + CRC.size, 0)
-        if (
-            len(data) < POSITION.size + CRC.size
-            or zlib.crc32(data[: POSITION.size]) != CRC.unpack_from(data, POSITION.size)[0]
-        ):
-            return None
-        return POSITION.unpack_from(data)
+        return _position_of(os.pread(self._position_fd, POSITION.size + CRC.size, 0))
 
     def _scan(self, segment: _Segment, start: int, *, last: bool) -> None:
         """Find the records of a file.
@@ -206,11 +203,17 @@ class Spool:
         """Store a batch at the end. Afterwards, whatever the outcome, some may have had to yield: see `take_yielded`.
 
         Raises:
+            SpoolFull: it is not stored, and nothing yields here.
             DiskUnusable: it is not stored.
         """
         record = encode_record(batch)
         size = sum(map(len, record))
         with self._lock:
+            if not self.yields and self.size + size > self.bytes_max:
+                raise SpoolFull(
+                    f"spool {self.folder}: holds {self.size} of {self.bytes_max} bytes, {size} more do not fit: "
+                    "bring ClickHouse back, or raise its bound"
+                )
             if size > self.bytes_max:
                 self._yielded.append(Yielded([Entry(-1, 0, size, batch.head, batch.uncertain)], None))
                 return
@@ -365,6 +368,41 @@ class Spool:
         with self._lock:
             self._close_tail()
             os.close(self._position_fd)
+
+
+def _position_of(data: bytes) -> tuple[int, int] | None:
+    """What the file `head` says; None where it is damaged or empty."""
+    if len(data) < POSITION.size + CRC.size:
+        return None
+    whole = zlib.crc32(data[: POSITION.size]) == CRC.unpack_from(data, POSITION.size)[0]
+    return POSITION.unpack_from(data) if whole else None
+
+
+def waiting_heads(folder: Path) -> list[BatchHead]:
+    """What a spool holds and may not have been sent yet, for somebody other than its process."""
+    heads: list[BatchHead] = []
+    try:
+        data = (folder / "head").read_bytes()
+    except FileNotFoundError:
+        return heads
+    head_segment, head_offset = _position_of(data) or (0, 0)
+    for path in sorted(folder.glob("*.spool"), key=lambda path: int(path.stem)):
+        number = int(path.stem)
+        if number < head_segment:
+            continue
+        with contextlib.suppress(FileNotFoundError):  # it was sent meanwhile
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                offset, end = head_offset if number == head_segment else 0, os.fstat(fd).st_size
+                while offset < end:
+                    if (entry := read_head(fd, number, offset)) is not None:
+                        heads.append(entry.head)
+                        offset += entry.size
+                    else:
+                        offset = next_record(fd, number, offset + 1, end) or end
+            finally:
+                os.close(fd)
+    return heads
 
 
 def spool_bytes(folder: Path) -> int:

@@ -79,8 +79,7 @@ def create_view(view: View, database: str, days: int, source: RecordType, source
     select = (
         f"SELECT {_COMMON}, {view.sources[source.name]} FROM {qualified_table(source_database, source)} AS t{where}"
     )
-    mark = quote_text(f"{MARK}{zlib.crc32(select.encode()):08x}")
-    return f"CREATE OR REPLACE VIEW {quote_name(database)}.{quote_name(view.name)} AS {select} COMMENT {mark}"
+    return marked(f"CREATE OR REPLACE VIEW {quote_name(database)}.{quote_name(view.name)} AS {select}")
 
 
 async def ensure_views(
@@ -99,26 +98,47 @@ async def ensure_views(
     run: list[str] = []
     by_name = {record.name: record for record in records}
     for database, days in databases.items():
-        there = {
-            name: (engine, comment)
-            for name, engine, comment in await client.rows(
-                "SELECT name, engine, comment FROM system.tables WHERE database = {database:String}",
-                {"database": database},
-            )
-        }
-        wanted = [f"CREATE DATABASE IF NOT EXISTS {quote_name(database)}"] if not there else []
+        wanted = {}
         for view in VIEWS:
             source = next((by_name[name] for name in view.sources if name in by_name), None)
-            if source is None:
-                continue
-            statement = create_view(view, database, days, source, source_database)
-            engine, comment = there.get(view.name, ("View", MARK))
-            if engine != "View" or not comment.startswith(MARK):
-                log.warning("view=%s.%s not made: there is a %s of that name already", database, view.name, engine)
-            elif not statement.endswith(quote_text(comment)):
-                wanted.append(statement)
-        for statement in wanted:
-            await client.command(statement, DDL_TIMEOUT_S)
-            log.info("clickhouse=%s ran=%s", client.url, statement[:300])
+            if source is not None:
+                wanted[view.name] = create_view(view, database, days, source, source_database)
+        run += await ensure_marked(client, database, wanted)
+    return run
+
+
+def marked(statement: str) -> str:
+    """A CREATE statement of a view with our mark, by which its text is known again."""
+    return f"{statement} COMMENT {quote_text(f'{MARK}{zlib.crc32(statement.encode()):08x}')}"
+
+
+async def ensure_marked(client: Client, database: str, views: Mapping[str, str]) -> list[str]:
+    """Make views that are not there, and replace ours that were made by another statement; returns what was run.
+
+    Args:
+        database: made if need be.
+        views: name -> statement, see `marked`.
+
+    Raises:
+        Unavailable, Refused
+    """
+    there = {
+        name: (engine, comment)
+        for name, engine, comment in await client.rows(
+            "SELECT name, engine, comment FROM system.tables WHERE database = {database:String}",
+            {"database": database},
+        )
+    }
+    run = [f"CREATE DATABASE IF NOT EXISTS {quote_name(database)}"] if not there else []
+    for name, statement in views.items():
+        engine, comment = there.get(name, ("View", MARK))
+        if not engine.endswith("View") or not comment.startswith(MARK):
+            log.warning("view=%s.%s not made: there is a %s of that name already", database, name, engine)
+        elif not statement.endswith(quote_text(comment)):
+            if engine == "MaterializedView" and name in there:
+                run.append(f"DROP VIEW {quote_name(database)}.{quote_name(name)}")
             run.append(statement)
+    for statement in run:
+        await client.command(statement, DDL_TIMEOUT_S)
+        log.info("clickhouse=%s ran=%s", client.url, statement[:300])
     return run

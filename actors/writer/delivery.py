@@ -1,5 +1,8 @@
 """Where batches go: to ClickHouse, or, while it is away, to the spool, from which they follow in order.
 
+What must not be lost (the desk's events) has a delivery with a spool of its own, which takes no more when it is full:
+its followers then wait in their rings.
+
 States: AWAY at the start and after an insert that got no acknowledgement: every batch goes to the spool, and a task
 knocks, brings the tables up to date and replays. UP once the spool is empty and nobody is writing to it: so the batches
 of a stream reach ClickHouse in the order of its sequences.
@@ -12,22 +15,20 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from ...codecs.record import RecordType
 from ...storage.batch import Batch, BatchHead, insert_batch
 from ...storage.client import SCHEMA_CODES, Client
 from ...storage.errors import Refused, SchemaConflict, StorageError, Unavailable
 from ...storage.gaps import REFUSED, SPOOL_BROKEN, SPOOL_FULL, Gap, GapLedger
-from ...storage.schema import SchemaOptions, ensure_schema
 from ...storage.spool import Entry, Spool, SpoolRecordBroken
-from ...storage.views import ensure_views
 from .config import Config
 from .metrics import Metrics
 
 log = logging.getLogger("tickring.writer.delivery")
 
+FIRST_TRY_S = 3.0  # ClickHouse starts beside us: rows wait in the rings for so long before they go to the spool
 ACKNOWLEDGED = Callable[[BatchHead], None]
 
 
@@ -35,6 +36,7 @@ class Delivery:
     """Takes batches and answers where they are safe.
 
     Args:
+        prepare: brings the tables up to date, before batches are sent to a ClickHouse that was away.
         acknowledged: called for each batch that ClickHouse has, in the order of each stream.
     """
 
@@ -44,16 +46,13 @@ class Delivery:
         client: Client,
         spool: Spool,
         ledger: GapLedger,
-        records: Sequence[RecordType],
+        prepare: Callable[[], Awaitable[None]],
         metrics: Metrics,
         acknowledged: ACKNOWLEDGED,
     ) -> None:
         self.config, self.client, self.spool, self.ledger, self.metrics = config, client, spool, ledger, metrics
-        self._records = records
+        self._prepare = prepare
         self._acknowledged = acknowledged
-        self._options = SchemaOptions(
-            database=config.clickhouse.database, engine=config.engine, retention_days=config.retention_days
-        )
         self.up = False
         self.tried = asyncio.Event()  # the first attempt to reach ClickHouse is over
         self._away = asyncio.Event()
@@ -111,7 +110,7 @@ class Delivery:
 
     def _go_away(self, reason: str) -> None:
         if self.up:
-            log.warning("clickhouse=away: batches go to the spool: %s", reason)
+            log.warning("clickhouse=away: batches go to spool=%s: %s", self.spool.folder.name, reason)
         self.up, self._reason = False, reason
         self.metrics.up.set(0)
         self._away.set()
@@ -140,8 +139,7 @@ class Delivery:
         while True:
             await self._away.wait()
             try:
-                await ensure_schema(self.client, self._records, self._options)
-                await self._ensure_views()
+                await self._prepare()
                 if await self._replay():
                     delay = self.config.retry_delay_s
                     self.tried.set()
@@ -154,13 +152,6 @@ class Delivery:
             self.tried.set()
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, self.config.retry_delay_max_s)
-
-    async def _ensure_views(self) -> None:
-        """Storing rows comes first: a server that does not take the views still gets them."""
-        try:
-            await ensure_views(self.client, self._records, self.config.clickhouse.database, self.config.views)
-        except Refused as error:
-            log.error("views=%s not made: %s", ",".join(self.config.views), error)
 
     async def _replay(self) -> bool:
         """Send what the spool holds, oldest first; True when ClickHouse is up and the spool empty."""
@@ -195,7 +186,7 @@ class Delivery:
             self.show()
 
     def _come_back(self, replayed: int) -> None:
-        log.info("clickhouse=up replayed=%d rows", replayed)
+        log.info("clickhouse=up spool=%s replayed=%d rows", self.spool.folder.name, replayed)
         self.up, self._reason = True, ""
         self._refusals.clear()
         self.metrics.up.set(1)
@@ -249,7 +240,7 @@ class Delivery:
                 "database": server.database, "up": self.up, "reason": self._reason[:300],
             },
             "spool": {
-                "bytes": self.spool.size, "batches": len(self.spool), "bytes_max": self.config.spool_max_bytes,
+                "bytes": self.spool.size, "batches": len(self.spool), "bytes_max": self.spool.bytes_max,
                 "oldest": oldest and {"stream": oldest.stream, "rows": oldest.rows, "ts_first_ns": oldest.ts_first_ns},
             },
         }  # fmt: skip

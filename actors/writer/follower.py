@@ -21,7 +21,7 @@ import numpy as np
 
 from ...codecs.record import RecordType
 from ...ringbuf import ReaderKind, StreamReader, full_barrier
-from ...storage.batch import Batch, BatchHead, is_stored, key_of, make_batch, rows_of_one_partition
+from ...storage.batch import Batch, BatchHead, identity_of, is_stored, make_batch, rows_of_one_partition
 from ...storage.errors import DiskUnusable, StorageError
 from ...storage.gaps import LAPPED, RING_GONE, Gap
 from ...storage.journal import Journal, Position
@@ -34,23 +34,25 @@ log = logging.getLogger("tickring.writer.follower")
 DURABLE_LINE = "writer"
 STORED_LINE = "writer.stored"
 RETRY_S = 0.5
-ROWS_ON_LOOP = 2000  # fewer are read and encoded in less time than it takes to ask a thread
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Prepared:
     """The next batch of a stream, read and encoded."""
 
     first: int
     stop: int
     lost: int  # rows before `first` that the producer overwrote
     rows: np.ndarray
-    batch: Batch | None  # None when there is nothing to store in the range
+    batches: Sequence[Batch]  # in the order in which they are sent; none when there is nothing to store in the range
     counts: np.ndarray  # of the rows, by label; see `StreamMetrics.count`
 
 
 class Follower:
     """One ring with one epoch.
+
+    Attributes:
+        rows_on_loop: fewer are read and encoded in less time than it takes to ask a thread.
 
     Args:
         reader: attached to the ring; closed with the follower.
@@ -59,7 +61,10 @@ class Follower:
         inherited: what the spool held of this stream at the start, oldest first.
         replayed: tokens of those that ClickHouse has meanwhile.
         doorbell_index: the writer's own; None = look at every flush interval only.
+        batch_rows: at most so many are sent at once.
     """
+
+    rows_on_loop = 2000
 
     def __init__(
         self,
@@ -71,18 +76,20 @@ class Follower:
         inherited: Sequence[BatchHead],
         replayed: Collection[str],
         doorbell_index: int | None,
+        batch_rows: int,
     ) -> None:
         self.reader, self.record, self.delivery = reader, record, delivery
-        self.config = delivery.config
+        self.config, self.batch_rows = delivery.config, batch_rows
         self.stream = f"{reader.producer}.{reader.record}"
         self.metrics = StreamMetrics(metrics, self.stream, record.name)
         self._all_metrics = metrics
         self.journal = Journal(folder, self.stream)
         self.woken = asyncio.Event()
         self.leaving = False  # the ring was replaced or the daemon stops: empty it and return
+        self._leave_at = 0  # sequence up to which the ring is emptied then
         self._last_receipt: int | None = None
         found = self.journal.position
-        mine = [head for head in inherited if head.epoch == reader.epoch]
+        mine = [head for head in inherited if head.epoch == reader.epoch and self._final(head)]
         if found is not None and found.epoch != reader.epoch:
             self._leave_old_epoch(found, inherited)
             found = None
@@ -96,7 +103,11 @@ class Follower:
         self.stored_line = reader.register(STORED_LINE, ReaderKind.LOSSY, None, self.stored)
         self._has_doorbell = doorbell_index is not None
         if found is None:
-            self.journal.mark(reader.epoch, self.safe)
+            self._begin()
+
+    def _begin(self) -> None:
+        """First life of this ring."""
+        self.journal.mark(self.reader.epoch, self.safe)
 
     def _leave_old_epoch(self, found: Position, inherited: Sequence[BatchHead]) -> None:
         """The ring of the last life is gone, with all that was not safe by then."""
@@ -109,18 +120,25 @@ class Follower:
     # -- the work -----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Follow until told to leave, then empty the ring and return."""
+        """Follow until told to leave, then empty the ring of what is in it by then and return."""
+        if not await self._settled():
+            return
         log.info("stream=%s epoch=%d following from=%d", self.stream, self.reader.epoch, self.safe)
         if self._open is not None and not await self._repeat(self._open):
             return
         interval = self.config.flush_interval_ms / 1000
         while True:
-            await self._empty(at_least=1 if self.leaving else self.config.batch_rows)
-            if self.leaving and not self._waiting():
-                self.journal.mark(self.reader.epoch, self.safe, drained=True)
+            await self._empty(at_least=1 if self.leaving else self.batch_rows)
+            if self.leaving and self.safe >= self._leave_at:
+                if not self.reader.has_producer() and not self._waiting():  # in this order: nothing comes after
+                    self.journal.mark(self.reader.epoch, self.safe, drained=True)
                 return
             await self._sleep(interval)
             await self._empty(at_least=1)
+
+    async def _settled(self) -> bool:
+        """Wait for what must be known before the first batch; False when we are to leave first."""
+        return True
 
     async def _empty(self, at_least: int) -> None:
         """Hand over batches until fewer than `at_least` rows wait; at 1 whatever is there, once.
@@ -130,8 +148,8 @@ class Follower:
         """
         prepared = await self._prepare(self.safe) if self._waiting() >= at_least else None
         while prepared is not None:
-            following: asyncio.Future[_Prepared] | None = None
-            if self.reader.published() - prepared.stop >= self.config.batch_rows:
+            following: asyncio.Future[Prepared] | None = None
+            if self.reader.published() - prepared.stop >= self.batch_rows:
                 following = asyncio.ensure_future(self._prepare(prepared.stop))
             try:
                 await self._hand_over(prepared)
@@ -142,24 +160,27 @@ class Follower:
             prepared = await following if following is not None else None
         self._show()
 
-    async def _prepare(self, cursor: int) -> _Prepared:
-        if self.reader.published() - cursor < ROWS_ON_LOOP:
-            return self._read(cursor, self.config.batch_rows)
-        return await asyncio.to_thread(self._read, cursor, self.config.batch_rows)
+    async def _prepare(self, cursor: int) -> Prepared:
+        if self.reader.published() - cursor < self.rows_on_loop:
+            return self._read(cursor, self.batch_rows)
+        return await asyncio.to_thread(self._read, cursor, self.batch_rows)
 
-    def _read(self, cursor: int, limit: int) -> _Prepared:
+    def _read(self, cursor: int, limit: int) -> Prepared:
         """Copy and encode the next rows. Runs on a thread, never twice at a time for one stream."""
         reader = self.reader
         rows, stop, lost = reader.read(cursor, limit)
         first = stop - len(rows)
         rows = rows[: rows_of_one_partition(rows)]
-        batch = None
-        if len(rows):
-            batch = make_batch(
-                self.record, self.stream, table_name(self.record), rows, reader.keys,
-                epoch=reader.epoch, first=first, stop=first + len(rows),
-            )  # fmt: skip
-        return _Prepared(first, first + len(rows), lost, rows, batch, self.metrics.count(rows, reader.keys))
+        batches = self._encode(rows, first) if len(rows) else ()
+        return Prepared(first, first + len(rows), lost, rows, batches, self.metrics.count(rows, reader.keys))
+
+    def _encode(self, rows: np.ndarray, first: int) -> Sequence[Batch]:
+        """The batches of a range of the ring."""
+        batch = make_batch(
+            self.record, self.stream, table_name(self.record), rows, self.reader.keys,
+            epoch=self.reader.epoch, first=first, stop=first + len(rows),
+        )  # fmt: skip
+        return () if batch is None else (batch,)
 
     def _waiting(self) -> int:
         return self.reader.published() - self.safe
@@ -168,24 +189,24 @@ class Follower:
         """Until the interval is over, a full batch has come, or the follower is to leave."""
         self.woken.clear()
         if self._has_doorbell:
-            self.line.arm(self.safe + self.config.batch_rows)
+            self.line.arm(self.safe + self.batch_rows)
             full_barrier()
-        if self._waiting() < self.config.batch_rows and not self.leaving:
+        if self._waiting() < self.batch_rows and not self.leaving:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    while not self.leaving and self._waiting() < self.config.batch_rows:
+                    while not self.leaving and self._waiting() < self.batch_rows:
                         await self.woken.wait()
                         self.woken.clear()
         self.line.disarm()
 
-    async def _hand_over(self, prepared: _Prepared) -> None:
-        rows, batch, stop = prepared.rows, prepared.batch, prepared.stop
+    async def _hand_over(self, prepared: Prepared) -> None:
+        rows, stop = prepared.rows, prepared.stop
         if prepared.lost:
             self._lapped(prepared.lost, rows)
         if not len(rows):
             return
-        if batch is not None:
-            await self._deliver(prepared.first, stop, rows, batch)
+        if prepared.batches:
+            await self._deliver(prepared)
         elif self.stored >= prepared.first:
             self._advance_stored(stop)  # nothing but withdrawn rows
         self.metrics.add(prepared.counts)
@@ -193,17 +214,26 @@ class Follower:
         self.metrics.last_message.set(self._last_receipt / 1e9)
         self._advance(stop)
 
-    def _intend(self, first: int, stop: int, rows: np.ndarray, batch: Batch) -> None:
-        at = int(np.argmax(rows["nth"] == batch.head.nth)) if batch.head.rows != len(rows) else 0
-        self.journal.intend(self.reader.epoch, first, stop, int(rows["key_id"][at]), batch.head.nth)
+    def _probe(self, prepared: Prepared) -> tuple[int, int]:
+        """Two numbers by which `_identity` finds the row that tells whether an intent was carried out."""
+        rows, head = prepared.rows, prepared.batches[-1].head
+        at = int(np.argmax(rows["nth"] == head.identity["nth"])) if head.rows != len(rows) else 0
+        return int(rows["key_id"][at]), int(rows["nth"][at])
 
-    async def _deliver(self, first: int, stop: int, rows: np.ndarray, batch: Batch) -> None:
+    def _identity(self, intent: Position) -> tuple[str, dict[str, str | int]]:
+        """The table and the identity of the row that is there if and only if the intent was carried out."""
+        key_id, nth = intent.probe_key, intent.probe_nth
+        return table_name(self.record), identity_of(self.record, self.reader.keys, key_id, intent.epoch, nth)
+
+    async def _deliver(self, prepared: Prepared) -> None:
         said = False
-        while True:
+        waiting = list(prepared.batches)
+        while waiting:
             try:
-                self._intend(first, stop, rows, batch)
-                await self.delivery.deliver(batch)
-                return
+                self.journal.intend(self.reader.epoch, prepared.first, prepared.stop, *self._probe(prepared))
+                while waiting:
+                    await self.delivery.deliver(waiting[0])
+                    del waiting[0]
             except DiskUnusable as error:
                 self._all_metrics.disk_errors.inc()
                 # The rows wait in the ring as long as it holds them; what is overwritten meanwhile is a lap.
@@ -213,10 +243,14 @@ class Follower:
                 self._show()
                 await asyncio.sleep(RETRY_S)
 
+    def _final(self, head: BatchHead) -> bool:
+        """Whether a batch is the last of its range: with it, all of the range is there."""
+        return True
+
     def acknowledged(self, head: BatchHead) -> None:
         """ClickHouse has a batch of this stream."""
         self.metrics.batches.inc()
-        if head.epoch == self.reader.epoch:
+        if head.epoch == self.reader.epoch and self._final(head):
             self._advance_stored(head.stop)
 
     def _advance_stored(self, stop: int) -> None:
@@ -240,9 +274,10 @@ class Follower:
         False when we are to leave before its fate is known: then it is left to the next life.
         """
         prepared = self._read(intent.safe, intent.stop - intent.safe)
-        if not prepared.lost and prepared.stop == intent.stop and prepared.batch is not None:
+        if not prepared.lost and prepared.stop == intent.stop and prepared.batches:
             log.info("stream=%s repeating from=%d to=%d", self.stream, intent.safe, intent.stop)
-            prepared.batch.uncertain = True
+            for batch in prepared.batches:
+                batch.uncertain = True
             await self._hand_over(prepared)
             return True
         # The ring has gone on over the batch. If it was stored, it was stored whole; if not, a part of it is lost.
@@ -261,14 +296,11 @@ class Follower:
 
     async def _ask(self, intent: Position) -> bool | None:
         """Whether ClickHouse has the batch of an intent; None when it gives no answer until we are to leave."""
-        key = self.reader.keys[intent.probe_key].attributes
+        client, database = self.delivery.client, self.config.clickhouse.database
+        table, identity = self._identity(intent)
         while not self.leaving:
             with contextlib.suppress(StorageError):
-                return await is_stored(
-                    self.delivery.client, self.config.clickhouse.database, table_name(self.record),
-                    exchange=str(key.get("exchange", "")), instrument=str(key.get("instrument", "")),
-                    epoch=intent.epoch, nth=intent.probe_nth, key=key_of(self.record, key),
-                )  # fmt: skip
+                return await is_stored(client, database, table, identity)
             await asyncio.sleep(RETRY_S)
         return None
 
@@ -302,8 +334,9 @@ class Follower:
     # -- the end ------------------------------------------------------------------------------------------------
 
     def leave(self) -> None:
-        """Empty the ring and return from `run`."""
+        """Store what is in the ring by now and return from `run`."""
         self.leaving = True
+        self._leave_at = self.reader.published()
         self.woken.set()
 
     def _show(self) -> None:

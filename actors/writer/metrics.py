@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,14 @@ _P = "tickring_storage_"
 
 
 class Metrics:
-    """Of the whole writer."""
+    """Of one way to ClickHouse: the market data's, or with the label `lane` the desk's."""
 
-    def __init__(self, page: MetricsPage) -> None:
-        counter, gauge = page.counter, page.gauge
+    def __init__(self, page: MetricsPage, lane: str = "") -> None:
+        self.labels = {"lane": lane} if lane else {}
+        counter, gauge = partial(page.counter, **self.labels), partial(page.gauge, **self.labels)
         self.page = page
         self.up = gauge(_P + "clickhouse_up", "1 = ClickHouse takes inserts, 0 = batches go to the spool")
-        self.insert_seconds = page.histogram(_P + "insert_seconds", "Time of one insert", INSERT_SECONDS)
+        self.insert_seconds = page.histogram(_P + "insert_seconds", "Time of one insert", INSERT_SECONDS, **self.labels)
         self.insert_bytes = counter(_P + "insert_bytes_total", "Bytes of Native blocks that ClickHouse acknowledged")
         self.insert_errors = counter(_P + "clickhouse_insert_errors_total", "Inserts without an acknowledgement")
         self.error_rate = gauge(_P + "error_rate_percent", "Inserts without an acknowledgement, of the last 100")

@@ -99,7 +99,7 @@ def test_batch_leaves_withdrawn_rows_out_and_keeps_its_token():
     whole = make_batch(TRADE, "p.trade", "trades", rows, keys_for(2), epoch=1, first=5, stop=15)
     rows["flags"][:4] |= np.uint32(Flag.VOID)
     batch = make_batch(TRADE, "p.trade", "trades", rows, keys_for(2), epoch=1, first=5, stop=15)
-    assert (batch.head.rows, batch.head.nth) == (6, 4)
+    assert (batch.head.rows, batch.head.identity["nth"]) == (6, 4)
     assert batch.head.token == whole.head.token == "p.trade/1/5-15"
     rows["flags"] |= np.uint32(Flag.VOID)
     assert make_batch(TRADE, "p.trade", "trades", rows, keys_for(2), epoch=1, first=5, stop=15) is None

@@ -12,7 +12,7 @@ from tickring.codecs.records import COUNT, PRICE, QUANTITY
 from tickring.ringbuf import Key
 from tickring.storage.history import History
 from tickring.storage.native import column_names, encode_block
-from tickring.storage.schema import SchemaOptions, create_table, ensure_schema, qualified_table
+from tickring.storage.schema import SchemaOptions, create_table, ensure_schema, qualified_table, table_spec
 
 from .processes import key_attributes
 
@@ -63,7 +63,7 @@ def test_field_added_by_one_line_appears_in_text_schema_and_documentation():
 
 def test_field_added_by_one_line_alters_a_filled_store_and_old_rows_read_its_default(with_client, server):
     options = SchemaOptions(database=server.database)
-    assert "`orders` UInt64" in create_table(AFTER, options)
+    assert "`orders` UInt64" in create_table(table_spec(AFTER, options), options)
 
     async def insert(client, record, nth, **values):
         block = encode_block(record, row(record, nth, **values), {0: KEY}, 1)

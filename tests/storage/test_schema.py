@@ -9,7 +9,7 @@ import pytest
 
 from tickring.codecs.record import Field, RecordType
 from tickring.codecs.records import FUNDING, KLINE, MARKET_RECORDS, PRICE, QUANTITY, QUOTE, TRADE
-from tickring.storage.schema import SchemaOptions, create_table, ensure_schema
+from tickring.storage.schema import SchemaOptions, create_table, ensure_schema, table_spec
 
 
 def options(client, **more):
@@ -54,7 +54,8 @@ def test_schema_remembers_tokens_and_drops_expired_days_whole(with_client):
 
 
 def test_schema_of_a_cluster_names_its_engine_and_window():
-    ddl = create_table(TRADE, SchemaOptions(engine="ReplicatedMergeTree", retention_days={"trade": 0}))
+    options = SchemaOptions(engine="ReplicatedMergeTree", retention_days={"trade": 0})
+    ddl = create_table(table_spec(TRADE, options), options)
     assert "ENGINE = ReplicatedMergeTree\n" in ddl
     assert "replicated_deduplication_window = 10000" in ddl
     assert "TTL" not in ddl
@@ -178,6 +179,7 @@ def test_schema_leaves_columns_with_a_default_of_a_persons_own(with_client):
 
 
 def test_kinds_of_the_catalogue_have_a_codec():
-    ddl = create_table(variant(Field("a", PRICE, "p"), Field("b", QUANTITY, "it's", length=3)), SchemaOptions())
+    record = variant(Field("a", PRICE, "p"), Field("b", QUANTITY, "it's", length=3))
+    ddl = create_table(table_spec(record, SchemaOptions()), SchemaOptions())
     assert "`a` Float64 COMMENT 'p' CODEC(Delta(8), ZSTD(1))" in ddl
     assert r"`b` Array(Float64) COMMENT 'it\'s' CODEC(ZSTD(1))" in ddl

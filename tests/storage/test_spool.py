@@ -20,7 +20,7 @@ MIB = 1 << 20
 def batch(n, size=1000, uncertain=False):
     head = BatchHead(
         stream="p.trade", record="trade", table="trades", columns=["a"], epoch=1, first=n, stop=n + 1, rows=1,
-        token=f"p.trade/1/{n}", exchange="binance", instrument="X", nth=n, ts_first_ns=n, ts_last_ns=n,
+        token=f"p.trade/1/{n}", identity={"instrument": "X", "nth": n}, ts_first_ns=n, ts_last_ns=n,
     )  # fmt: skip
     return Batch(head, bytes([n % 251]) * size, uncertain)
 
