@@ -8,6 +8,7 @@
 | `signals` | what this machine can see: metrics, hosts, topics, risk |
 | `store` | alerts and rules on disk |
 | `told` | alerts that arrive on the topic |
+| `past` | those of them that only ClickHouse has |
 | `commands` | the socket: acknowledge, resolve, rules |
 | `produce` | our own alerts on the topic, where that is wanted |
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import logging
 import time
@@ -16,11 +15,14 @@ import msgspec
 
 from ...codecs.desk.canonical import Alert
 from ...codecs.record import Flag
+from ...storage.client import Client
+from ...storage.errors import StorageError
 from ..runtime import BEAT_INTERVAL_S, ActorContext
 from .book import AlertBook, Entry
 from .commands import BadCommand, member, serve, unlink
 from .config import Config
 from .defaults import DEFAULT_RULES
+from .past import past_alerts
 from .produce import Producer, message
 from .publish import Publisher
 from .rules import Finding, Labels, Rule, Watch
@@ -31,6 +33,7 @@ from .told import Desk, context_of
 log = logging.getLogger(__name__)
 
 SOURCE = "tickring"
+PAST_RETRY_S = 2.0
 _REPEATED = int(Flag.REPEATED)
 SEVERITIES = {
     "INFO": "INFO", "LOW": "LOW", "MEDIUM": "MEDIUM", "WARNING": "MEDIUM", "HIGH": "HIGH", "ERROR": "HIGH",
@@ -50,8 +53,10 @@ class Alerts:
         self.collector = Collector(ctx.folder, ctx.data)
         self.desk = Desk(ctx.folder)
         self.watch = Watch()
+        self._past_wanted = asyncio.Event()
+        self._past_wanted.set()
         self.rules = self._all_rules()
-        self.producer = Producer(ctx.page, self.config.bootstrap_servers) if self.config.produce else None
+        self.producer = Producer(ctx.page, self.config.bootstrap_servers, ctx.folder) if self.config.produce else None
         page = ctx.page
         self._raised = {
             severity: page.counter("tickring_alerts_raised_total", "Alerts raised", severity=severity)
@@ -103,15 +108,42 @@ class Alerts:
             follower.next = place.sequence
         items = follower.items()
         for item in items:
-            if item.flags & _REPEATED:
-                continue
-            known = self.book.get(item.value.alert_id)
-            entry = self.book.tell(item.value)
-            if entry is not None:
-                self._changed(entry, raised=known is None and not entry.alert.resolved)
+            if not item.flags & _REPEATED:
+                self._tell(item.value)
+        if items and follower.epoch != place.epoch:
+            self._past_wanted.set()  # the topic went on behind what is stored: what is stored is not all told yet
         if items:
             offsets = {**place.offsets, **{str(item.partition): item.offset + 1 for item in items}}
             self.store.put_place(Place(epoch=follower.epoch, sequence=follower.next, offsets=offsets))
+
+    def _tell(self, alert: Alert) -> None:
+        known = self.book.get(alert.alert_id)
+        entry = self.book.tell(alert)
+        if entry is not None:
+            self._changed(entry, raised=known is None and not entry.alert.resolved)
+
+    async def _tell_past(self) -> None:
+        """Take from ClickHouse what was told in a ring that is gone. Telling twice changes nothing."""
+        client = Client(self.config.clickhouse, self.ctx.folder, self.ctx.data)
+        offsets = dict(self.store.place.offsets)
+        try:
+            while True:
+                await self._past_wanted.wait()
+                self._past_wanted.clear()
+                try:
+                    while True:
+                        alerts, ends = await past_alerts(client, offsets, self.config.default_account)
+                        for alert in alerts:
+                            self._tell(alert)
+                        offsets |= ends
+                        if not ends:
+                            break
+                except StorageError as error:
+                    log.info("alerts of the past: %s: asked again", error)
+                    self._past_wanted.set()
+                    await asyncio.sleep(PAST_RETRY_S)
+        finally:
+            await client.close()
 
     def look(self) -> None:
         """Take what arrived, and look at the rules."""
@@ -241,7 +273,9 @@ class Alerts:
             "list": lambda _: {"alerts": list(self.book)}, "rules": lambda _: {"rules": list(self.rules.values())},
             "put_rule": self.put_rule, "drop_rule": self.drop_rule,
         })  # fmt: skip
-        producing = asyncio.create_task(self.producer.run()) if self.producer is not None else None
+        background = [asyncio.create_task(self._tell_past())]
+        if self.producer is not None:
+            background.append(asyncio.create_task(self.producer.run()))
         self.ctx.running()
         try:
             next_look = 0.0
@@ -258,10 +292,9 @@ class Alerts:
         finally:
             server.close()
             unlink(self.ctx.folder)
-            if producing is not None:
-                producing.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await producing
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
             self.store.sync(self.book)
             self.store.close()
             self.desk.close()

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ...codecs.desk.canonical import Alert
 from ...ringbuf import MetricsPage
+from ..topic.brokers import servers
 from .told import ALERTS_TOPIC
 
 log = logging.getLogger(__name__)
@@ -36,8 +38,8 @@ def message(alert: Alert, iso: str) -> dict[str, Any]:
 class Producer:
     """Sends in the background; what does not fit the queue while the broker is away is counted, not kept."""
 
-    def __init__(self, page: MetricsPage, bootstrap_servers: str) -> None:
-        self._servers = bootstrap_servers
+    def __init__(self, page: MetricsPage, bootstrap_servers: str, folder: Path) -> None:
+        self._servers, self._folder = bootstrap_servers, folder
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue(WAITING_MAX)
         name = "tickring_alerts_produced_total"
         self._sent = page.counter(name, "Alerts produced to alerts.v1", outcome="sent")
@@ -56,8 +58,10 @@ class Producer:
         from aiokafka.errors import KafkaError
 
         while True:
-            producer = AIOKafkaProducer(bootstrap_servers=self._servers, enable_idempotence=True)
+            producer: AIOKafkaProducer | None = None
             try:
+                addresses = servers(self._servers, self._folder)
+                producer = AIOKafkaProducer(bootstrap_servers=addresses, enable_idempotence=True)
                 await producer.start()
                 while True:
                     await producer.send_and_wait(ALERTS_TOPIC, await self._waiting.get())
@@ -66,6 +70,7 @@ class Producer:
                 log.warning("alerts are not produced: %s", error)
                 self._dropped.inc()
             finally:
-                with contextlib.suppress(KafkaError, OSError):
-                    await producer.stop()
+                if producer is not None:
+                    with contextlib.suppress(KafkaError, OSError):
+                        await producer.stop()
             await asyncio.sleep(5)
