@@ -1,0 +1,215 @@
+"""What positions are valued at, and what one currency is worth in another: from the quotes that the feeds collect.
+
+A symbol is found however it is written: `BTCUSDT`, `BTC-USDT`, `BTC/USDT`, or by the exchange's own name. Where no
+feed collects it, a position is valued at the last price that an event or a fill of the symbol told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...codecs.desk.money import UNIT, divide, parse_amount
+from ...codecs.errors import UnknownExchange, UnknownSymbol
+from ...codecs.symbols import EXCHANGES, parse_exchange, parse_symbol
+from ..front.catalog import Catalog, FileId, Source
+from .book import Position
+from .config import Config
+from .fold import RATE_UNIT, Execution, Terms
+from .totals import NO_MARK, Mark
+
+QUOTE_STREAM = "quote"
+QUOTE, FILL, EVENT = 1, 2, 3  # indices in `records.MARKS`
+NS = 1_000_000_000
+_SCALE = RATE_UNIT // UNIT
+
+
+def mid(source: Source) -> tuple[int, int] | None:
+    """`(price in units of 1e-8, when it was received)` between best bid and ask; None where one of them is missing."""
+    row = source.reader.latest(source.key_id)
+    if row is None:
+        return None
+    bid, ask = float(row["bid"]), float(row["ask"])
+    if not 0 < bid < 1e18 or not 0 < ask < 1e18:
+        return None
+    return divide(parse_amount(bid)[0] + parse_amount(ask)[0], 2), int(row["ts_recv_ns"])
+
+
+class Quotes(Catalog):
+    """The quotes alone: the keys of the other streams would only take memory."""
+
+    def _files(self) -> Iterator[tuple[tuple[str, str], tuple[FileId, FileId]]]:
+        return (found for found in super()._files() if found[0][1] == QUOTE_STREAM)
+
+
+class Marks:
+    """Quotes of one instance."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.config = config
+        self.catalog = Quotes(folder)
+        self._same = {config.currency, *config.same_currencies}
+        self._rates = {pair: parse_amount(text)[0] * _SCALE for pair, text in config.rates.items()}
+        self._sources: dict[tuple[str, str], Source | None] = {}
+        self._pairs: dict[str, Source | None] = {}
+        self._generation = self.catalog.generation
+        self._counts: dict[int, int] = {}  # position -> records of its quote when it was last looked at
+        self._events: dict[str, Mark] = {}  # pair -> last price that an event told
+        self._traded: dict[str, tuple[int, int]] = {}  # pair -> (event time, price) of its last fill
+
+    def refresh(self) -> None:
+        """See which quotes there are now."""
+        self.catalog.refresh()
+        if self.catalog.generation != self._generation:
+            self._generation = self.catalog.generation
+            self._sources.clear()
+            self._pairs.clear()
+            self._counts.clear()
+
+    def close(self) -> None:
+        self.catalog.close()
+
+    # -- finding --------------------------------------------------------------------------------------------------
+
+    def source(self, venue: str, symbol: str) -> Source | None:
+        """The quotes of a symbol; None where nobody collects it."""
+        place = (venue, symbol)
+        if place not in self._sources:
+            self._sources[place] = self._seek(venue, symbol)
+        return self._sources[place]
+
+    def _seek(self, venue: str, symbol: str) -> Source | None:
+        try:
+            exchange, market = parse_exchange(venue)
+            exchanges = [exchange]
+        except UnknownExchange:
+            exchanges, market = list(EXCHANGES), None
+        market = market or self.config.mark_market
+        for exchange in exchanges:
+            found = self.catalog.find_native(QUOTE_STREAM, exchange, symbol, market)
+            if found is None:
+                try:
+                    instrument = parse_symbol(symbol, market).instrument
+                except UnknownSymbol:
+                    continue
+                found = self.catalog.find_instrument(QUOTE_STREAM, exchange, instrument)
+            found = found or self.catalog.find_native(QUOTE_STREAM, exchange, symbol)
+            if found is not None:
+                return found
+        return None
+
+    def terms(self, venue: str, symbol: str) -> tuple[Terms, bool]:
+        """What an instrument's quantities are worth: as configured (True), as its exchange lists it, or plain."""
+        for contract in self.config.contracts:
+            if contract.symbol == symbol and contract.venue in ("", venue):
+                return Terms(contract.inverse, parse_amount(contract.value)[0]), True
+        source = self.source(venue, symbol)
+        if source is not None and source.key.attributes.get("inverse"):
+            return Terms(True, parse_amount(source.key.attributes.get("contract_value", 1))[0]), False
+        return Terms(), False
+
+    # -- marks ----------------------------------------------------------------------------------------------------
+
+    def told(self, symbol: str, price: int, ts_ns: int) -> None:
+        """An event told a price of a symbol."""
+        known = self._events.get(pair_of(symbol))
+        if price > 0 and (known is None or known.seen_ns <= ts_ns):
+            self._events[pair_of(symbol)] = Mark(price, ts_ns, EVENT)
+
+    def mark(self, position: Position) -> Mark:
+        """What a position is valued at now."""
+        source = self.source(position.key[2], position.key[3])
+        if source is not None:
+            count = source.reader.count(source.key_id)
+            if position.valued and self._counts.get(position.number) == count and position.valued.mark.kind == QUOTE:
+                return position.valued.mark
+            found = mid(source)
+            if found is not None:
+                self._counts[position.number] = count
+                return Mark(*found, QUOTE)
+        state = position.state
+        event = self._events.get(pair_of(position.key[3]))
+        if event is not None and event.seen_ns >= state.ts_ns:
+            return event
+        return Mark(state.price, state.ts_ns, FILL) if state.price else NO_MARK
+
+    # -- rates ----------------------------------------------------------------------------------------------------
+
+    def traded(self, position: Position) -> None:
+        """Take notice of the last price of a position's pair: it may be what a fee is converted with."""
+        if position.base and position.quote:
+            pair, state = f"{position.base}-{position.quote}", position.state
+            if state.ts_ns >= self._traded.get(pair, (0, 0))[0] and state.price:
+                self._traded[pair] = state.ts_ns, state.price
+
+    def fee_rate(self, asset: str, position: Position, execution: Execution, now_ns: int) -> int:
+        """What a fee is converted with to the settlement currency of a fill, units of 1e-16; 0 = not known.
+
+        A fee in the base currency is worth the fill's own price. Else quotes, where the fill is of now; the last fill
+        of that pair; what is configured; and at last the quotes of now for a fill of then.
+        """
+        settled = position.settled_in
+        if not asset or asset == settled or (asset in self._same and settled in self._same):
+            return RATE_UNIT
+        price = execution.price
+        if price and asset == position.base and settled == position.quote:
+            return price * _SCALE
+        if price and position.terms.inverse and (asset == position.quote or asset in self._same):
+            return divide(RATE_UNIT * UNIT, price)
+        quoted = self._quoted(asset, settled)
+        if quoted and abs(now_ns - execution.ts_ns) <= self.config.rate_max_age_s * NS:
+            return quoted
+        return self._last_traded(asset, settled) or self._configured(asset, settled) or quoted
+
+    def rate(self, asset: str) -> int:
+        """From a settlement currency to that of the report, now; 0 = not known."""
+        currency = self.config.currency
+        if not asset or asset in self._same:
+            return RATE_UNIT
+        return self._quoted(asset, currency) or self._configured(asset, currency) or self._last_traded(asset, currency)
+
+    def _names(self, one: str, other: str) -> list[tuple[str, bool]]:
+        """Pairs that say what one currency is worth in another, and whether the wrong way round."""
+        ones = [one, *sorted(self._same - {one})] if one in self._same else [one]
+        others = [other, *sorted(self._same - {other})] if other in self._same else [other]
+        pairs = [(f"{a}-{b}", False) for a in ones for b in others]
+        return pairs + [(f"{b}-{a}", True) for a in ones for b in others]
+
+    def _quoted(self, one: str, other: str) -> int:
+        for pair, reverse in self._names(one, other):
+            if pair not in self._pairs:
+                self._pairs[pair] = next(
+                    (s for e in EXCHANGES if (s := self.catalog.find_instrument(QUOTE_STREAM, e, pair))), None
+                )
+            source = self._pairs[pair]
+            found = mid(source) if source else None
+            if found and found[0]:
+                return divide(RATE_UNIT * UNIT, found[0]) if reverse else found[0] * _SCALE
+        return 0
+
+    def _last_traded(self, one: str, other: str) -> int:
+        for pair, reverse in self._names(one, other):
+            if (found := self._traded.get(pair)) is not None:
+                return divide(RATE_UNIT * UNIT, found[1]) if reverse else found[1] * _SCALE
+        return 0
+
+    def _configured(self, one: str, other: str) -> int:
+        for pair, reverse in self._names(one, other):
+            if found := self._rates.get(pair):
+                return divide(RATE_UNIT * RATE_UNIT, found) if reverse else found
+        return 0
+
+
+_pairs: dict[str, str] = {}
+
+
+def pair_of(symbol: str) -> str:
+    """The pair of a symbol in whatever form; the symbol itself where it has none. Few different ones: kept."""
+    found = _pairs.get(symbol)
+    if found is None:
+        try:
+            found = parse_symbol(symbol).pair
+        except UnknownSymbol:
+            found = symbol
+        _pairs[symbol] = found
+    return found

@@ -1,0 +1,96 @@
+"""What other producers state about prices and positions: it values what no feed collects, and is compared with ours.
+
+Claims change nothing here. They are kept beside our figures, and the difference is a metric.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from ...codecs.desk.canonical import TOPICS, MarketData, PositionUpdate, Risk
+from ...codecs.desk.records import STATEMENT, TEXTS
+from ...ringbuf import ByteRingReader, RingError, StreamReader, bytes_filename
+
+log = logging.getLogger(__name__)
+
+PRODUCERS = {
+    f"topic-{topic.replace('.', '-')}": msgspec.json.Decoder(kind).decode
+    for topic, kind in TOPICS.items()
+    if kind in (Risk, MarketData, PositionUpdate)
+}
+READ_MAX = 4096
+LOOK_BACK = 1024  # statements read at the start
+
+
+class Statements:
+    """The `statement` streams that matter here, read now and then; what was missed is told again soon.
+
+    Args:
+        price: takes a symbol's price: ``(symbol, price in units of 1e-8, event time)``.
+        claim: takes the quantity of a position: ``(account, strategy, symbol, quantity in units of 1e-8)``.
+    """
+
+    def __init__(
+        self, folder: Path, price: Callable[[str, int, int], None], claim: Callable[[str, str, str, int], None]
+    ) -> None:
+        self.folder, self._price, self._claim = folder, price, claim
+        self._readers: dict[str, tuple[StreamReader, ByteRingReader, int]] = {}
+        self._cursors: dict[str, int] = {}
+
+    def refresh(self) -> None:
+        """Attach what is new or was made anew."""
+        for producer in PRODUCERS:
+            path = self.folder / f"{producer}.{STATEMENT.name}.ring"
+            try:
+                inode = path.stat().st_ino
+            except FileNotFoundError:
+                inode = 0
+            known = self._readers.get(producer)
+            if known is not None and known[2] != inode:
+                self._leave(producer)
+                known = None
+            if known is None and inode:
+                try:
+                    reader = StreamReader(self.folder, producer, STATEMENT.name, STATEMENT.dtype, STATEMENT.fingerprint)
+                    texts = ByteRingReader(self.folder / bytes_filename(producer, TEXTS))
+                except RingError as error:
+                    log.debug("producer=%s not yet: %s", producer, error)
+                    continue
+                self._readers[producer] = reader, texts, inode
+                self._cursors[producer] = max(0, reader.published() - LOOK_BACK)
+
+    def _leave(self, producer: str) -> None:
+        reader, texts, _ = self._readers.pop(producer)
+        reader.close()
+        texts.close()
+
+    def read(self) -> None:
+        """Take what is new."""
+        for producer, (reader, texts, _) in self._readers.items():
+            if reader.published() == self._cursors[producer]:
+                continue
+            rows, self._cursors[producer], _ = reader.read(self._cursors[producer], READ_MAX)
+            for at, size in zip(rows["text_at"].tolist(), rows["text_size"].tolist(), strict=True):
+                text = texts.read(at, size)
+                if text is not None:
+                    self._take(PRODUCERS[producer](text))
+
+    def _take(self, event: object) -> None:
+        if isinstance(event, MarketData):
+            price = (event.bid + event.ask) // 2 if event.bid and event.ask else event.price
+            self._price(event.symbol, price, event.timestamp)
+        elif isinstance(event, PositionUpdate) and event.current_price:
+            self._price(event.symbol, event.current_price, event.timestamp)
+        elif isinstance(event, Risk):
+            for position in event.positions:
+                side = position.side or position.position_side or "LONG"
+                quantity = -abs(position.quantity) if side == "SHORT" else position.quantity
+                self._claim(event.account_id, event.strategy_id, position.symbol, quantity)
+
+    def close(self) -> None:
+        for producer in list(self._readers):
+            self._leave(producer)

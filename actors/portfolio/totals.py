@@ -1,0 +1,232 @@
+"""Sums over positions: of an account, of its strategies, and of each symbol, in the currency of the report.
+
+A group is `(account, strategy, symbol)`, where `ALL` stands for all of them: `(a, ALL, ALL)`, `(a, s, ALL)`,
+`(a, ALL, x)` and `(a, s, x)`. Sums are kept up to date by differences, so a fill costs the same however many positions
+there are.
+
+What follows from fills alone (everything realised, and equity at the prices of the fills by day) is the same however
+they arrived. What was seen of the market beside them cannot be had again: the last difference of each day between
+equity at the marks and at the prices of the fills (`closes`), the peak, and the largest drawdown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from ...codecs.desk.canonical import ALL_SYMBOLS as ALL
+from ...codecs.desk.money import UNIT, divide
+from . import statistics
+from .book import Position
+from .fold import RATE_UNIT
+
+Name = tuple[str, str, str]  # account, strategy, symbol
+
+
+class Mark(NamedTuple):
+    """What a position is valued at."""
+
+    price: int = 0  # units of 1e-8; 0 = not known
+    seen_ns: int = 0  # our clock, of a quote; the event's own, of a fill or an event
+    kind: int = 0  # index in `records.MARKS`
+
+
+NO_MARK = Mark()
+
+
+class Sums(NamedTuple):
+    """What adds up. Money in units of 1e-16."""
+
+    realized: int = 0
+    unrealized: int = 0
+    fees: int = 0
+    volume: int = 0
+    long_exposure: int = 0
+    short_exposure: int = 0
+    gross_profit: int = 0
+    gross_loss: int = 0
+    claimed: int = 0
+    fills: int = 0
+    wins: int = 0
+    losses: int = 0
+    holding_ns: int = 0
+    open: int = 0
+
+    @property
+    def pnl(self) -> int:
+        return self.realized + self.unrealized - self.fees
+
+
+NOTHING = Sums()
+
+
+class Valued(NamedTuple):
+    """A position at its mark. Market value and cost are positive where long, also of inverse contracts."""
+
+    mark: Mark
+    rate: int  # from its settlement currency to that of the report, units of 1e-16
+    market_value: int
+    cost: int
+    unrealized: int
+    sums: Sums
+    wins_of: tuple[int, int]  # largest win and loss
+
+
+def value(position: Position, mark: Mark, rate: int) -> Valued:
+    """A position at a mark; without one its unrealised PnL counts as 0."""
+    state, terms = position.state, position.terms
+    worth = terms.value(state.quantity, mark.price) if mark.price else state.cost
+    unrealized = worth - state.cost
+    sign = -1 if terms.inverse else 1
+    market_value, cost = sign * worth, sign * state.cost
+    money = (
+        state.realized, unrealized, state.fees, state.volume, max(0, market_value), max(0, -market_value),
+        state.gross_profit, state.gross_loss, state.claimed * UNIT,
+    )  # fmt: skip
+    largest = (state.largest_win, state.largest_loss)
+    if rate != RATE_UNIT:
+        money = tuple(divide(one * rate, RATE_UNIT) for one in money)
+        largest = (divide(largest[0] * rate, RATE_UNIT), divide(largest[1] * rate, RATE_UNIT))
+    counts = (state.fills, state.wins, state.losses, state.holding_ns, int(state.quantity != 0))
+    sums = Sums._make((*money, *counts))
+    return Valued(mark, rate, market_value, cost, unrealized, sums, largest)
+
+
+class Group:
+    """One group and its history by day."""
+
+    def __init__(self, name: Name, capital: int) -> None:
+        self.name, self.capital = name, capital
+        self.members: list[Position] = []
+        self.sums = NOTHING
+        self.largest_win = self.largest_loss = 0
+        self.peak = 0  # highest PnL seen
+        self.max_drawdown = 0.0
+        self.deltas: dict[int, int] = {}  # day -> change of equity at the prices of the fills
+        self.closes: dict[int, int] = {}  # day -> what the marks last said beyond that
+        self.paper = 0  # sum of the deltas
+        self.dirty = True  # to be published
+        self.unsaved = False  # closes and peak have changed
+        self._history: tuple[int, list[int], float] = (0, [], 0.0)  # day, equity of the days before, Sharpe ratio
+        self._outdated = False  # a fill of a day before came since
+
+    def add(self, new: Sums, old: Sums) -> None:
+        self.sums = Sums._make(a + b - c for a, b, c in zip(self.sums, new, old, strict=True))
+        self.dirty = True
+
+    def add_days(self, changes: dict[int, int]) -> None:
+        """Changes of equity by day."""
+        for day, by in changes.items():
+            self.deltas[day] = self.deltas.get(day, 0) + by
+            self.paper += by
+            self._outdated |= day < self._history[0]
+
+    def seek_largest(self) -> None:
+        """Look at all members: one of them has folded anew."""
+        self.largest_win = max((one.valued.wins_of[0] for one in self.members if one.valued), default=0)
+        self.largest_loss = max((one.valued.wins_of[1] for one in self.members if one.valued), default=0)
+
+    def history(self, today: int) -> tuple[list[int], float]:
+        """Equity at the end of each day before this one, and the Sharpe ratio of those days, as of the last `renew`."""
+        if self._history[0] != today:
+            self._outdated = True
+            self.renew(today)
+        return self._history[1], self._history[2]
+
+    def renew(self, today: int) -> None:
+        """Take late fills of earlier days into the history: it is gone through, so not at each of them."""
+        if self._outdated:
+            self._outdated = False
+            _, series = statistics.equities(self.deltas, self.closes, today - 1)
+            peak = 0
+            for pnl in series:
+                peak = max(peak, pnl)
+                self.max_drawdown = max(self.max_drawdown, statistics.drawdown(self.capital, peak, pnl))
+            self.peak = max(self.peak, peak)
+            daily = [after - before for before, after in zip([0, *series], series, strict=False)]
+            self._history = today, series, statistics.sharpe_ratio(daily)
+            self.dirty = True
+
+    def start_of(self, today: int, days: int) -> int:
+        """PnL when the last `days` days began, this one among them."""
+        series, _ = self.history(today)
+        return series[-days] if len(series) >= days else 0
+
+    def observe(self, today: int) -> None:
+        """Take notice of PnL at the marks of now."""
+        pnl = self.sums.pnl
+        self.history(today)
+        beyond = pnl - self.paper
+        if beyond != self.closes.get(today, 0):
+            self.closes[today] = beyond
+            self.unsaved = True
+        fall = statistics.drawdown(self.capital, self.peak, pnl)
+        if pnl > self.peak or fall > self.max_drawdown:
+            self.peak = max(self.peak, pnl)
+            self.max_drawdown = max(self.max_drawdown, fall)
+            self.unsaved = True
+
+
+class Totals:
+    """All groups.
+
+    Args:
+        capital_of: what an account began with, units of 1e-16.
+        closes, peaks: as they were stored.
+    """
+
+    def __init__(
+        self,
+        capital_of: Callable[[str], int],
+        closes: Iterable[tuple[Name, int, int]] = (),
+        peaks: Iterable[tuple[Name, int, float]] = (),
+    ) -> None:
+        self._capital_of = capital_of
+        self.groups: dict[Name, Group] = {}
+        self._of: dict[int, tuple[Group, ...]] = {}  # by number of the position
+        for name, day, beyond in closes:
+            self._group(name).closes[day] = beyond
+        for name, peak, fall in peaks:
+            group = self._group(name)
+            group.peak, group.max_drawdown = peak, fall
+
+    def _group(self, name: Name) -> Group:
+        group = self.groups.get(name)
+        if group is None:
+            whole = name[1] == name[2] == ALL
+            group = self.groups[name] = Group(name, self._capital_of(name[0]) if whole else 0)
+        return group
+
+    def groups_of(self, position: Position) -> tuple[Group, ...]:
+        found = self._of.get(position.number)
+        if found is None:
+            account, strategy, _, symbol = position.key
+            names = ((account, ALL, ALL), (account, strategy, ALL), (account, ALL, symbol), (account, strategy, symbol))
+            found = self._of[position.number] = tuple(map(self._group, names))
+            for group in found:
+                group.members.append(position)
+        return found
+
+    def update(self, position: Position, mark: Mark, rate: int) -> None:
+        """Bring the groups of a position up to date."""
+        old: Valued | None = position.valued
+        new = position.valued = value(position, mark, rate)
+        pending, position.pending = position.pending, {}
+        if rate != RATE_UNIT:
+            pending = {day: divide(by * rate, RATE_UNIT) for day, by in pending.items()}
+        before = old.sums if old else NOTHING
+        for group in self.groups_of(position):
+            if new.sums != before:
+                group.add(new.sums, before)
+            if pending:
+                group.add_days(pending)
+            if old and (new.wins_of[0] < old.wins_of[0] or new.wins_of[1] < old.wins_of[1]):
+                group.seek_largest()
+            else:
+                group.largest_win = max(group.largest_win, new.wins_of[0])
+                group.largest_loss = max(group.largest_loss, new.wins_of[1])
+
+    def unsaved(self, today: int) -> Iterator[Group]:
+        for group in self.groups.values():
+            if group.unsaved and today in group.closes:
+                yield group
