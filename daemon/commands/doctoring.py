@@ -45,7 +45,7 @@ def needs_of(settings: Settings, source: str) -> Needs:
         memory_bytes=needed,
         held_bytes=held,
         data=plan.data,
-        disk_bytes=settings.settled("writer")["spool_max_bytes"],
+        disk_bytes=sum(settings.settled("writer")[name] for name in ("spool_max_bytes", "desk_spool_max_bytes")),
         files=FILES_SPARE + _clients(plan),
         pinned={
             actor.name: actor.cpus

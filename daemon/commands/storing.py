@@ -18,6 +18,7 @@ from ...ringbuf.inspect import inspect_stream
 from ...storage.client import Client, Server
 from ...storage.errors import StorageError
 from ...storage.gaps import gap_totals, read_gaps
+from ...storage.offsets import DESK_SPOOL
 from ...storage.overview import table_statuses
 from ...storage.spool import spool_bytes
 from ..control import ask
@@ -74,14 +75,18 @@ async def _tables(server: Server) -> list[Any]:
 
 def _facts(folder: Path, data: Path, detail: dict[str, Any]) -> dict[str, Any]:
     """What needs no ClickHouse: from the writer's page, its folder, and the rings."""
-    spool = dict(detail.get("spool", {}))
     return {
         "clickhouse": dict(detail.get("clickhouse", {})),
         "tables": None,
-        "spool": {**spool, "folder": str(data / "spool"), "bytes": spool_bytes(data / "spool")},
+        "spool": _spool(data / "spool", detail),
+        "desk_spool": _spool(data / DESK_SPOOL, detail.get("desk", {})),
         "cursors": _cursors(folder),
         "gaps": [asdict(total) for total in gap_totals(read_gaps(data))],
     }
+
+
+def _spool(folder: Path, detail: dict[str, Any]) -> dict[str, Any]:
+    return {**detail.get("spool", {}), "folder": str(folder), "bytes": spool_bytes(folder)}
 
 
 def _cursors(folder: Path) -> list[dict[str, Any]]:
@@ -104,7 +109,7 @@ def _cursors(folder: Path) -> list[dict[str, Any]]:
 
 
 def _print(facts: dict[str, Any]) -> None:
-    clickhouse, spool = facts["clickhouse"], facts["spool"]
+    clickhouse = facts["clickhouse"]
     state = "takes rows" if clickhouse.get("up") else f"away: {clickhouse.get('reason') or 'starting'}"
     print(f"clickhouse {clickhouse.get('url')}, database {clickhouse.get('database')}: {state}")
     if facts["tables"] is None:
@@ -120,11 +125,12 @@ def _print(facts: dict[str, Any]) -> None:
             for table in facts["tables"]
         ], "tables")  # fmt: skip
     print()
-    print(f"spool {spool['folder']}: {_mib(spool['bytes'])} of {_mib(spool.get('bytes_max', 0))} MiB, "
-          f"{spool.get('batches', 0)} batches wait")  # fmt: skip
-    if oldest := spool.get("oldest"):
-        print(f"oldest waiting batch: {oldest['rows']:,} rows of {oldest['stream']}, "
-              f"received {_time(oldest['ts_first_ns'])}")  # fmt: skip
+    for spool in (facts["spool"], facts["desk_spool"]):
+        print(f"spool {spool['folder']}: {_mib(spool['bytes'])} of {_mib(spool.get('bytes_max', 0))} MiB, "
+              f"{spool.get('batches', 0)} batches wait")  # fmt: skip
+        if oldest := spool.get("oldest"):
+            print(f"oldest waiting batch: {oldest['rows']:,} rows of {oldest['stream']}, "
+                  f"received {_time(oldest['ts_first_ns'])}")  # fmt: skip
     for title, rows in (("cursors", facts["cursors"]), ("gaps", facts["gaps"])):
         print()
         if rows:
