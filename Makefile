@@ -45,13 +45,13 @@ $(BIN)/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(VENV)/installed-run: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[embedded]'
+	$(BIN)/python -m pip install --quiet -e '.[embedded,demo]'
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[embedded,kafka,test,check]'
+	$(BIN)/python -m pip install --quiet -e '.[embedded,demo,test,check]'
 	@touch $@
 
 $(VENV)/installed-bench: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet -e '.[embedded,kafka,test,bench]'
+	$(BIN)/python -m pip install --quiet -e '.[embedded,demo,test,bench]'
 	@touch $@

@@ -1,7 +1,7 @@
 """`make bench`: every figure beside its limit and its peer, as a table and as JSON.
 
-``python bench [--quick] [--only NAME] [--json FILE]``; names: decode, book, flood, latency, ws_fanout,
-rest, rest_endpoints, storage, tree.
+``python bench [--quick] [--only NAME] [--json FILE]``; names: decode, scale, book, flood, latency,
+ws_fanout, rest, rest_endpoints, storage, kafka, portfolio, tree, restart.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from harness import Line, machine
 from rich.console import Console
 from rich.table import Table
 
-SUITES = ("decode", "book", "flood", "latency", "ws_fanout", "rest", "rest_endpoints", "storage", "tree")
+SUITES = (
+    "decode", "scale", "book", "flood", "latency", "ws_fanout", "rest", "rest_endpoints", "storage", "kafka",
+    "portfolio", "tree", "restart",
+)  # fmt: skip
 RESULTS = Path(__file__).resolve().parent / "results"
 
 

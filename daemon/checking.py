@@ -81,6 +81,11 @@ def build(kind: type[T], values: Mapping[str, Any], path: str, mistakes: list[Mi
 def check_value(kind: Any, value: Any, path: str, mistakes: list[Mistake]) -> Any:
     """`value` as a `kind`, or INVALID after adding mistakes; wrong items of a list or table are left out."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated and typing.get_origin(arguments[0]) is list and isinstance(value, list) and value:
+        found = len(mistakes)  # the items first, each at its place; then how many there may be
+        check_value(arguments[0], value, path, mistakes)
+        if len(mistakes) > found:
+            return INVALID
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         made = check_struct(kind, value, path, mistakes)
         return INVALID if made is None else made
@@ -162,7 +167,8 @@ def _describe(info: msgspec.inspect.Type) -> str:
     if isinstance(info, inspect.BoolType):
         return "true or false"
     if isinstance(info, inspect.ListType | inspect.VarTupleType | inspect.SetType | inspect.FrozenSetType):
-        return f"a list, each item {_describe(info.item_type)}"
+        size = getattr(info, "min_length", None)
+        return f"a list{f' of at least {size}' if size else ''}, each item {_describe(info.item_type)}"
     if isinstance(info, inspect.DictType | inspect.StructType):
         return "a table"
     return type(info).__name__.removesuffix("Type").lower()

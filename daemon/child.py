@@ -36,6 +36,7 @@ from . import logs
 from .config import Log
 from .drain import usual_share_s
 from .errors import EXIT_CANNOT_BOOT, EXIT_OK, EXIT_SOFTWARE, EXIT_TRY_AGAIN, ExtraMissing
+from .kinds import KINDS
 from .plan import ActorPlan
 
 log = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def spawn(plan: ActorPlan, shared: Shared) -> Spawned:
                 _become_actor(plan, shared, supervisor, words_write)
                 code = _run(plan, shared, main, words_write)
             except BaseException as error:  # noqa: BLE001 - nothing may unwind into the supervisor's frames
-                _leave_words(words_write, error)
+                leave_words(words_write, error)
             finally:
                 os._exit(code)
     finally:
@@ -194,19 +195,20 @@ def _run(plan: ActorPlan, shared: Shared, main, words: int) -> int:
         page.state = State.STOPPED
         return EXIT_OK
     except TickringError as error:
-        _leave_words(words, error)
+        leave_words(words, error)
         log.error("ended: %s: %s", type(error).__name__, error)
         booted = page is not None and page.state != State.STARTING
         if error.retriable:
             return EXIT_TRY_AGAIN
         return EXIT_SOFTWARE if booted else EXIT_CANNOT_BOOT
     except ImportError as error:
-        missing = ExtraMissing(f"a library is missing: {error}. Install it: pip install 'tickring[embedded]'")
-        _leave_words(words, missing)
+        extra = KINDS[plan.kind].extra if plan.kind in KINDS else "embedded"
+        missing = ExtraMissing(f"a library is missing: {error}. Install it: pip install 'tickring[{extra}]'")
+        leave_words(words, missing)
         log.error("ended: %s", missing, exc_info=True)
         return EXIT_CANNOT_BOOT
     except Exception as error:
-        _leave_words(words, error)
+        leave_words(words, error)
         log.exception("ended by an error that nobody expected")
         return EXIT_SOFTWARE
     finally:
@@ -232,7 +234,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def _leave_words(words: int, error: BaseException) -> None:
+def leave_words(words: int, error: BaseException) -> None:
     """Tell the supervisor why we end."""
     text = json.dumps({"type": type(error).__name__, "error": str(error)[: LAST_WORDS_MAX // 8]})
     with contextlib.suppress(OSError):

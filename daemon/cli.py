@@ -59,12 +59,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print data a
     "-c", "--config", "config_file", type=click.Path(path_type=Path), default=Path("tickring.toml"), show_default=True
 )
 @click.option("--purge", is_flag=True, help="Remove the instance's shared memory at the end.")
+@click.option("--take-over", is_flag=True, help="From the daemon that runs this instance now; `restart` starts this.")
 @click.pass_obj
-def run(log_options: dict[str, str], config_file: Path, purge: bool) -> None:
+def run(log_options: dict[str, str], config_file: Path, purge: bool, take_over: bool) -> None:
     """Run the daemon until SIGTERM or Ctrl-C."""
     from .commands import running
 
-    running.run(config_file, log_options, purge=purge)
+    running.run(config_file, log_options, purge=purge, take_over=take_over)
 
 
 @cli.command()
@@ -114,14 +115,19 @@ def stop(config_file: Path | None, instance: str | None, folder: str) -> None:
 
 
 @cli.command()
-@click.argument("actor")
+@click.argument("actor", required=False)
 @instance_options
-def restart(actor: str, config_file: Path | None, instance: str | None, folder: str) -> None:
-    """Stop one ACTOR of a running daemon in order and start it again."""
-    from .commands import showing
+def restart(actor: str | None, config_file: Path | None, instance: str | None, folder: str) -> None:
+    """Restart the daemon, or stop one ACTOR in order and start it again.
+
+    The daemon's successor reads the configuration and makes itself ready first; if it cannot, the running daemon goes
+    on. Clients resume, and the feeds are away for a moment only.
+    """
+    from .commands import restarting, showing
     from .commands.which import find_instance
 
-    showing.restart(find_instance(config_file, instance, folder), actor)
+    where = find_instance(config_file, instance, folder)
+    restarting.restart_daemon(where) if actor is None else showing.restart(where, actor)
 
 
 @cli.command()

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from ..actors.feed.config import Channel as FeedChannel
 from ..actors.feed.protocol import CHANNELS
+from ..actors.topic.brokers import EMBEDDED
 from ..codecs.desk.canonical import TOPICS
 from ..codecs.desk.decoder import EXECUTION_REPORTS
 from .kinds import KINDS
@@ -166,6 +167,10 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
         """Whether any process of this kind will run."""
         if KINDS[kind].on_request:
             return kind in self.actors
+        if kind == "alerts":
+            return self.runs("topic")
+        if kind == "broker":
+            return self.runs("topic") and self.actors["topic"].get("bootstrap_servers") == EMBEDDED
         if kind == "portfolio":
             return self.runs("topic") and EXECUTION_REPORTS in self.actors["topic"].get("topics", TOPICS)
         return {"simulator": self.simulate, "clickhouse": self.embedded}.get(kind, True)

@@ -7,6 +7,9 @@
 | `{"command": "restart", "actor": name}` | `{"ok": true}`: the actor is stopped in order and started again |
 | `{"command": "reload"}` | `{"ok": true, "added": [names], "restarted": ..., ...}` once all that it touched run again |
 | `{"command": "subscribe", ...}` | `subscriptions.Request`; as a reload, with `changed` and `symbols` |
+| `{"command": "take_over"}` | `{"ok": true, "pid": ...}` once a new daemon, which this one starts, takes over |
+| `{"command": "listeners"}` | `{"ok": true, "generation": ..., "listeners": [addresses]}` and those sockets |
+| `{"command": "hand_over", ...}` | `{"ok": true, "drain_timeout_s": ...}`, then the daemon drains; see `takeover` |
 | `{"command": "doorbell"}` | `{"ok": true, "doorbell": number}` and, as SCM_RIGHTS, that doorbell's eventfd |
 
 An error is `{"ok": false, "error": text, "exit_code": number, "kind": class}`: the code is what a command should end
@@ -37,6 +40,7 @@ log = logging.getLogger(__name__)
 LINE_MAX = 65_536
 CONNECTIONS_MAX = 64
 TIMEOUT_S = 10.0
+FDS_MAX = 253  # descriptors that one message can carry (SCM_MAX_FD)
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -53,9 +57,22 @@ class Daemon(Protocol):
 
     def subscribe(self, request: dict[str, Any]) -> Awaitable[dict[str, Any]]: ...
 
+    @property
+    def handover(self) -> Handover: ...
+
     def lend_doorbell(self) -> tuple[int, int]: ...
 
     def return_doorbell(self, number: int) -> None: ...
+
+
+class Handover(Protocol):
+    """What the socket can ask about another daemon that takes over; see `takeover`."""
+
+    def start(self) -> Awaitable[dict[str, Any]]: ...
+
+    def offer(self) -> tuple[dict[str, Any], list[int]]: ...
+
+    def accept(self, pid: int, generation: int, keep: list[str]) -> dict[str, Any]: ...
 
 
 class Refused(DaemonError):
@@ -136,7 +153,7 @@ class ControlServer:
                 raise Refused(f"user {uid} may not do that: only the daemon's own user ({os.getuid()}) and root")
             members, fds = await handler(self.daemon, request, lent)
             return {"ok": True, **members}, fds
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, KeyError, TypeError):
             error = Refused('expected one JSON object per line, such as {"command": "status"}')
         except TickringError as refusal:
             error = refusal
@@ -170,6 +187,18 @@ async def _subscribe(daemon: Daemon, request: dict[str, Any], lent: list[int]) -
     return await daemon.subscribe({name: value for name, value in request.items() if name != "command"}), []
 
 
+async def _take_over(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
+    return await daemon.handover.start(), []
+
+
+async def _listeners(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
+    return daemon.handover.offer()
+
+
+async def _hand_over(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
+    return daemon.handover.accept(int(request["pid"]), int(request["generation"]), list(request["keep"])), []
+
+
 async def _doorbell(daemon: Daemon, request: dict[str, Any], lent: list[int]) -> Answer:
     number, fd = daemon.lend_doorbell()
     lent.append(number)
@@ -182,9 +211,12 @@ _COMMANDS: dict[str, Callable[[Daemon, dict[str, Any], list[int]], Awaitable[Ans
     "restart": _restart,
     "reload": _reload,
     "subscribe": _subscribe,
+    "take_over": _take_over,
+    "listeners": _listeners,
+    "hand_over": _hand_over,
     "doorbell": _doorbell,
 }
-_OWNER_ONLY = (_stop, _restart, _reload, _subscribe)
+_OWNER_ONLY = (_stop, _restart, _reload, _subscribe, _take_over, _listeners, _hand_over)
 
 
 def _peer_uid(client: socket.socket) -> int:
@@ -224,7 +256,7 @@ def exchange(client: socket.socket, command: str, **members: Any) -> tuple[dict[
         client.sendall(json.dumps({"command": command, **members}).encode() + b"\n")
         buffer, fds = b"", []
         while not buffer.endswith(b"\n"):
-            data, received, _, _ = socket.recv_fds(client, LINE_MAX, 1)
+            data, received, _, _ = socket.recv_fds(client, LINE_MAX, FDS_MAX)
             fds += received
             if not data:
                 raise NotRunning("the daemon closed the connection before it answered: it is stopping")

@@ -192,22 +192,33 @@ def _is_unread(path: Path) -> bool:
     return cursor is not None and cursor < published
 
 
+def kept_producers(plan: Plan) -> list[str]:
+    """Names of the producers that find all their streams as they need them, and go on with them."""
+    return [
+        actor.name
+        for actor in plan.actors
+        if actor.streams
+        and _keys_match(plan.folder, actor)
+        and all(_is_kept(plan.folder, spec) for spec in actor.streams)
+    ]
+
+
 def _drop_mismatched_keys(folder: Path, actor: ActorPlan) -> None:
     """Without its key directory and byte rings a producer's streams cannot be read: the numbers would mean others."""
-    if not actor.streams:
-        return
-    path = folder / key_directory.keys_filename(actor.name)
-    try:
-        reader = key_directory.KeyReader(path)
-        matches = reader.keys_max == actor.streams[0].keys_max
-        reader.close()
-    except RingError:
-        matches = False
-    matches = matches and all(_has_byte_ring(folder, actor.name, *ring) for ring in actor.byte_rings)
-    if not matches:
-        path.unlink(missing_ok=True)
+    if actor.streams and not _keys_match(folder, actor):
+        (folder / key_directory.keys_filename(actor.name)).unlink(missing_ok=True)
         for spec in actor.streams:
             (folder / spec.filename).unlink(missing_ok=True)
+
+
+def _keys_match(folder: Path, actor: ActorPlan) -> bool:
+    try:
+        reader = key_directory.KeyReader(folder / key_directory.keys_filename(actor.name))
+    except RingError:
+        return False
+    matches = reader.keys_max == actor.streams[0].keys_max
+    reader.close()
+    return matches and all(_has_byte_ring(folder, actor.name, *ring) for ring in actor.byte_rings)
 
 
 def _has_byte_ring(folder: Path, producer: str, name: str, capacity: int) -> bool:

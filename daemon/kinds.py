@@ -61,10 +61,13 @@ KINDS = {
         Kind("feed", "..actors.feed", drain_rank=0),
         Kind("keeper", "..actors.keeper", drain_rank=0, nice=5),
         Kind("topic", "..actors.topic", drain_rank=0, table="kafka", on_request=True, extra="kafka"),
+        Kind("strategy", "..actors.strategy", drain_rank=0, nice=5, on_request=True, extra="demo"),
         Kind("portfolio", "..actors.portfolio", drain_rank=1),
+        Kind("alerts", "..actors.alerts", drain_rank=1, nice=5),
         Kind("writer", "..actors.writer", drain_rank=2, nice=5),
         Kind("front", "..actors.front", drain_rank=3, listens=True),
         Kind("simulator", "..actors.simulator", drain_rank=4),
+        Kind("broker", "..actors.broker", drain_rank=4, nice=5, extra="demo"),
         Kind("clickhouse", "..actors.clickhouse", drain_rank=4, nice=10, listens=True),
     )
 }

@@ -23,6 +23,7 @@ _EXTRA_FIELDS: Mapping[str, type[msgspec.Struct]] = {"front": Front, "clickhouse
 # Fields of the actors' structs that follow from elsewhere, with what to write instead.
 _FROM_EXCHANGES = "follows from [exchanges]: set it there"
 _FROM_CLICKHOUSE = "follows from [clickhouse]: set it there"
+_FROM_KAFKA = "follows from [kafka]: set it there"
 RESERVED: Mapping[str, Mapping[str, str]] = {
     "feed": dict.fromkeys(
         ("exchange", "product", "tier", "symbols", "channels", "ws_url", "rest_url"), _FROM_EXCHANGES
@@ -30,8 +31,14 @@ RESERVED: Mapping[str, Mapping[str, str]] = {
     "topic": {"clickhouse": _FROM_CLICKHOUSE, "topic": "each of the topics has an actor: set topics"},
     "portfolio": {
         "clickhouse": _FROM_CLICKHOUSE,
-        **dict.fromkeys(("default_account", "default_strategy"), "follows from [kafka]: set it there"),
+        **dict.fromkeys(("default_account", "default_strategy"), _FROM_KAFKA),
     },
+    "alerts": {
+        "clickhouse": _FROM_CLICKHOUSE,
+        **dict.fromkeys(("bootstrap_servers", "default_account"), _FROM_KAFKA),
+    },
+    "broker": {"clickhouse": _FROM_CLICKHOUSE, "topics": _FROM_KAFKA},
+    "strategy": dict.fromkeys(("account", "strategy"), "follows from [kafka]: set default_account, default_strategy"),
     "writer": {"clickhouse": _FROM_CLICKHOUSE},
     "keeper": {"clickhouse": _FROM_CLICKHOUSE, "rest_urls": _FROM_EXCHANGES, "weight_limit": "set feed.weight_limit"},
     "front": {"clickhouse": _FROM_CLICKHOUSE},

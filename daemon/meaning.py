@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..actors.alerts.defaults import DEFAULT_RULES
+from ..actors.topic.brokers import EMBEDDED
 from .checking import check_value, join, shown, unknown
 from .config import Contract, Settings, Spot, Symbol
 from .errors import Mistake
@@ -29,6 +31,7 @@ def check_meaning(settings: Settings) -> list[Mistake]:
         *_instance(settings),
         *_ports(settings),
         *_kafka(settings),
+        *_alerts(settings),
         *_clickhouse(settings),
         *_supervisor(settings),
     ]
@@ -139,9 +142,15 @@ def _ports(settings: Settings) -> Iterator[Mistake]:
 
 
 def _kafka(settings: Settings) -> Iterator[Mistake]:
+    if settings.runs("strategy") and not settings.runs("broker"):
+        own = f'[kafka] bootstrap_servers = "{EMBEDDED}"'
+        yield Mistake("strategy", f"what it makes up belongs into no topic of others: it needs {own}")
     if not settings.runs("topic"):
         return
     table = settings.actors["topic"]
+    if settings.runs("broker") and importlib.util.find_spec("confluent_kafka") is None:
+        needs = "the embedded broker needs the library 'confluent_kafka': pip install 'tickring[demo]'"
+        yield Mistake("kafka.bootstrap_servers", needs, shown(EMBEDDED))
     if importlib.util.find_spec("aiokafka") is None:
         yield Mistake("kafka", "needs the library 'aiokafka': pip install 'tickring[kafka]'")
     topics = table.get("topics", ["all"])
@@ -158,6 +167,14 @@ def _kafka(settings: Settings) -> Iterator[Mistake]:
             yield Mistake(join("kafka", name), "is no file", shown(table[name]))
         elif name in ("sasl_password_file", "ssl_key_file") and path.stat().st_mode & PASSWORD_MODE_FORBIDDEN:
             yield Mistake(join("kafka", name), f"others may read it; run: chmod 600 {path}", shown(table[name]))
+
+
+def _alerts(settings: Settings) -> Iterator[Mistake]:
+    table = settings.actors.get("alerts", {})
+    known = {rule.rule_id for rule in DEFAULT_RULES}
+    for index, rule_id in enumerate(table.get("disabled", [])):
+        if rule_id not in known:
+            yield unknown(f"alerts.disabled[{index}]", f"built-in rule {rule_id!r}", rule_id, known)
 
 
 def _clickhouse(settings: Settings) -> Iterator[Mistake]:

@@ -42,6 +42,10 @@ class Notifier:
         self._status = status
         self._send(f"STOPPING=1\nSTATUS={_one_line(status)}")
 
+    def main_pid(self, pid: int) -> None:
+        """Name the process that goes on in our place. From then on only it is heard."""
+        self._send(f"MAINPID={pid}")
+
     def watchdog(self) -> None:
         """Say that the tree is healthy; called at every turn, sent at half the interval systemd waits for."""
         if self.watchdog_interval_s and (now := time.monotonic()) >= self._watchdog_at:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -136,13 +137,29 @@ def _drafts(settings: Settings) -> list[_Draft]:
         asked = {"rest_urls": urls, "weight_limit": settings.settled("feed")["weight_limit"]}
         drafts.append(_Draft("keeper", KINDS["keeper"], {**history, **asked}, after))
     if settings.runs("topic"):
-        topics = settings.actors["topic"].get("topics", list(TOPICS))
-        drafts += [_Draft(topic_actor(topic), KINDS["topic"], {**history, "topic": topic}) for topic in topics]
-        if settings.runs("portfolio"):
-            defaults = {name: settings.settled("topic")[name] for name in ("default_account", "default_strategy")}
-            drafts.append(_Draft("portfolio", KINDS["portfolio"], {**history, **defaults}))
+        drafts += _desk(settings, history)
     drafts.append(_Draft("writer", KINDS["writer"], history))
     drafts += [_Draft(f"front-{index}", KINDS["front"], history) for index in range(settings.front.workers)]
+    return drafts
+
+
+def _desk(settings: Settings, history: dict[str, Any]) -> list[_Draft]:
+    """The actors of the desk's own events."""
+    kafka = settings.settled("topic")
+    account, strategy = kafka["default_account"], kafka["default_strategy"]
+    table = settings.actors["topic"]
+    topics = table.get("topics", list(TOPICS))
+    drafts = []
+    if settings.runs("broker"):
+        drafts.append(_Draft("broker", KINDS["broker"], {**history, "topics": topics}))
+    drafts += [_Draft(topic_actor(topic), KINDS["topic"], {**history, "topic": topic}) for topic in topics]
+    if settings.runs("portfolio"):
+        defaults = {"default_account": account, "default_strategy": strategy}
+        drafts.append(_Draft("portfolio", KINDS["portfolio"], {**history, **defaults}))
+    told = {"bootstrap_servers": table.get("bootstrap_servers", ""), "default_account": account}
+    drafts.append(_Draft("alerts", KINDS["alerts"], {**history, **told}))
+    if settings.runs("strategy"):
+        drafts.append(_Draft("strategy", KINDS["strategy"], {"account": account, "strategy": strategy}))
     return drafts
 
 
@@ -239,6 +256,8 @@ def _preparation(kind: Kind, config: Any, settings: Settings) -> Callable[[], No
         return functools.partial(prepare_store, settings.data / config.folder)
     if kind.name == "simulator":
         return functools.partial(check_ports_free, kind.name, config)
+    if kind.name == "topic":  # its client, which is optional, once for all of them
+        return functools.partial(importlib.import_module, "..actors.topic.link", __package__)
     return None
 
 

@@ -135,6 +135,7 @@ class Reloader:
         supervisor = self.supervisor
         old = supervisor.plan
         supervisor.plan = plan = merged(old, new, changes)
+        supervisor.generation += 1
         if old.log != plan.log:
             logs.setup(plan.log.level, plan.log.format)
         assert supervisor.shared is not None, "prepared before the first turn"

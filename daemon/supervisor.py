@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from .instance import (
     tidy,
     unread_misfits,
 )
-from .listeners import open_listeners, open_unix_listener
+from .listeners import open_listeners, open_unix_listener, share_listener
 from .logs import flush_repeats
 from .notify import Notifier
 from .overview import Overview
@@ -44,6 +44,7 @@ from .process import Process
 from .reloading import Reloader
 from .states import State
 from .subscriptions import Subscriptions
+from .takeover import Handover, Predecessor
 from .wakeup import DEVICE, WakeupLimit
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,8 @@ class Supervisor:
         on_ready: Callable[[Supervisor], None] | None = None,
         replan: Callable[[], Plan] | None = None,
         subscriptions: Subscriptions | None = None,
+        predecessor: Predecessor | None = None,
+        successor: Sequence[str] = (),
         wakeup_device: Path = DEVICE,
     ) -> None:
         """Args:
@@ -77,6 +80,8 @@ class Supervisor:
         on_ready: called once, when every actor runs.
         replan: makes the plan anew at SIGHUP; without it SIGHUP stops the daemon, as the end of a terminal should.
         subscriptions: makes the plan anew when clients subscribe.
+        predecessor: the daemon that runs the instance now and is to hand it over.
+        successor: command line of a daemon that takes over from this one.
         """
         self.plan = plan
         self.leave_nothing = leave_nothing
@@ -86,6 +91,9 @@ class Supervisor:
         self.subscriptions = subscriptions
         replan = replan or (subscriptions.plan if subscriptions else None)
         self.reloader = None if replan is None else Reloader(self, replan)
+        self.predecessor = predecessor
+        self.handover = Handover(self, successor)
+        self.generation = 0  # of the plan: how often it was changed
         self.notifier = notifier or Notifier()
         self.processes = {actor.name: Process(actor, plan.supervisor) for actor in plan.actors}
         self.listeners: dict[str, socket.socket] = {}
@@ -111,26 +119,41 @@ class Supervisor:
             DaemonError: the instance could not be started, or ended because an actor was given up.
         """
         self._started = time.monotonic()
-        lock = open_folder(self.plan, self.facts)
+        child.preload()
+        lock = await self._take_instance()
         warm = any(self.plan.folder.glob("*.ring"))  # an earlier daemon's, which a failed start must not cost
         control: ControlServer | None = None
         try:
             self._handle_signals(asyncio.get_running_loop())
             control = self._prepare()
             control.start()
-            try:
-                while not self.stop_reason:
-                    self._turn()
-                    await self._sleep()
-            finally:
-                await self._drain()
+            while True:
+                try:
+                    while not self.stop_reason:
+                        self._turn()
+                        await self._sleep()
+                finally:
+                    await self._drain()
+                if not self.handover.failed():
+                    break
+                self._go_on()
             self._raise_if_failed()
             return 0
         finally:
             if control is not None:
                 await control.close()
-            self._clean_up(lock, everything=self.leave_nothing or (control is None and not warm))
+            leave_nothing = self.leave_nothing and not self.handover.pid
+            self._clean_up(lock, everything=leave_nothing or (control is None and not warm))
             flush_repeats(everything=True)
+
+    async def _take_instance(self) -> InstanceLock:
+        """The right to run the instance, from its predecessor if there is one."""
+        if self.predecessor is None:
+            return open_folder(self.plan, self.facts)
+        self.listeners = self.predecessor.listeners(self.plan)
+        lock = await self.predecessor.hand_over(self.plan, self.facts)
+        log.info("instance=%s taken over after %.2f s", self.plan.name, time.monotonic() - self._started)
+        return lock
 
     def _prepare(self) -> ControlServer:
         """Everything that must be there before the first fork."""
@@ -147,7 +170,6 @@ class Supervisor:
                 actor.prepare()
         self.doorbells = [make_bell() for _ in range(plan.doorbells)]
         listener = open_unix_listener(plan.folder / CONTROL_SOCKET, CONTROL_MODE_GROUP if plan.group else CONTROL_MODE)
-        child.preload()
         self._overview = Overview(plan.folder, plan.group)
         self.shared = Shared(
             plan.folder, plan.data, self.doorbells, plan.group, plan.log, self.listeners,
@@ -157,8 +179,13 @@ class Supervisor:
 
     def _open_ports(self) -> None:
         for address, actors in by_group(self.plan):
-            sockets = open_listeners(address.group, address.host, address.port, len(actors))
-            self.listeners |= {actor.name: opened for actor, opened in zip(actors, sockets, strict=True)}
+            taken_over = [self.listeners[actor.name] for actor in actors if actor.name in self.listeners]
+            wanting = [actor.name for actor in actors if actor.name not in self.listeners]
+            if taken_over:
+                sockets = [share_listener(taken_over[0]) for _ in wanting]
+            else:
+                sockets = open_listeners(address.group, address.host, address.port, len(wanting))
+            self.listeners |= dict(zip(wanting, sockets, strict=True))
 
     def _clean_up(self, lock: InstanceLock, *, everything: bool) -> None:
         self.wakeup.close()
@@ -172,6 +199,8 @@ class Supervisor:
             purge(self.plan.folder)
         else:
             tidy(self.plan.folder)
+        if self.handover.pid:
+            self.notifier.main_pid(self.handover.pid)
         self.notifier.close()
         lock.release()
 
@@ -213,7 +242,7 @@ class Supervisor:
         self._wake.clear()
 
     def _start_due(self, now: float) -> None:
-        for process in self.processes.values():
+        for process in sorted(self.processes.values(), key=lambda one: one.plan.drain_rank):  # producers first
             first = process.state is State.EXITED and process.wanted and self._may_start(process, now)
             again = process.state is State.BACKOFF and now >= process.start_at
             if first or again:
@@ -306,7 +335,7 @@ class Supervisor:
         if self.ready:
             self.notifier.status(self.summary())
         if self._overview is not None:
-            self._overview.show(self.plan.name, self.processes, ready=self.ready)
+            self._overview.show(self.plan.name, self.processes, ready=self.ready, generation=self.generation)
         flush_repeats()
 
     def healthy(self, now: float) -> bool:
@@ -326,12 +355,24 @@ class Supervisor:
     async def _drain(self) -> None:
         if self.reloader is not None:
             self.reloader.give_up()
-        self.notifier.stopping(f"stopping: {self.stop_reason or 'an error'}")
+        if not self.handover.pid:
+            self.notifier.stopping(f"stopping: {self.stop_reason or 'an error'}")
         log.info("instance=%s stopping: %s", self.plan.name, self.stop_reason or "an error")
         if self._overview is not None:
             self._overview.draining()
-        await drain(list(self.processes.values()), self.plan.supervisor.drain_timeout_s, self._wake, lambda: self.hurry)
+        await drain(
+            list(self.processes.values()), self.plan.supervisor.drain_timeout_s, self._wake, lambda: self.hurry,
+            self.handover.keep,
+        )  # fmt: skip
         log.info("instance=%s stopped", self.plan.name)
+
+    def _go_on(self) -> None:
+        """Start everything again: who wanted to take over has died."""
+        self.stop_reason = ""
+        planned = {actor.name for actor in self.plan.actors}
+        for process in self.processes.values():
+            process.wanted = process.name in planned
+        self.notifier.ready(self.summary())
 
     def _raise_if_failed(self) -> None:
         fatal = [process for process in self.processes.values() if process.state is State.FATAL]
@@ -342,6 +383,10 @@ class Supervisor:
     # -- what signals and the control socket ask for: notes for the next turn --------------------------------------
 
     def request_stop(self, why: str) -> None:
+        if self.handover.pid and self.stop_reason:
+            self.handover.call_off()
+            self.notifier.stopping(f"stopping: {why}")
+            self.stop_reason = ""
         self.hurry = bool(self.stop_reason) and why.startswith("SIG")
         self.stop_reason = self.stop_reason or why
         self._wake.set()

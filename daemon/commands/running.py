@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import importlib.util
 import os
 import shutil
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 import msgspec
 
 from ...actors.feed.protocol import CHANNELS, tier_of_channel
+from ...actors.topic.brokers import EMBEDDED
 from ...codecs.binance.wire import PRODUCTS
 from .. import logs
 from ..config import Log
@@ -28,18 +30,31 @@ from ..plan import Plan, make_plan
 from ..reload import keep_instance
 from ..subscriptions import Subscriptions
 from ..supervisor import Supervisor
+from ..takeover import Predecessor, telling_why
 
 SHARED_MEMORY = Path("/dev/shm")
+TAKE_OVER = "--take-over"
 DEMO_PORT = 8000
 DEMO_PREFIX = "demo-"
 DEMO_SPOT = ("trade", "quote", "book", "kline", "ticker")
+DEMO_TOPICS = (
+    "exec.reports.v1", "risk.metrics.v1", "alerts.v1", "system.health.v1", "strategy.performance.v1",
+    "trade.signals.v1", "position.updates.v1",
+)  # fmt: skip
+DEMO_TRADED = 5  # coins that the strategy trades
+DEMO_LIBRARIES = ("aiokafka", "confluent_kafka")  # of its desk
 DEMO_USDM = ("agg_trade", "quote", "book", "kline", "ticker", "mark_price", "open_interest", "liquidation")
 
 
-def run(config_file: Path, log_options: dict[str, str], *, purge: bool) -> None:
-    """Run the daemon of a configuration file until it is asked to stop."""
+def run(config_file: Path, log_options: dict[str, str], *, purge: bool, take_over: bool = False) -> None:
+    """Run the daemon of a configuration file until it is asked to stop, in place of the one that runs it now."""
+    with telling_why():
+        _run(config_file, log_options, purge=purge, take_over=take_over)
 
+
+def _run(config_file: Path, log_options: dict[str, str], *, purge: bool, take_over: bool) -> None:
     settings = load(config_file)
+    predecessor = Predecessor(settings.folder) if take_over else None  # before what it may change is read
     subscriptions = Subscriptions(settings, lambda new: _with_log(make_plan(new, str(config_file)), log_options))
     plan = subscriptions.plan()
 
@@ -48,17 +63,32 @@ def run(config_file: Path, log_options: dict[str, str], *, purge: bool) -> None:
         return dataclasses.replace(subscriptions.plan(new), deferred=deferred)
 
     logs.setup(plan.log.level, plan.log.format)
-    asyncio.run(Supervisor(plan, leave_nothing=purge, replan=replan, subscriptions=subscriptions).run())
+    supervisor = Supervisor(
+        plan, leave_nothing=purge, replan=replan, subscriptions=subscriptions, predecessor=predecessor,
+        successor=_successor(),
+    )  # fmt: skip
+    asyncio.run(supervisor.run())
+
+
+def _successor() -> list[str]:
+    """The command line of this daemon, for one that takes over from it."""
+    arguments = sys.orig_argv[1:]
+    return [sys.executable, *arguments, *([] if TAKE_OVER in arguments else [TAKE_OVER])]
 
 
 def demo(
     log_options: dict[str, str], *, port: int | None, symbols: int, duration_s: float | None, name: str | None
 ) -> None:
-    """Run simulator, feeds, embedded ClickHouse, writer and fronts; leave no process and no file behind."""
+    """Run simulator, feeds, embedded ClickHouse, writer and fronts; leave no process and no file behind.
+
+    With the extra `demo` installed there is a desk too: an embedded broker, a strategy that trades on the simulated
+    market, its topics, portfolio and alerts.
+    """
     remove_dead(SHARED_MEMORY, DEMO_PREFIX)
     data = Path(tempfile.mkdtemp(prefix="tickring-demo-"))
     try:
-        raw = demo_settings(port, symbols, name or f"{DEMO_PREFIX}{os.getpid()}", data)
+        missing = [library for library in DEMO_LIBRARIES if importlib.util.find_spec(library) is None]
+        raw = demo_settings(port, symbols, name or f"{DEMO_PREFIX}{os.getpid()}", data, desk=not missing)
         quiet: dict[str, str] = {"level": "WARNING"} if sys.stderr.isatty() else {}
         subscriptions = Subscriptions(
             check(raw, "demo"), lambda new: _with_log(make_plan(new, "demo"), quiet | log_options)
@@ -66,8 +96,10 @@ def demo(
         plan = subscriptions.plan()
         logs.setup(plan.log.level, plan.log.format)
         print(f"starting {len(plan.actors)} processes on simulated markets ...", flush=True)
+        if missing:
+            print(f"without fills, positions and alerts: {', '.join(missing)} not found; pip install 'tickring[demo]'")
         supervisor = Supervisor(
-            plan, leave_nothing=True, facts={"temporary": True}, on_ready=_announce(duration_s),
+            plan, leave_nothing=True, facts={"temporary": True}, on_ready=_announce(duration_s, desk=not missing),
             subscriptions=subscriptions,
         )  # fmt: skip
         asyncio.run(supervisor.run())
@@ -76,7 +108,7 @@ def demo(
         shutil.rmtree(data, ignore_errors=True)
 
 
-def demo_settings(port: int | None, symbols: int, name: str, data: Path) -> dict[str, Any]:
+def demo_settings(port: int | None, symbols: int, name: str, data: Path, *, desk: bool = False) -> dict[str, Any]:
     """The demo's configuration as a file would have it. Rings are small: a container's /dev/shm has 64 MB."""
     from ...actors.simulator.instruments import make_instruments
 
@@ -113,6 +145,24 @@ def demo_settings(port: int | None, symbols: int, name: str, data: Path) -> dict
             "kline_rollups": ["5m"],
             "keys_max": max(64, 4 * symbols),
         },
+        **(_demo_desk([native for native, _ in coins[:DEMO_TRADED]]) if desk else {}),
+    }
+
+
+def _demo_desk(natives: list[str]) -> dict[str, Any]:
+    return {
+        "kafka": {
+            "bootstrap_servers": EMBEDDED,
+            "topics": list(DEMO_TOPICS),
+            "event_capacity": 1 << 12,
+            "live_capacity": 1 << 12,
+            "texts_capacity": 1 << 20,
+            "fill_texts_capacity": 1 << 21,
+            "accounts_max": 1,
+        },
+        "portfolio": {"position_capacity": 1 << 12, "pnl_capacity": 1 << 12, "keys_max": 256},
+        "alerts": {"capacity": 1 << 10, "texts_capacity": 1 << 19, "accounts_max": 1},
+        "strategy": {"symbols": natives},
     }
 
 
@@ -127,9 +177,14 @@ def _with_log(plan: Plan, options: dict[str, str]) -> Plan:
     return dataclasses.replace(plan, log=chosen)
 
 
-def _announce(duration_s: float | None) -> Callable[[Supervisor], None]:
+def _announce(duration_s: float | None, *, desk: bool) -> Callable[[Supervisor], None]:
     def ready(supervisor: Supervisor) -> None:
-        print(f"open http://127.0.0.1:{supervisor.port('front')}/    (Ctrl-C ends the demo)", flush=True)
+        base = f"http://127.0.0.1:{supervisor.port('front')}"
+        print(f"open {base}/    (Ctrl-C ends the demo)")
+        print(f"     {base}/docs    what there is to ask for")
+        if desk:
+            print(f"curl '{base}/api/v1/positions'    pnl/summary, fills and alerts/active are its neighbours")
+        sys.stdout.flush()
         if duration_s is not None:
             asyncio.get_running_loop().call_later(duration_s, supervisor.request_stop, f"{duration_s:g} s are over")
 

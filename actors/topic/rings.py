@@ -1,0 +1,384 @@
+"""A topic's streams: what a batch of events becomes in them, and how much room its readers leave."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import struct
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from ...codecs.desk.records import DEAD_LETTER, EVENT, FILL, NO_KEY, TEXTS, VARIANT_SHIFT
+from ...codecs.errors import Undecidable
+from ...codecs.record import Flag, RecordType
+from ...ringbuf import (
+    DirectoryFull,
+    KeyTooLong,
+    KeyWriter,
+    NoSpace,
+    StreamReader,
+    StreamWriter,
+    bytes_filename,
+    keys_filename,
+    read_spec,
+)
+from ...ringbuf.bytering import ByteRingWriter
+from ..runtime import ActorContext
+from .accounts import OVERFLOW, Accounts
+from .config import Config
+from .deadlog import PREVIEW_MAX, DeadLog
+from .decoding import Decode, event_id_of
+from .positions import Positions
+from .repeats import Repeats
+from .room import Room
+from .specs import live_record
+
+log = logging.getLogger(__name__)
+
+TOPIC_KEY = 0  # row of the topic itself in the key directory
+CHUNK_EVENTS_MAX = 4096
+CHUNK_BYTES_MAX = 1 << 20  # events are published at the latest when their bytes reach this
+OVERFLOWS_PER_LINE = 1000
+TOO_LARGE = "too_large"
+ITEM_BYTES = 500  # what the text of an item may have beyond its event's
+TIME_MS_MAX = 2**63 // 10**6  # beyond it a time has no nanoseconds in 64 bits
+HEADERS, REPEATED, ROUNDED, SELL = int(Flag.HEADERS), int(Flag.REPEATED), int(Flag.ROUNDED), int(Flag.SELL)
+HEADERS_SIZE = struct.Struct("<I")
+
+_event_row = EVENT.struct.pack
+_msgpack = msgspec.msgpack.Encoder().encode
+_lines = msgspec.json.Encoder().encode_lines
+
+
+Fetched = Mapping[int, Sequence[Any]]  # partition -> its next records, as aiokafka has them
+
+
+# Of an event: flags, partition, offset, and its fills or itself; None for one that is there already.
+Live = tuple[int, int, int, list[Any]]
+
+
+@dataclass
+class Chunk:
+    """Events on their way into the streams: bytes, rows, and how far they bring each partition."""
+
+    at: int  # position of the first byte
+    size: int = 0
+    parts: list[bytes] = field(default_factory=list)
+    rows: list[bytes] = field(default_factory=list)  # of `event`, packed
+    live: list[Live] = field(default_factory=list)
+    dead: list[tuple[int, int, int, list[str]]] = field(default_factory=list)  # ts_event_ns, offset, partition, text
+    items: int = 0  # live rows
+    texts: bytes = b""  # of the live rows and the dead letters, a line each
+    ends: dict[int, int] = field(default_factory=dict)  # partition -> offset of its next event
+
+
+class TopicRings:
+    """The producer's side of a topic's streams.
+
+    Raises:
+        RingError: they are not there, or another process produces them.
+    """
+
+    def __init__(self, ctx: ActorContext, decode: Decode | None) -> None:
+        config: Config = ctx.config
+        self.name, self.config, self.topic = ctx.name, config, config.topic
+        self._decode = decode
+        self.writers: dict[str, StreamWriter] = {}
+        self.readers: dict[str, StreamReader] = {}  # of our own streams
+        for record in (EVENT, DEAD_LETTER, live_record(config.topic)):
+            if record is not None:
+                self._attach(ctx, record)
+        self.bytes = ByteRingWriter(ctx.folder / bytes_filename(ctx.name, TEXTS))
+        self._chunk_bytes = min(CHUNK_BYTES_MAX, self.bytes.capacity // 32)
+        self.event_bytes_max = self.bytes.capacity // 8  # of one event, and of the texts of its live rows
+        self._chunk_events = min(CHUNK_EVENTS_MAX, self.writers["event"].spec.capacity // 4)
+        self.positions = Positions(ctx.folder, ctx.name, self.writers["event"].epoch)
+        self._publish_events = self.writers["event"].packed_publisher()
+        self._dead = self.writers["dead_letter"].chunked(DEAD_LETTER.struct, DEAD_LETTER.values)
+        live = live_record(config.topic)
+        self.live = self.writers[live.name] if live is not None else None
+        self._live = self.live.chunked(live.struct, live.values) if self.live and live else None
+        self._add_keys(ctx)
+        self.room = Room(
+            self.writers, self.readers, live.name if live else "", self.bytes.capacity,
+            stored=config.clickhouse is not None,
+        )  # fmt: skip
+        self.repeats = Repeats(config.repeats_kept)
+        self.processed, self.items, self.repeated, self.rounded, self.overflowed = 0, 0, 0, 0, 0
+        self.dead_by_reason: Counter[str] = Counter()
+        self._dead_log = DeadLog(config.topic)
+        self.resume = self._find_ends()
+        self._there = self._find_live()
+
+    def _attach(self, ctx: ActorContext, record: RecordType) -> None:
+        spec = record.spec(ctx.name, capacity=4, keys_max=1)
+        made, _ = read_spec(ctx.folder / spec.filename)
+        # sizes are the supervisor's choice; what a record is, is ours
+        expected = replace(spec, capacity=made.capacity, keys_max=made.keys_max)
+        self.writers[record.name] = StreamWriter(ctx.folder, expected, ctx.doorbells, time.time_ns())
+        self.readers[record.name] = StreamReader(ctx.folder, ctx.name, record.name, record.dtype)
+
+    # -- keys -------------------------------------------------------------------------------------------------------
+
+    def _add_keys(self, ctx: ActorContext) -> None:
+        self._keys = KeyWriter(ctx.folder / keys_filename(ctx.name))
+        key_id = self._keys.add(f"topic:{self.topic}", {"topic": self.topic})
+        assert key_id == TOPIC_KEY, f"key directory {self.name}: row {key_id} is the topic's own"
+        for name in ("event", "dead_letter"):
+            self.writers[name].add_key(TOPIC_KEY)
+        overflow = self._keys.add(OVERFLOW, {"account_id": OVERFLOW})
+        self._accounts = Accounts(self._add_account)
+        if self.live is not None:
+            self.live.add_key(overflow)
+            self._accounts[OVERFLOW] = overflow
+            for key in list(self._keys)[overflow + 1 :]:
+                with contextlib.suppress(NoSpace):  # then it is tried again when the account comes
+                    self.live.add_key(key.key_id)
+                    self._accounts[key.text] = key.key_id
+        self._key_of = self._accounts.__getitem__
+
+    def _add_account(self, account: str) -> int | None:
+        """The row of an account seen for the first time; None where it gets none."""
+        assert self.live is not None
+        try:
+            if account == self._keys[TOPIC_KEY].text:
+                raise KeyTooLong(f"key {account!r}: it is the topic's own")
+            key_id = self._keys.add(account, {"account_id": account})
+            self.live.add_key(key_id)
+        except (DirectoryFull, KeyTooLong, NoSpace) as error:
+            if self.overflowed % OVERFLOWS_PER_LINE == 0:
+                log.warning(
+                    "topic=%s account=%.100s goes under %s (see kafka.accounts_max): %s",
+                    self.topic, account, OVERFLOW, error,
+                )  # fmt: skip
+            self.overflowed += 1
+            return None
+        return key_id
+
+    # -- what an earlier life left ------------------------------------------------------------------------------------
+
+    def _find_ends(self) -> dict[int, int]:
+        """Offset of the next event of each partition, as far as ring and positions tell; fills the memory of ids."""
+        reader, ends = self.readers["event"], dict[int, int]()
+        rows, _, _ = reader.read(reader.oldest(), reader.capacity)
+        for partition in np.unique(rows["partition"]).tolist():
+            ends[partition] = int(rows["offset"][rows["partition"] == partition].max()) + 1
+        for row in rows[-self.config.repeats_kept :] if self._decode is not None else ():
+            self._remember(row)
+        return ends
+
+    def _remember(self, row: np.void) -> None:
+        key_size, size = int(row["key_size"]), int(row["value_size"])
+        flags, at = int(row["flags"]), int(row["text_at"])
+        if flags & Flag.DEAD:
+            return
+        if flags & Flag.HEADERS:
+            head = self.bytes.read(at, HEADERS_SIZE.size)
+            if head is None:
+                return
+            at += HEADERS_SIZE.size + HEADERS_SIZE.unpack(head)[0]
+        at += 0 if key_size == NO_KEY else key_size
+        value = self.bytes.read(at, size)
+        if value is not None and (event_id := event_id_of(value)):
+            self.repeats.remember(event_id)
+
+    def known(self, partition: int) -> int | None:
+        """Offset of the partition's next event; None where shared memory does not tell."""
+        return max((p for p in (self.resume.get(partition), self.positions[partition]) if p is not None), default=None)
+
+    def begin(self, partition: int, position: int) -> None:
+        """Nothing of the partition was published yet, or what follows is lost: go on at `position`."""
+        self.positions[partition] = self.resume[partition] = position
+
+    def _find_live(self) -> set[tuple[str, int, int, int]]:
+        """Live rows behind the last `event` rows: a crash came between them, and they must not come twice."""
+        found = set()
+        for name, reader in self.readers.items():
+            if name == "event":
+                continue
+            rows, _, _ = reader.read(reader.oldest(), reader.capacity)
+            ends = np.zeros(1 << 16, np.int64)
+            for partition in np.unique(rows["partition"]).tolist():
+                ends[partition] = self.known(partition) or 0
+            for row in rows[rows["offset"] >= ends[rows["partition"]]]:
+                found.add((name, int(row["partition"]), int(row["offset"]), int(row["item"])))
+        if found:
+            log.info("topic=%s live rows without events=%d: not published again", self.topic, len(found))
+        return found
+
+    # -- from events to rows ------------------------------------------------------------------------------------------
+
+    def chunks(self, fetched: Fetched, ts_recv_ns: int) -> Iterator[Chunk]:
+        """Decode events into chunks; each must be published before the next one is asked for."""
+        chunk = self._new_chunk()
+        decode, pack, there = self._decode, _event_row, self._there
+        ids = self.repeats.table()
+        chunk_bytes, chunk_events, event_max = self._chunk_bytes, self._chunk_events, self.event_bytes_max
+        nth, at = self.writers["event"].counts[TOPIC_KEY], chunk.at
+        parts, rows, live = chunk.parts, chunk.rows, chunk.live
+        for partition, records in fetched.items():
+            offset = -1
+            for record in records:
+                offset, stamp, key, value = record.offset, record.timestamp, record.key, record.value
+                flags, key_size, first, refused = 0, NO_KEY, at, ""
+                if value is None:
+                    value = b""
+                if headers := record.headers:
+                    body = _msgpack([list(header) for header in headers])
+                    parts.append(HEADERS_SIZE.pack(len(body)) + body)
+                    at += HEADERS_SIZE.size + len(body)
+                    flags = HEADERS
+                if key is not None:
+                    if len(key) >= NO_KEY:
+                        key, refused = key[: NO_KEY - 1], TOO_LARGE
+                    key_size = len(key)
+                    parts.append(key)
+                    at += key_size
+                size = len(value)
+                if at - first + size > event_max:
+                    value, refused = value[:PREVIEW_MAX], TOO_LARGE
+                    size = len(value)
+                parts.append(value)
+                at += size
+                ts_event_ns = stamp * 1_000_000 if 0 <= stamp < TIME_MS_MAX else 0
+                if decode is not None:
+                    try:
+                        if refused:
+                            raise Undecidable("only a part of it is kept: its key or its value is too large", refused)
+                        event_id, event_ns, variant, rounded, items = decode(value, partition, offset, stamp)
+                        if len(items) * (size + ITEM_BYTES) > event_max:
+                            self._check_texts(items)
+                        own = variant << VARIANT_SHIFT
+                        if rounded:
+                            own |= ROUNDED
+                        known = len(ids)
+                        ids[event_id] = None
+                        if len(ids) == known:
+                            own |= REPEATED
+                            self.repeated += 1
+                        ts_event_ns = event_ns
+                        flags |= own
+                        if items:
+                            if there:
+                                items = self._leave_out(items, partition, offset)
+                            live.append((own, partition, offset, items))
+                    except Undecidable as error:
+                        flags |= Flag.DEAD
+                        self._take_dead(chunk, error, value, partition, offset, ts_event_ns)
+                    except Exception as error:  # noqa: BLE001 - our own mistake: the event is kept, the topic goes on
+                        flags |= Flag.DEAD
+                        mistake = Undecidable(f"{type(error).__name__}: {error}", "internal_error")
+                        self._take_dead(chunk, mistake, value, partition, offset, ts_event_ns)
+                rows.append(pack(
+                    nth, ts_recv_ns, ts_event_ns, TOPIC_KEY, flags, offset, stamp, first, partition, key_size, size
+                ))  # fmt: skip
+                nth += 1
+                if at - chunk.at >= chunk_bytes or len(rows) >= chunk_events:
+                    chunk.size, chunk.ends[partition] = at - chunk.at, offset + 1
+                    yield self._finish(chunk)
+                    chunk = self._new_chunk()
+                    nth, at = self.writers["event"].counts[TOPIC_KEY], chunk.at
+                    parts, rows, live, there = chunk.parts, chunk.rows, chunk.live, self._there
+                    ids = self.repeats.table()
+            if offset >= 0:
+                chunk.ends[partition] = offset + 1
+        chunk.size = at - chunk.at
+        if rows:
+            yield self._finish(chunk)
+
+    def _new_chunk(self) -> Chunk:
+        return Chunk(self.bytes.published())
+
+    def _check_texts(self, items: Sequence[Any]) -> None:
+        """A long name in every fill may make much of little."""
+        texts = len(_lines(items))
+        if texts > self.event_bytes_max:
+            raise Undecidable(f"its {len(items)} items take {texts} bytes", TOO_LARGE)
+
+    def _leave_out(self, items: Sequence[Any], partition: int, offset: int) -> list[Any]:
+        """The items, with None for those that an earlier life has published."""
+        assert self.live is not None
+        there, name = self._there, self.live.spec.record
+        return [None if (name, partition, offset, n) in there else item for n, item in enumerate(items)]
+
+    def _finish(self, chunk: Chunk) -> Chunk:
+        """Make the texts of its live rows and dead letters."""
+        if self._there:
+            chunk.dead = [one for one in chunk.dead if ("dead_letter", one[2], one[1], 0) not in self._there]
+        texts = [item for event in chunk.live for item in event[3] if item is not None]
+        chunk.items = len(texts)
+        chunk.texts = _lines(texts) + _lines([one[3] for one in chunk.dead])
+        return chunk
+
+    def _take_dead(
+        self, chunk: Chunk, error: Undecidable, value: bytes, partition: int, offset: int, ts_event_ns: int
+    ) -> None:
+        self.dead_by_reason[error.reason] += 1
+        self._dead_log.say(error, value, partition, offset)
+        chunk.dead.append((ts_event_ns, offset, partition, [error.reason, str(error)[:PREVIEW_MAX]]))
+
+    def publish(self, chunk: Chunk, ts_recv_ns: int) -> None:
+        """Make a chunk visible: its bytes, its live rows, and then, for good, its events."""
+        chunk.parts.append(chunk.texts)
+        data, step = b"".join(chunk.parts), self.bytes.capacity // 4
+        position = self.bytes.append(data[:step])
+        assert position == chunk.at, f"byte ring {self.name}: appended at {position}, planned {chunk.at}"
+        for start in range(step, len(data), step):
+            self.bytes.append(data[start : start + step])
+        at, sizes = chunk.at + chunk.size, iter(map(len, chunk.texts.split(b"\n")))
+        if chunk.items:
+            at = self._publish_live(chunk, ts_recv_ns, at, sizes)
+        for (ts_event_ns, offset, partition, _), size in zip(chunk.dead, sizes, strict=False):
+            self._dead.append(TOPIC_KEY, ts_recv_ns, ts_event_ns, Flag.DEAD, offset, at, size, partition, 0)
+            at += size + 1
+        self._dead.flush()
+        self._publish_events(TOPIC_KEY, b"".join(chunk.rows))
+        for partition, end in chunk.ends.items():
+            self.begin(partition, end)
+        self.processed += len(chunk.rows)
+        if self._there:
+            ends = self.resume
+            self._there = {one for one in self._there if one[2] >= ends.get(one[1], 0)}
+
+    def _publish_live(self, chunk: Chunk, ts_recv_ns: int, at: int, sizes: Iterator[int]) -> int:
+        """Its live rows, whose texts begin at `at`; returns the position behind them."""
+        assert self.live is not None and self._live is not None
+        append, key_of = self._live.append, self._key_of
+        if self.live.spec.record == FILL.name:
+            for own, partition, offset, fills in chunk.live:
+                for number, fill in enumerate(fills):
+                    if fill is None:
+                        continue
+                    size = next(sizes)
+                    append(
+                        key_of(fill.account_id), ts_recv_ns, fill.timestamp, own | SELL if fill.side == "SELL" else own,
+                        fill.quantity.to_bytes(16, "little", signed=True),
+                        fill.price.to_bytes(16, "little", signed=True),
+                        fill.commission.to_bytes(16, "little", signed=True),
+                        offset, at, size, partition, number,
+                    )  # fmt: skip
+                    at += size + 1
+        else:
+            default = self.config.default_account
+            for own, partition, offset, (event,) in chunk.live:
+                if event is not None:
+                    size, account = next(sizes), getattr(event, "account_id", None) or default
+                    append(key_of(account), ts_recv_ns, event.timestamp, own, offset, at, size, partition, 0)
+                    at += size + 1
+        self._live.flush()
+        self.items += chunk.items
+        return at
+
+    def held_by(self, chunk: Chunk) -> str:
+        """The stream whose durable reader still needs what the chunk would overwrite; "" where there is room."""
+        return self.room.held_by(len(chunk.rows), chunk.items, chunk.at + chunk.size + len(chunk.texts))
+
+    def close(self) -> None:
+        for part in (*self.readers.values(), *self.writers.values(), self.bytes, self._keys, self.positions):
+            part.close()

@@ -1,0 +1,46 @@
+"""The actor of one topic: attach the rings, then follow Kafka until the stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+
+from ..runtime import BEAT_INTERVAL_S, ActorContext
+from .config import Config
+from .decoding import make_decode
+from .metrics import Progress, TopicMetrics
+from .rings import TopicRings
+
+log = logging.getLogger(__name__)
+
+
+async def main(ctx: ActorContext) -> None:
+    """Follow the topic until the stop. Whatever the broker does, the actor does not end.
+
+    Raises:
+        RingError: the streams are not as configured.
+    """
+    from .link import Link  # aiokafka is optional
+
+    config: Config = ctx.config
+    decode = make_decode(config.topic, config.default_account, config.default_strategy)
+    rings = TopicRings(ctx, decode)
+    progress, metrics = Progress(), TopicMetrics(ctx.page, config.topic)
+    log.info("topic=%s actor=%s resume=%s ids=%d", config.topic, ctx.name, rings.resume, len(rings.repeats))
+    gc.collect()
+    gc.freeze()  # what lives from here on lives as long as the process
+    gc.disable()  # nothing of an event is in a cycle, and looking for one cost a fifth of the time; `Link` does it
+    link = Link(ctx, rings, progress)
+    running = asyncio.create_task(link.run(), name=config.topic)
+    ctx.running()
+    try:
+        while not running.done():
+            metrics.update(rings, progress)
+            ctx.beat()
+            await asyncio.wait([running], timeout=BEAT_INTERVAL_S)
+        running.result()
+    finally:
+        metrics.update(rings, progress)
+        ctx.beat()
+        rings.close()
