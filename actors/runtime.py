@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy.ma  # noqa: F401 - `np.unique` would load it: before the fork its 7 MB are shared
+
 from ..ringbuf import MetricsPage, State
 
 BEAT_INTERVAL_S = 0.5

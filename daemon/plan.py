@@ -256,9 +256,14 @@ def _preparation(kind: Kind, config: Any, settings: Settings) -> Callable[[], No
         return functools.partial(prepare_store, settings.data / config.folder)
     if kind.name == "simulator":
         return functools.partial(check_ports_free, kind.name, config)
-    if kind.name == "topic":  # its client, which is optional, once for all of them
-        return functools.partial(importlib.import_module, "..actors.topic.link", __package__)
+    if kind.name == "topic":
+        return load_kafka_client
     return None
+
+
+def load_kafka_client() -> None:
+    """Import the client, which is optional, once for all topics: before the fork, so that they share its memory."""
+    importlib.import_module("..actors.topic.link", __package__)
 
 
 def check_ports_free(what: str, config: msgspec.Struct) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import clickhouse_connect
+import clickhouse_connect.driver.asyncclient  # loaded at the first connection otherwise, by each process for itself
 import msgspec
 from clickhouse_connect.driver import exceptions as driver
 

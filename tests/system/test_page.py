@@ -61,4 +61,11 @@ def test_first_page_of_the_demo_shows_the_tree_and_changing_quotes(demo: Demo, b
 
     until(f"{CHANGES} changes of a quote", changed)
     until("trades on the page", lambda: text("#tape tbody"))
+    until("positions on the page", lambda: text("#positions tbody"))
+    marks: set[str] = set()
+    until("marks that change", lambda: marks.add(text("#positions tbody td.mark")) or len(marks) > CHANGES)
+    totals: set[str] = set()
+    until("PnL that changes", lambda: totals.add(text("#unrealized")) or len(totals) > CHANGES)
+    until("fills on the page", lambda: "USDT" in text("#fills tbody"))
+    until("an alert on the page", lambda: text("#alerts tbody"))
     assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
