@@ -174,7 +174,7 @@ class Settlements:
         await insert_rows(self._client, self._config.clickhouse.database, FUNDING, rows, key, BACKFILL_EPOCH)
         self._last[name] = rates[-1].ts_ms
         self._metrics.settlements.inc(len(rates))
-        log.info("instrument=%s settled rates stored=%d", key["instrument"], len(rates))
+        log.debug("instrument=%s settled rates stored=%d", key["instrument"], len(rates))
 
 
 def _name(key: Mapping[str, Any]) -> Name:
