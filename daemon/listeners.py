@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import FolderUnusable, PortTaken
@@ -46,9 +47,13 @@ def open_listeners(what: str, host: str, port: int, count: int) -> list[socket.s
     return sockets
 
 
-def share_listener(listener: socket.socket) -> socket.socket:
-    """One more socket for another worker on the address that `listener` of ours is bound to."""
-    return _listen_beside(listener.family, listener.getsockname())
+def open_more(
+    what: str, host: str, port: int, count: int, ours: Sequence[socket.socket]
+) -> list[socket.socket]:  # fmt: skip
+    """`count` sockets for further workers, beside those of ours that listen there; without any as `open_listeners`."""
+    if not ours:
+        return open_listeners(what, host, port, count)
+    return [_listen_beside(ours[0].family, ours[0].getsockname()) for _ in range(count)]
 
 
 def _listen_beside(family: int, address: tuple) -> socket.socket:

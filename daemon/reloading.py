@@ -20,7 +20,7 @@ from ..ringbuf.errors import TickringError
 from . import logs
 from .control import Refused
 from .instance import RINGS_READ_WAIT_S, check_space, remove_leftovers, unread_leftovers
-from .listeners import open_listeners, share_listener
+from .listeners import open_more
 from .plan import Plan, by_group
 from .process import Process
 from .reload import Changes, compare, merged
@@ -121,10 +121,7 @@ class Reloader:
             for address, actors in by_group(new):
                 wanting = [actor.name for actor in actors if listening.get(actor.name) != address]
                 sharing = [supervisor.listeners[name] for name, where in listening.items() if where == address]
-                if sharing:
-                    sockets = [share_listener(sharing[0]) for _ in wanting]
-                else:
-                    sockets = open_listeners(address.group, address.host, address.port, len(wanting))
+                sockets = open_more(address.group, address.host, address.port, len(wanting), sharing)
                 for name, one in zip(wanting, sockets, strict=True):
                     undo.callback(one.close)
                     opened[name] = one

@@ -35,7 +35,7 @@ from .instance import (
     tidy,
     unread_misfits,
 )
-from .listeners import open_listeners, open_unix_listener, share_listener
+from .listeners import open_more, open_unix_listener
 from .logs import flush_repeats
 from .notify import Notifier
 from .overview import Overview
@@ -181,10 +181,7 @@ class Supervisor:
         for address, actors in by_group(self.plan):
             taken_over = [self.listeners[actor.name] for actor in actors if actor.name in self.listeners]
             wanting = [actor.name for actor in actors if actor.name not in self.listeners]
-            if taken_over:
-                sockets = [share_listener(taken_over[0]) for _ in wanting]
-            else:
-                sockets = open_listeners(address.group, address.host, address.port, len(wanting))
+            sockets = open_more(address.group, address.host, address.port, len(wanting), taken_over)
             self.listeners |= dict(zip(wanting, sockets, strict=True))
 
     def _clean_up(self, lock: InstanceLock, *, everything: bool) -> None:

@@ -143,6 +143,16 @@ def lock_exclusive(fd: int, what: str, holder: int = 0) -> None:
         ) from None
 
 
+def is_locked(fd: int) -> bool:
+    """Whether somebody holds it exclusively."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
+
+
 def unlock(fd: int) -> None:
     """Give up the lock before its descriptor is closed."""
     fcntl.flock(fd, fcntl.LOCK_UN)

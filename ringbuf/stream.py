@@ -22,7 +22,7 @@ from .keys import KeyReader, keys_filename
 from .layout import StreamSpec
 from .publish import Store, make_packed_publisher, make_publisher
 from .readers import ReaderFile, ReaderKind, ReaderLine, Ringer, create_readers, is_reader_file
-from .segment import create_segment, lock_exclusive, open_segment, populate, reserve, unlock
+from .segment import create_segment, is_locked, lock_exclusive, open_segment, populate, reserve, unlock
 
 HEADER_DTYPE = np.dtype([
     ("nth", "<u8"), ("ts_recv_ns", "<i8"), ("ts_event_ns", "<i8"), ("key_id", "<u4"), ("flags", "<u4"),
@@ -402,6 +402,10 @@ class StreamReader:
     @property
     def producer_pid(self) -> int:
         return self._words[layout.PRODUCER_PID_AT // 8]
+
+    def has_producer(self) -> bool:
+        """Whether a process may publish. It is refused if it attaches in the moment of this call: ask rarely."""
+        return is_locked(self._fd)
 
     def published_at_ns(self, ts_recv_ns: int) -> int:
         """When records received at that time were published, wall clock; 0 where the producer did not sample it."""

@@ -41,6 +41,7 @@ class Metrics:
         self.refused = counter(_P + "refused_batches_total", "Batches that ClickHouse does not take, put aside")
         self.gaps_pending = gauge(_P + "gaps_pending", "Gaps that wait for room in the ledger on disk")
         self.gaps_unrecorded = counter(_P + "gaps_unrecorded_total", "Gaps that found no place in the ledger")
+        self.malformed = counter(_P + "malformed_members_total", "Members of events left out: they could not be read")
         self.streams_refused = counter(_P + "streams_refused_total", "Streams whose layout this version does not know")
         self._outcomes: list[bool] = []
 

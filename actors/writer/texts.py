@@ -134,7 +134,9 @@ class EventFollower(TextFollower):
 
     def _encode_texts(self, rows: np.ndarray, texts: Sequence[bytes], first: int) -> Sequence[Batch]:
         raw = RawEvents(self.deriver.topic, self.stream, self.reader.epoch, first, rows, texts)
-        return self.deriver.batches(raw, self._overlap.ends)
+        batches = self.deriver.batches(raw, self._overlap.ends)
+        self.delivery.metrics.malformed.inc(self.deriver.malformed)
+        return batches
 
     async def _hand_over(self, prepared: Prepared) -> None:
         await super()._hand_over(prepared)

@@ -21,9 +21,10 @@ import msgspec
 from ...actors.feed.protocol import CHANNELS, tier_of_channel
 from ...actors.topic.brokers import EMBEDDED
 from ...codecs.binance.wire import PRODUCTS
+from ...ringbuf.segment import free_bytes
 from .. import logs
 from ..config import Log
-from ..instance import remove_dead
+from ..instance import memory_needed, remove_dead
 from ..loading import check, load
 from ..markets import fewest_shards
 from ..plan import Plan, make_plan
@@ -87,8 +88,10 @@ def demo(
     remove_dead(SHARED_MEMORY, DEMO_PREFIX)
     data = Path(tempfile.mkdtemp(prefix="tickring-demo-"))
     try:
-        missing = [library for library in DEMO_LIBRARIES if importlib.util.find_spec(library) is None]
-        raw = demo_settings(port, symbols, name or f"{DEMO_PREFIX}{os.getpid()}", data, desk=not missing)
+        instance = name or f"{DEMO_PREFIX}{os.getpid()}"
+        raw = demo_settings(port, symbols, instance, data, desk=True)
+        if lacking := _lacking(raw):
+            raw = demo_settings(port, symbols, instance, data, desk=False)
         quiet: dict[str, str] = {"level": "WARNING"} if sys.stderr.isatty() else {}
         subscriptions = Subscriptions(
             check(raw, "demo"), lambda new: _with_log(make_plan(new, "demo"), quiet | log_options)
@@ -96,16 +99,29 @@ def demo(
         plan = subscriptions.plan()
         logs.setup(plan.log.level, plan.log.format)
         print(f"starting {len(plan.actors)} processes on simulated markets ...", flush=True)
-        if missing:
-            print(f"without fills, positions and alerts: {', '.join(missing)} not found; pip install 'tickring[demo]'")
+        if lacking:
+            print(f"without fills, positions and alerts: {lacking}", flush=True)
         supervisor = Supervisor(
-            plan, leave_nothing=True, facts={"temporary": True}, on_ready=_announce(duration_s, desk=not missing),
+            plan, leave_nothing=True, facts={"temporary": True}, on_ready=_announce(duration_s, desk=not lacking),
             subscriptions=subscriptions,
         )  # fmt: skip
         asyncio.run(supervisor.run())
         print("stopped, nothing left behind", flush=True)
     finally:
         shutil.rmtree(data, ignore_errors=True)
+
+
+def _lacking(raw: dict[str, Any]) -> str:
+    """What the desk of a demo's configuration lacks on this machine, and what to do; "" where it can run."""
+    missing = [library for library in DEMO_LIBRARIES if importlib.util.find_spec(library) is None]
+    if missing:
+        return f"{' and '.join(missing)} not installed: pip install 'tickring[demo]'"
+    needed, _ = memory_needed(make_plan(check(raw, "demo"), "demo"))
+    free = free_bytes(SHARED_MEMORY)
+    if needed > free:
+        mb = 1_000_000
+        return f"they need {needed // mb} MB in {SHARED_MEMORY}, which has {free // mb}: docker run --shm-size=256m"
+    return ""
 
 
 def demo_settings(port: int | None, symbols: int, name: str, data: Path, *, desk: bool = False) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def test_writer_killed_while_replaying_after_a_reboot_sends_the_rest_once(instan
     rows = producer.publish(1000)
     instance.writer.start(instance.away(batch_rows=200))
     wait_for("all spooled", lambda: instance.cursors(producer).get("writer") == 1000)
+    instance.end(producer)
     instance.writer.stop()  # it leaves an empty ring: nothing of it is lost
     reboot(instance)
     again = instance.producer()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -64,6 +66,7 @@ def test_writer_goes_over_to_a_ring_made_anew_and_takes_the_rest_of_the_old_one(
     instance.writer.start(instance.config(flush_interval_ms=60_000))
     wait_for("attached", lambda: "writer" in instance.cursors(old))
     before = old.publish(300)
+    instance.end(old)
     for path in instance.shm.glob("feed*"):
         path.unlink()
     new = instance.producer(keys=4)
@@ -97,6 +100,39 @@ def test_writer_told_to_stop_empties_the_rings_first(instance):
     instance.writer.stop()
     instance.check_content((producer, rows))
     assert instance.cursors(producer)["writer.stored"] == 4000
+
+
+def test_writer_told_to_stop_under_load_leaves_in_time_and_says_that_more_may_come(instance):
+    producer = instance.producer()
+    instance.writer.start(instance.config(batch_rows=100_000))
+    wait_for("attached", lambda: "writer" in instance.cursors(producer))
+    over = threading.Event()
+    rows = []
+
+    def publish() -> None:
+        while not over.is_set():
+            rows.append(producer.publish(10))
+            time.sleep(0.001)
+
+    publishing = threading.Thread(target=publish)
+    publishing.start()
+    try:
+        wait_for("some to be stored", lambda: instance.cursors(producer)["writer.stored"] > 500)
+        instance.writer.stop()
+    finally:
+        over.set()
+        publishing.join()
+    assert "not empty after" not in instance.writer.log.read_text()
+    more = producer.publish(100)
+    instance.end(producer)
+    for path in instance.shm.iterdir():  # a reboot: nobody can know how many records it took away
+        path.unlink()
+    published = np.concatenate([*rows, more])
+    after = instance.producer()
+    instance.writer.start(instance.config())
+    wait_for("attached", lambda: "writer" in instance.cursors(after))
+    [gap] = instance.check_exactly(producer, published)
+    assert gap.stop is None and gap.reason == "ring_gone"
 
 
 def test_writer_restarted_goes_on_where_it_was(instance):

@@ -54,6 +54,11 @@ class Instance:
         self.producers.append(producer)
         return producer
 
+    def end(self, producer: Producer) -> None:
+        """It publishes no more."""
+        self.producers.remove(producer)
+        producer.close()
+
     def cursors(self, producer: Producer) -> dict[str, int]:
         """Of the writer's two lines; empty before it has them."""
         file = ReaderFile(self.shm / f"{producer.name}.{producer.record.name}.readers")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -127,6 +128,8 @@ def make_tree() -> Iterator[Callable[[], Tree]]:
         if tree.process is not None and tree.process.poll() is None:
             tree.process.kill()
             tree.process.wait()
+        with contextlib.suppress(NotRunning):  # one that took over is no child of ours
+            os.kill(tree.status()["pid"], signal.SIGKILL)
     shutil.rmtree(base)
 
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 
@@ -21,6 +22,7 @@ from tickring.daemon.config import SupervisorConfig
 from tickring.daemon.errors import DaemonError, exit_code_of
 from tickring.daemon.plan import ActorPlan, Address, Plan
 from tickring.daemon.supervisor import Supervisor
+from tickring.daemon.takeover import Predecessor, telling_why
 from tickring.ringbuf.errors import TickringError
 from tickring.ringbuf.layout import StreamSpec
 
@@ -126,18 +128,35 @@ def make_plan(spec: dict) -> Plan:
     )
 
 
+def hold(spec: dict, name: str) -> None:
+    """Wait while a file of that name is there."""
+    while (Path(spec["data"]) / name).exists():
+        time.sleep(0.01)
+
+
 def main() -> int:
     spec = json.loads(sys.argv[1])
     logs.setup("DEBUG", "text")
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    next_spec = Path(spec["data"]) / "next.json"
     try:
-        supervisor = Supervisor(
-            make_plan(spec),
-            leave_nothing=spec.get("leave_nothing", False),
-            wakeup_device=Path(spec.get("wakeup_device", "/dev/null")),
-            replan=lambda: make_plan(json.loads((Path(spec["data"]) / "next.json").read_text())),
-        )
-        return asyncio.run(supervisor.run())
+        with telling_why():
+            if spec.get("take_over"):
+                spec |= json.loads(next_spec.read_text())
+                predecessor = Predecessor(Path(spec["folder"]))
+                note(SimpleNamespace(name="successor", data=next_spec.parent), f"start {os.getpid()}")
+                hold(spec, "hold_before")
+            else:
+                predecessor = None
+            supervisor = Supervisor(
+                make_plan(spec),
+                leave_nothing=spec.get("leave_nothing", False),
+                wakeup_device=Path(spec.get("wakeup_device", "/dev/null")),
+                replan=lambda: make_plan(json.loads(next_spec.read_text())),
+                predecessor=predecessor,
+                successor=[sys.executable, __file__, json.dumps(spec | {"take_over": True})],
+            )
+            return asyncio.run(supervisor.run())
     except DaemonError as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code_of(error)

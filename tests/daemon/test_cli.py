@@ -170,8 +170,9 @@ def test_demo_serves_live_data_and_leaves_nothing_after_ctrl_c(demo):
     status = one.status()
     pids = [actor["pid"] for actor in status["actors"]]
     kinds = {actor["kind"] for actor in status["actors"]}
-    assert kinds == {"simulator", "clickhouse", "feed", "keeper", "writer", "front"}
-    assert len(pids) == 9 and all(map(alive, pids))
+    market = {"simulator", "clickhouse", "feed", "keeper", "writer", "front"}
+    assert kinds == {*market, "broker", "strategy", "topic", "portfolio", "alerts"}
+    assert len(pids) == 20 and all(map(alive, pids))
     files = json.loads(tickring("inspect", "--json", "--instance", name).stdout)["files"]
     assert any(file["file"].endswith(".trade.ring") and file["publish"] for file in files)
     code, output = one.interrupt()

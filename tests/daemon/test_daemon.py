@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -17,10 +18,11 @@ import pytest
 from websockets.sync.client import connect
 
 from tickring.actors.latency import EXCHANGE_TO_SOCKET, SOCKET_TO_RING
+from tickring.daemon.errors import NotRunning
 
 from ..system.client import Client, trade_channels
 from ..system.test_resume import COINS, FEEDS, check_channel, check_table, listening, until_settled
-from ..system.tree import Tree, merged, spot, toml, until
+from ..system.tree import Tree, alive, merged, spot, toml, until
 from .exchange import Exchange
 
 pytest.importorskip("chdb", reason="the embedded engine is not installed: pip install 'tickring[embedded]'")
@@ -34,6 +36,8 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
     try:
         yield tree
     finally:
+        with contextlib.suppress(NotRunning):  # one that took over is no child of ours
+            os.kill(tree.status()["pid"], signal.SIGKILL)
         tree.clean_up()
         shutil.rmtree(shm, ignore_errors=True)
 
@@ -158,6 +162,62 @@ def test_client_resumes_through_restarts_of_the_daemon_and_sees_every_record_onc
             for native, pair in COINS.items():
                 check_channel(tree, client, feed, product, stream, native, pair)
         check_table(tree, client)
+
+
+def test_client_resumes_without_a_gap_through_take_overs_and_no_row_is_lost_or_doubled(tree, open_exchange):
+    exchange = open_exchange(
+        tree, list(COINS), rate=500.0, activity_exponent=2.5, ledger_frames_max=1_000_000, start="command"
+    )
+    pairs = list(COINS.values())
+    markets = exchange.markets(
+        spot={"symbols": pairs, "channels": ["trade"]},
+        usdm={"symbols": [f"{pair}-PERP" for pair in pairs], "channels": ["agg_trade"]},
+    )
+    tree.start(exchanges=markets).ready()
+    tree.config["simulator"] = exchange.config  # where `listening` looks
+    client = Client(tree.front_port, trade_channels(pairs))
+    client.start()
+    supervisors = [tree.process.pid]
+    with listening(tree):
+        tree.sim("start", {})
+        try:
+            until("records on every channel", lambda: len(client.seen()) == 8 and all(client.seen().values()))
+            for _ in range(RESTARTS):
+                result = tickring(tree, "restart")
+                assert result.returncode == 0, result.stderr + tree.logged()
+                supervisors.append(tree.status()["pid"])
+                assert f"process {supervisors[-1]} has taken over" in result.stdout
+                until_settled(client)
+            assert not client.errors
+        finally:
+            client.ending.set()
+            client.join(10)
+            tree.seen.update(pids(tree).values())
+        assert len(set(supervisors)) == RESTARTS + 1 and client.resumed >= 8 * RESTARTS
+        for feed, (product, stream) in FEEDS.items():
+            for native, pair in COINS.items():
+                check_channel(tree, client, feed, product, stream, native, pair)
+        assert not any(channel.gaps for channel in client.channels.values()), "the rings hold all"
+        check_table(tree, client)
+    assert tree.process.wait(60) == 0
+    stop_successor(tree, supervisors[-1])
+
+
+def stop_successor(tree: Tree, pid: int) -> None:
+    """Stop a daemon that is no child of ours."""
+    assert tickring(tree, "stop").returncode == 0
+    until("its end", lambda: not alive(pid))
+
+
+def test_restart_with_a_mistake_in_the_configuration_leaves_the_daemon_running_and_names_it(tree):
+    tree.start(exchanges=spot(["BTC-USDT"]), simulator={"symbols": ["BTCUSDT"]}).ready()
+    before = pids(tree)
+    tree.file.write_text(toml(tree.config) + "[feeed]\n")
+    result = tickring(tree, "restart")
+    assert result.returncode == 78
+    assert "the running one goes on" in result.stderr and "feeed" in result.stderr
+    assert pids(tree) == before
+    assert tree.stop() == 0
 
 
 def test_drain_ends_although_a_client_never_reads(tree, open_exchange):

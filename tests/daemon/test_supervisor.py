@@ -261,7 +261,7 @@ def test_control_socket_is_private_and_refuses_what_it_does_not_know(tree):
     tree.start([{"name": "a", "main": "work"}]).ready()
     path = tree.folder / "control.sock"
     assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(Refused, match="known: status, stop, restart, reload, subscribe, doorbell"):
+    with pytest.raises(Refused, match="known: status, stop, restart, reload, subscribe, take_over, listeners"):
         ask(path, "dance")
     with pytest.raises(Refused, match="unknown actor 'z'; known: a"):
         ask(path, "restart", actor="z")

@@ -220,6 +220,18 @@ def test_stale_segment_of_a_dead_owner_is_taken_over(shm):
     assert StreamReader(shm, "feed", "rec", ROW_DTYPE).producer_pid == os.getpid()
 
 
+def test_reader_knows_whether_a_producer_holds_the_stream(shm):
+    spec = spec_of()
+    create_stream(shm, spec, 1)
+    reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
+    assert not reader.has_producer()
+    writer = writer_of(shm, spec)
+    assert reader.has_producer()
+    writer.close()
+    assert not reader.has_producer()
+    writer_of(shm, spec).close()  # the question has left nothing behind
+
+
 def test_missing_segment_is_named(shm):
     with pytest.raises(SegmentMissing, match=r"feed\.rec\.ring"):
         StreamReader(shm, "feed", "rec", ROW_DTYPE)
