@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -28,8 +27,7 @@ def topic_actor(topic: str) -> str:
     return "topic-" + topic.replace(".", "-")
 
 
-@dataclass(frozen=True, slots=True)
-class Item(Generic[T]):
+class Item(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """One item of a stream: what its texts say, and the header of its record."""
 
     value: T

@@ -138,7 +138,7 @@ def examine(state: FrontState, version: str) -> Health:
 def readiness(state: FrontState) -> list[str]:
     """Why this worker cannot serve yet; empty when it can."""
     reasons = []
-    if not state.catalog.all_streams():
+    if not (state.catalog.all_streams() or state.desk.streams.configured):
         reasons.append(f"no stream in {state.catalog.folder}: the producers have not started")
     if state.ctx.stopping.is_set():
         reasons.append("stopping")

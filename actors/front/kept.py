@@ -16,12 +16,15 @@ class Keeper(Generic[T]):
     Whoever asks while a value is being worked out waits for that one. A `None` is handed out and not kept.
 
     Args:
+        stale_s: for so long beyond it a value is still handed out, while a new one is being worked out.
         entries_max: values kept; the oldest yields.
         worth: whether a value is kept, or only handed to those who wait for it.
     """
 
-    def __init__(self, keep_s: float, entries_max: int, worth: Callable[[T], bool] = lambda _: True) -> None:
-        self._worth = worth
+    def __init__(
+        self, keep_s: float, entries_max: int, worth: Callable[[T], bool] = lambda _: True, *, stale_s: float = 0.0
+    ) -> None:
+        self._worth, self._stale_s = worth, stale_s
         self.keep_s = keep_s
         self._entries_max = entries_max
         self._values: dict[Hashable, tuple[float, T]] = {}
@@ -40,12 +43,19 @@ class Keeper(Generic[T]):
         found = self.fresh(identity)
         if found is not None:
             return found
+        stale = self._values.get(identity)
         task = self._working.get(identity)
         if task is None:
             task = self._working[identity] = asyncio.ensure_future(self._make(identity, make))
             task.add_done_callback(lambda task: task.cancelled() or task.exception())  # read, if by nobody else
+        if stale is not None and time.monotonic() - stale[0] < self.keep_s + self._stale_s:
+            return stale[1], time.monotonic() - stale[0]
         value = await asyncio.shield(task)
         return None if value is None else (value, 0.0)
+
+    def drop(self, identity: Hashable) -> None:
+        """Forget a value."""
+        self._values.pop(identity, None)
 
     async def _make(self, identity: Hashable, make: Callable[[], Awaitable[T | None]]) -> T | None:
         try:

@@ -171,7 +171,7 @@ class Front:
     async def start(self) -> None:
         """Listen."""
         config = self.state.config
-        setup_ws(self._app, self.ctx, self.catalog, config.ws, self._authenticator)
+        setup_ws(self._app, self.ctx, self.catalog, config.ws, self._authenticator, self.state.desk)
         self._app_runner = web.AppRunner(self._app, access_log=None)
         await self._app_runner.setup()
         inner = self._app_runner.server

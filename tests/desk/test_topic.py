@@ -57,6 +57,41 @@ def test_topic_with_events_publishes_each_offset_with_its_bytes(
     rig.stop()
 
 
+def test_fill_of_large_and_negative_amounts_has_them_in_its_row(
+    any_broker: Any, topic: str, make_rig: Make, wait_for: Wait
+) -> None:
+    large = "123456789012345678901234567890.12345678"
+    sent = [
+        report(1, last_qty=large, commission="-0.5"), report(2, last_price=large, commission=f"-{large}"),
+        report(3, last_qty="92233720368.54775807", last_price="92233720368.54775808", commission=None),
+    ]  # fmt: skip
+    kafka.produce(any_broker.bootstrap, topic, [(0, None, value, None) for value in sent])
+    rig = make_rig(topic, bootstrap_servers=any_broker.bootstrap)
+    rig.start()
+    wait_for(lambda: rig.published() == 3, "all events")
+    fills = rig.rows("fill")
+    for row, text in zip(fills, rig.texts(fills), strict=True):
+        told = {"commission": 0} | json.loads(text)
+        for name in ("quantity", "price", "commission"):
+            assert amount_of(bytes(row[name])) == told[name]
+    units = [amount_of(bytes(row["commission"])) for row in fills]
+    assert units == [-50_000_000, -12345678901234567890123456789012345678, 0]
+    rig.stop()
+
+
+def test_fill_beside_members_that_cannot_be_read_is_no_dead_letter(
+    any_broker: Any, topic: str, make_rig: Make, wait_for: Wait
+) -> None:
+    spoilt = {"realized_pnl": "much", "cum_qty": [], "order_time": "soon", "client_order_id": {}, "source": 5}
+    kafka.produce(any_broker.bootstrap, topic, [(0, None, report(1, **spoilt), None)])
+    rig = make_rig(topic, bootstrap_servers=any_broker.bootstrap)
+    rig.start()
+    wait_for(lambda: rig.published() == 1, "the event")
+    assert len(rig.rows("fill")) == 1 and len(rig.rows("dead_letter")) == 0
+    assert not (rig.rows("event")["flags"] & Flag.DEAD).any()
+    rig.stop()
+
+
 def test_topic_with_poison_goes_on_and_keeps_it(any_broker: Any, topic: str, make_rig: Make, wait_for: Wait) -> None:
     poison = [b"", b"{", b"\xff\xfe", b"[]", b'{"event_id":"x"}', None, b"null", b'{"event_id": 1e999}']
     events = [(0, None, value, None) for value in poison] + [(0, None, report(1), None)]

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import Any
-
-from .ws_rig import WHEN, plain, rig
+from .ws_rig import WHEN, plain, rig, run
 
 API = "/ws?dialect=api"
 FRAME = {"type", "timestamp", "data"}
-
-
-def run(made: Any, coroutine: Any) -> None:
-    asyncio.run(coroutine(made))
 
 
 def test_a_path_is_confirmed_and_pings_are_answered(shm):

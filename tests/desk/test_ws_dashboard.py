@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from tickring.actors.front.ws import Identity
 from tickring.codecs.record import Flag
 
-from .ws_rig import plain, rig
+from .ws_rig import plain, rig, run
 
 AUTH = {"type": "auth", "token": "secret"}
-
-
-def run(made: Any, coroutine: Any) -> None:
-    asyncio.run(coroutine(made))
 
 
 class Keys:
@@ -77,6 +72,8 @@ def test_subscribe_unsubscribe_ping_and_unknown_channels(shm):
             frame = await c.ask({"type": "dance"})
             assert (frame["type"], frame["code"]) == ("error", "INVALID_PARAMETER")
             assert (await c.ask("{x"))["code"] == "INVALID_FRAME"
+        async with plain(r.front, "/ws?dialect=dashboard&channels=trades") as c:
+            assert (await c.next())["code"] == "NOT_SUPPORTED"
 
     with rig(shm) as r:
         run(r, go)
@@ -134,6 +131,24 @@ def test_a_fill_that_was_said_before_is_not_said_again(shm):
             r.fill(1, flags=Flag.REPEATED)
             r.fill(2)
             assert (await c.next())["data"][0]["fill_id"] == "f-2"
+
+    with rig(shm) as r:
+        run(r, go)
+
+
+def test_a_stream_that_was_made_anew_is_told_from_its_beginning(shm):
+    async def go(r):
+        r.fill(1)
+        async with plain(r.front, "/ws/fills?dialect=dashboard") as c:
+            await c.until("subscribed")
+            r.remake_fills()
+            seen: list[str] = []
+            for n in range(7, 10):
+                r.fill(n)
+                await asyncio.sleep(0.3)
+            while len(seen) < 3:
+                seen += [one["fill_id"] for one in (await c.until("data"))["data"]]
+            assert seen == ["f-7", "f-8", "f-9"]
 
     with rig(shm) as r:
         run(r, go)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -12,11 +13,7 @@ from websockets.asyncio.client import connect
 from tickring.actors.front.ws import Identity
 
 from ..actors.ws_harness import client, eventually
-from .ws_rig import plain, rig
-
-
-def run(made: Any, coroutine: Any) -> None:
-    asyncio.run(coroutine(made))
+from .ws_rig import plain, rig, run
 
 
 class Keys:
@@ -148,8 +145,6 @@ def test_the_lists_name_dialects_encodings_and_channels(shm):
         writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
         body = (await reader.read()).partition(b"\r\n\r\n")[2]
         writer.close()
-        import json
-
         return json.loads(body)
 
     async def go(r):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import msgspec
 import pytest
@@ -13,13 +12,9 @@ from tickring.codecs.desk.money import UNIT
 from tickring.codecs.record import Flag
 
 from ..actors.ws_harness import Client, client, eventually, narrow_socket
-from .ws_rig import NOW, rig
+from .ws_rig import NOW, rig, run
 
 FILLS, ALERTS = "fills.acct-7", "alerts.acct-7"
-
-
-def run(made: Any, coroutine: Any) -> None:
-    asyncio.run(coroutine(made))
 
 
 def test_fills_begin_with_the_last_fifty_and_go_on_one_by_one(shm):
@@ -143,6 +138,7 @@ def test_two_workers_give_the_same_numbers(shm):
         async with client(r.fronts[0]) as a, client(r.fronts[1]) as b:
             for c in (a, b):
                 await c.subscribe("fills", "alerts", "pnl")
+                await c.until("snapshot")
             for n in range(2, 40):
                 r.fill(n)
                 r.alert(f"a-{n}")
@@ -255,6 +251,40 @@ def test_slow_consumer_of_a_protected_channel_loses_nothing(shm):
         assert r.front.metric("tickring_ws_dropped_frames_total") == 0
 
     with rig(shm, options={"texts_bytes": 1 << 23}, queue_frames_max=50, unsent_bytes_max=4096) as r:
+        run(r, go)
+
+
+def test_a_stream_that_was_made_anew_begins_a_new_epoch(shm):
+    async def go(r):
+        r.fill(1)
+        async with client(r.front) as c:
+            await c.subscribe(FILLS)
+            await c.until("snapshot")
+            epoch = c.epochs[FILLS]
+            r.remake_fills()
+            for n in (7, 8):
+                r.fill(n)
+            gap = await c.until("gap")
+            assert gap["reason"] == "epoch_changed" and gap["epoch"] != epoch
+            snapshot = await c.until("snapshot")
+            assert snapshot["data"][-1]["fill_id"] in ("f-7", "f-8") and snapshot["epoch"] == gap["epoch"]
+            r.fill(9)
+            await c.until_seq(FILLS, 3)
+
+    with rig(shm) as r:
+        run(r, go)
+
+
+def test_no_ring_is_followed_for_nobody(shm):
+    async def go(r):
+        r.fill(1)
+        async with client(r.front) as c:
+            await c.subscribe("fills", "alerts", "pnl")
+            await eventually(lambda: r.front.metric("tickring_ws_rings_followed") == 1, "the ring of the fills")
+            await c.ask(op="unsubscribe", channels=["fills", "alerts", "pnl"])
+            await eventually(lambda: r.front.metric("tickring_ws_rings_followed") == 0, "nobody reads")
+
+    with rig(shm) as r:
         run(r, go)
 
 

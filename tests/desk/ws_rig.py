@@ -8,7 +8,7 @@ import gc
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class DeskRig:
         self.fronts = [Front(self.folder, self.bells, i, authenticator, **limits) for i in range(fronts)]
         shared = {"doorbells": self.bells, **options}
         self.fills = Topic(self.folder, EXECUTIONS, **shared)
+        self._options = shared
         self.risk, self.health = Topic(self.folder, RISK, **shared), Topic(self.folder, HEALTH, **shared)
         self.performance = Topic(self.folder, PERFORMANCE, **shared)
         self.portfolio, self.alerts = Portfolio(self.folder, **shared), Alerts(self.folder, **shared)
@@ -55,6 +56,15 @@ class DeskRig:
             self.folder, self.bells, index, self._authenticator, forget=self._close_producers, **self._limits
         )
         return self.fronts[index]
+
+    def remake_fills(self) -> None:
+        """As a daemon does whose configuration gives the stream another size."""
+        self.fills.publish.clear()
+        gc.collect()
+        self.fills.close()
+        for path in self.folder.glob(f"{self.fills.name}.*"):
+            path.unlink()
+        self.fills = Topic(self.folder, EXECUTIONS, **self._options)
 
     def _close_producers(self) -> None:
         for producer in (self.fills, self.risk, self.health, self.performance, self.portfolio, self.alerts):
@@ -133,13 +143,19 @@ class DeskRig:
 
 
 @contextlib.contextmanager
-def rig(shm: Path, *, fronts: int = 1, authenticator: Any = None, options: Any = None, **limits: Any) -> Iterator[DeskRig]:
+def rig(
+    shm: Path, *, fronts: int = 1, authenticator: Any = None, options: Any = None, **limits: Any
+) -> Iterator[DeskRig]:
     """Producers and workers; everything is gone afterwards."""
     made = DeskRig(shm, fronts, authenticator, limits, options or {})
     try:
         yield made
     finally:
         made.close()
+
+
+def run(made: DeskRig, coroutine: Callable[[DeskRig], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(coroutine(made))
 
 
 class Plain:

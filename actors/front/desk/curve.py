@@ -5,19 +5,23 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import msgspec
 
 from ....codecs.desk.money import parse_amount
 from ....storage.client import quote_name
 from ..stamps import NS
 from ..state import FrontState
-from .portfolio import ALL, together
+from .portfolio import ALL
+from .rendered import ByIdentity
 
 INTERVALS = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86_400}
+CURVES_KEPT = 64
 _VALUES = ("realized_pnl", "unrealized_pnl", "fees", "total_pnl", "volume", "fill_count")
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(msgspec.Struct, frozen=True, gc=False, eq=False):
     """PnL at the end of an interval, since the beginning. Amounts in units of 1e-8."""
 
     start_ns: int  # of the interval
@@ -75,16 +79,22 @@ async def read_curve(
         identity = ("curve", account, strategy, wanted, interval, first, -(-end_ns // length))
         found, kept = await state.desk.cache.get(identity, ask)
         answered, rows = found is not None, found or []
-    points, before = [], dict[str, Point]()
-    for seconds, symbol, *values in rows:
-        realized, unrealized, fees, total, volume = (parse_amount(value)[0] for value in values[:5])
-        point = Point(int(seconds) * NS, symbol, realized, unrealized, fees, total, volume, int(values[5]))
-        if point.start_ns < first:
-            before[symbol] = point
-        else:
-            points.append(point)
+    stored = _PARSED.of(rows) if rows else []
+    before = {point.symbol: point for point in stored if point.start_ns < first}
+    points = [point for point in stored if point.start_ns >= first]
     _append_now(state, account, strategy, wanted, length, first, end_ns, points)
     return Curve(points, before, answered, kept)
+
+
+def _parsed(rows: list[list[Any]]) -> list[Point]:
+    found = []
+    for seconds, symbol, *values in rows:
+        realized, unrealized, fees, total, volume = (parse_amount(value)[0] for value in values[:5])
+        found.append(Point(int(seconds) * NS, symbol, realized, unrealized, fees, total, volume, int(values[5])))
+    return found
+
+
+_PARSED = ByIdentity(_parsed, CURVES_KEPT)
 
 
 def _append_now(
@@ -93,10 +103,9 @@ def _append_now(
 ) -> None:  # fmt: skip
     """The interval that is not over ends, for now, with what memory holds."""
     for symbol in symbols:
-        rows = state.desk.portfolio.pnl(account, strategy, symbol)
-        if not rows:
+        now = state.desk.portfolio.whole(account, strategy, symbol)
+        if not now["updated_ns"]:
             continue
-        now = together(rows)
         bucket = now["updated_ns"] // length * length
         if not first <= bucket < end_ns:
             continue

@@ -9,16 +9,14 @@ from typing import Any
 from ....codecs.desk.canonical import Event, Fill
 from ....ringbuf import MetricsPage
 from ...recent import Recent
-from ..kept import Keeper
 from .alert_states import AlertStates
 from .cache import QueryCache
 from .config import DeskConfig
 from .params import plain_symbol
 from .portfolio import Portfolio
+from .running import Totals
 from .shelf import Shelf
 from .streams import DeskStreams
-
-TOTALS_MAX = 4096
 
 
 def fill_identity(fill: Fill) -> Hashable:
@@ -49,9 +47,7 @@ class Desk:
         self.streams = DeskStreams(folder)
         self.portfolio = Portfolio(self.streams)
         self.alerts = AlertStates(self.streams)
-        self.totals: Keeper[tuple[int, Any]] = Keeper(
-            config.totals_keep_s, TOTALS_MAX
-        )  # time of receipt, sums before it
+        self.totals = Totals(config.totals_keep_s)
         self.cache = QueryCache(page, config.cache_keep_s, config.cache_redis)
         self._shelves: dict[str, Shelf[Any]] = {}
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Context, Decimal
 from typing import Any
+
+from msgspec import Raw
 
 from ....codecs.desk.canonical import Fill
 from ....codecs.desk.money import SCALE, UNIT, divide, parse_amount
@@ -53,7 +55,9 @@ from .params import (
     query_params,
     symbols_of,
 )
-from .ranged import Page, Range, page_of
+from .ranged import Page, page_of
+from .rendered import by_form
+from .running import Span, Sum
 from .shelf import ALL
 from .stored import Older, Table
 
@@ -184,11 +188,18 @@ class Sums:
 
     def add(self, fill: Fill) -> None:
         """One fill more."""
-        slippage = fill.slippage_bps
-        self.merge(Sums(
-            1, fill.quantity * fill.price, fill.quantity, fill.commission, slippage or 0.0, slippage is not None,
-            fill.price, fill.price,
-        ))  # fmt: skip
+        price = fill.price
+        if not self.fills or price < self.lowest:
+            self.lowest = price
+        if price > self.highest:
+            self.highest = price
+        self.fills += 1
+        self.value += fill.quantity * price
+        self.quantity += fill.quantity
+        self.commission += fill.commission
+        if fill.slippage_bps is not None:
+            self.slippage += fill.slippage_bps
+            self.slipped += 1
 
     def merge(self, other: Sums) -> None:
         """Those of other fills."""
@@ -212,41 +223,45 @@ class Fills:
 
     def page(self, wanted: Filter, arguments: Arguments, page: int, size: int) -> Page[Fill] | Awaitable[Page[Fill]]:
         """A page of a range, newest first. Raises InvalidTimeRange."""
+        desk, older = self.state.desk, self.table.older(wanted.columns())
+        return page_of(desk.fills(), self._span(wanted, arguments), page, size, older, desk.totals)
+
+    def _span(self, wanted: Filter, arguments: Arguments) -> Span:
         start, end = bounds(arguments, DAY_NS, LONGEST_NS)
+        name = ("fills", wanted, arguments["start_time"], arguments["end_time"])
         fits = None if wanted.by_key_alone else wanted.fits
-        asked = Range(wanted.key, start, end, page, size, fits)
-        named = (arguments["start_time"], arguments["end_time"])
-        return page_of(self.state.desk.fills(), asked, self.table.older(wanted.columns(), named))
+        return Span(name, wanted.key, start, end, arguments["end_time"] is None, fits)
 
     async def sums(self, wanted: Filter, arguments: Arguments, length_ns: int = 0) -> tuple[dict[int, Sums], int, int]:
         """`(sums, start, end)`: sums over a range by the start of an interval, or all in one, under 0.
 
-        ClickHouse adds up what was received before the seam, and that is kept for a while; memory adds the rest.
+        They go on growing: read them at once.
 
         Raises:
             InvalidTimeRange
         """
-        start, end = bounds(arguments, DAY_NS, LONGEST_NS)
-        shelf, fits = self.state.desk.fills(), None if wanted.by_key_alone else wanted.fits
-        older = self.table.older(wanted.columns(), ("sums", length_ns, arguments["start_time"], arguments["end_time"]))
-        found: dict[int, Sums] = {}
-        since = shelf.since_ns if shelf is not None else 0
+        span, shelf, desk = self._span(wanted, arguments), self.state.desk.fills(), self.state.desk
         if shelf is not None:
             shelf.refresh()
-            since = shelf.since_ns
-        if older is not None and not (since and start >= since):
+        since = shelf.since_ns if shelf is not None else 0
+        table = self.table.older(wanted.columns())
 
-            async def made(before: int) -> dict[int, Sums] | None:
-                return await self._older_sums(older, before, start, end, length_ns)
+        async def older(before: int, start: int, end: int) -> dict[int, Sums] | None:
+            assert table is not None
+            return await self._older_sums(table, before, start, end, length_ns)
 
-            since, kept = await older.kept(since or end, made)
-            found = {bucket: replace(sums) for bucket, sums in (kept or {}).items()}
-        if shelf is not None:
-            for item in shelf.newest_first(wanted.key, start, end):
-                if item.recv_ns >= since and (fits is None or fits(item.value)):
-                    bucket = item.event_ns // length_ns * length_ns if length_ns else 0
-                    found.setdefault(bucket, Sums()).add(item.value)
-        return found, start, end
+        def add(found: dict[int, Sums], fill: Fill) -> dict[int, Sums]:
+            bucket = fill.timestamp // length_ns * length_ns if length_ns else 0
+            sums = found.get(bucket)
+            if sums is None:
+                sums = found[bucket] = Sums()
+            sums.add(fill)
+            return found
+
+        alone = table is None or bool(since and span.start_ns >= since)
+        what = Sum[dict[int, Sums]](("sums", length_ns), dict, add, None if alone else older)
+        found, _ = await desk.totals.of(what, span, shelf)
+        return found, span.start_ns, span.end_ns
 
     async def _older_sums(
         self, older: Older[Fill], before: int, start: int, end: int, length_ns: int
@@ -327,11 +342,12 @@ _SUMMED: tuple[Param, ...] = (ACCOUNT, ANY_STRATEGY, *RANGE, SYMBOL, SYMBOLS, SI
 
 
 def _canonical(state: FrontState) -> list[Endpoint]:
-    fills = Fills(state)
+    fills, rendered = Fills(state), by_form(whole_fill)
 
     def listed(arguments: Arguments) -> Answerer:
         wanted, form = Filter.of(arguments), form_of(arguments["decimals"], arguments["time"])
         page, size = arguments["page"], arguments["page_size"]
+        texts, asked = rendered[form], query_params(arguments, _LISTED)
         bounds(arguments, DAY_NS, LONGEST_NS)
 
         def told(found: Page[Fill]) -> Answer:
@@ -340,10 +356,9 @@ def _canonical(state: FrontState) -> list[Endpoint]:
                 "count": len(found.items), "account_id": wanted.account or "*", "start_time": form.moment(start),
                 "end_time": form.moment(end), **found.metadata(),
             }  # fmt: skip
-            rows = encode([whole_fill(fill, form) for fill in found.items])
             return members(
-                rows, metadata=metadata, count=found.total, pagination=found.pagination(page, size),
-                query_params=query_params(arguments, _LISTED),
+                texts.array(found.items), metadata=metadata, count=found.total,
+                pagination=found.pagination(page, size), query_params=asked,
             )  # fmt: skip
 
         async def waiting(found: Awaitable[Page[Fill]]) -> Answer:
@@ -401,7 +416,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
 
 
 def _legacy(state: FrontState) -> list[Endpoint]:
-    fills = Fills(state)
+    fills, rendered = Fills(state), by_form(legacy_fill)
     some = (START, END, SYMBOL, SIDE)
     paged = (*some, ORDER_ID, PAGE, PAGE_SIZE)
 
@@ -412,7 +427,7 @@ def _legacy(state: FrontState) -> list[Endpoint]:
         sums, _, _ = await fills.sums(Filter.of(arguments), arguments)
         told = {name: value for name, value in shown.pagination(page, size).items() if name in PAGE_SCHEMA}
         return {
-            "fills": [legacy_fill(fill, form) for fill in shown.items], "summary": summary(sums.get(0, Sums()), form),
+            "fills": Raw(rendered[form].array(shown.items)), "summary": summary(sums.get(0, Sums()), form),
             "pagination": told,
         }  # fmt: skip
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from ....codecs.desk.money import amount_number, amount_text
-from ..stamps import rfc3339
+from ..stamps import NS, rfc3339
 
 AMOUNT_SCHEMA: dict[str, Any] = {"type": ["string", "number"]}
 MAYBE_AMOUNT: dict[str, Any] = {"type": ["string", "number", "null"]}
@@ -32,9 +33,15 @@ def lists(item: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": item}
 
 
+@lru_cache(maxsize=8192)
+def _naive_second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}."
+
+
 def naive(ns: int) -> str:
     """UTC without an offset, as DipMaster's API prints times: 2025-03-04T09:15:27.412000."""
-    return datetime.fromtimestamp(ns / 1e9, UTC).replace(tzinfo=None).isoformat(timespec="microseconds")
+    seconds, rest = divmod(ns, NS)
+    return f"{_naive_second(seconds)}{rest // 1000:06}"
 
 
 class Form:
@@ -61,6 +68,7 @@ class Form:
 
 _MOMENTS: dict[str, Callable[[int], Any]] = {"rfc3339": rfc3339, "ms": lambda ns: ns // 1_000_000, "naive": naive}
 _FORMS = {(decimals, time): Form(decimals, time) for decimals in ("string", "number") for time in _MOMENTS}
+FORMS = tuple(_FORMS.values())
 
 
 def form_of(decimals: str, time: str) -> Form:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from ....codecs.desk.canonical import DEFAULT_ACCOUNT, DEFAULT_STRATEGY
@@ -40,6 +41,7 @@ def chosen(value: str | None) -> str | None:
     return None if value is None or value in EVERYTHING else value
 
 
+@lru_cache(maxsize=8192)
 def plain_symbol(symbol: str) -> str:
     """The form in which symbols are compared: producers write SOLUSDT, SOL-USDT, SOL/USDT or SOL_USDT."""
     return symbol.upper().translate(_SEPARATORS)

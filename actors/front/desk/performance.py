@@ -50,7 +50,8 @@ from .params import (
 )
 from .pnl import by_symbol, current, profit_factor, ratio, win_rate
 from .portfolio import ALL
-from .ranged import Page, Range, page_of
+from .ranged import Page, page_of
+from .running import Span
 from .shelf import ALL as EVERY
 from .stored import Table
 
@@ -225,12 +226,11 @@ class Performances:
     async def history(self, arguments: Arguments, strategy: str | None, start: int, end: int) -> list[Performance]:
         """What strategies state, newest first."""
         key = ("*", strategy) if strategy else EVERY
-        older = self.table.older(
-            {"strategy_id": strategy} if strategy else {}, (arguments["start_time"], arguments["end_time"])
-        )
-        shelf = self.state.desk.statements(TOPIC)
+        older = self.table.older({"strategy_id": strategy} if strategy else {})
+        desk, moving = self.state.desk, arguments["end_time"] is None
+        name = (self.table.name, strategy, arguments["start_time"], arguments["end_time"])
         found: Page[Performance] | Awaitable[Page[Performance]] = page_of(
-            shelf, Range(key, start, end, 1, HISTORY_MAX), older
+            desk.statements(TOPIC), Span(name, key, start, end, moving), 1, HISTORY_MAX, older, desk.totals
         )
         return (await found if inspect.isawaitable(found) else found).items
 

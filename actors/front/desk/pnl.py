@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
+
+from msgspec import Raw
 
 from ....codecs.desk.money import UNIT, amount_number
 from ..endpoints import Answer, Answerer, Arguments, Endpoint, Enveloped
@@ -14,6 +17,7 @@ from ..state import FrontState
 from .curve import INTERVALS, Curve, Point, differences, read_curve
 from .form import (
     AMOUNT_SCHEMA,
+    FORMS,
     INTEGER,
     MAYBE_MOMENT,
     MAYBE_TEXT,
@@ -44,7 +48,7 @@ from .params import (
     plain_symbol,
     query_params,
 )
-from .portfolio import ALL, together
+from .portfolio import ALL, Latest, Once, together
 
 LONGEST_NS, LONGEST_LEGACY_NS = 365 * DAY_NS, 90 * DAY_NS
 INTERVAL = choice("interval", tuple(INTERVALS), "Length of the intervals.", "1h")
@@ -69,9 +73,9 @@ BY_SYMBOL: dict[str, Any] = {"type": "object", "additionalProperties": objects(
 )}  # fmt: skip
 
 
-def current(state: FrontState, account: str | None, strategy: str | None, symbol: str | None) -> dict[str, Any]:
+def current(state: FrontState, account: str | None, strategy: str | None, symbol: str | None) -> Mapping[str, Any]:
     """PnL now, of an account or of all together."""
-    return together(state.desk.portfolio.pnl(account, strategy or ALL, _known(state, symbol) or ALL))
+    return state.desk.portfolio.whole(account, strategy or ALL, _known(state, symbol) or ALL)
 
 
 def _known(state: FrontState, symbol: str | None) -> str | None:
@@ -127,18 +131,24 @@ def realtime(now: Mapping[str, Any], symbol: str | None, form: Form) -> dict[str
 
 
 def by_symbol(state: FrontState, account: str | None, strategy: str | None, form: Form) -> dict[str, Any]:
-    """PnL now of each symbol."""
-    found: dict[str, list[Any]] = {}
+    """PnL now of each symbol, as JSON texts."""
+    found: dict[str, list[Latest]] = {}
     for row in state.desk.portfolio.pnl_by_symbol(account, strategy or ALL):
         found.setdefault(row.symbol, []).append(row)
-    return {
-        symbol: {
-            "realized_pnl": form.amount(now["realized_pnl"]), "unrealized_pnl": form.amount(now["unrealized_pnl"]),
-            "total_pnl": form.amount(now["total_pnl"]), "commission": form.amount(now["fees"]),
-            "trade_count": now["fill_count"], "volume": form.amount(now["volume"]),
-        }
-        for symbol, now in ((symbol, together(rows)) for symbol, rows in sorted(found.items()))
-    }  # fmt: skip
+    texts = _OF_SYMBOL[form]
+    return {symbol: texts.of((account, strategy, symbol), rows) for symbol, rows in sorted(found.items())}
+
+
+def _of_symbol(rows: list[Latest], form: Form) -> Raw:
+    now = together(rows)
+    return Raw(encode({
+        "realized_pnl": form.amount(now["realized_pnl"]), "unrealized_pnl": form.amount(now["unrealized_pnl"]),
+        "total_pnl": form.amount(now["total_pnl"]), "commission": form.amount(now["fees"]),
+        "trade_count": now["fill_count"], "volume": form.amount(now["volume"]),
+    }))  # fmt: skip
+
+
+_OF_SYMBOL = {form: Once(partial(_of_symbol, form=form)) for form in FORMS}
 
 
 def points_of(curve: Curve, form: Form) -> list[dict[str, Any]]:
@@ -182,7 +192,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
     def listed(arguments: Arguments) -> Answerer:
         form = form_of(arguments["decimals"], arguments["time"])
         account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
-        page, size = arguments["page"], arguments["page_size"]
+        page, size, asked = arguments["page"], arguments["page_size"], query_params(arguments, _LISTED)
         bounds(arguments, DAY_NS, LONGEST_NS)
 
         async def answer() -> Answer:
@@ -206,7 +216,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             }  # fmt: skip
             body = members(
                 encode(shown), metadata=metadata, count=len(points), pagination=pagination,
-                query_params=query_params(arguments, _LISTED),
+                query_params=asked,
             )  # fmt: skip
             return Enveloped(body, headers={"X-Cache": "HIT" if curve.kept else "MISS"})
 

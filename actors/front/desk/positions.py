@@ -48,7 +48,8 @@ from .params import (
     plain_symbol,
     query_params,
 )
-from .portfolio import Latest
+from .portfolio import Latest, Once
+from .rendered import by_form
 
 LONGEST_NS = 90 * DAY_NS
 SNAPSHOTS_MAX = 100
@@ -95,20 +96,28 @@ def position(row: Latest, form: Form) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def by_symbol(rows: Sequence[Latest]) -> dict[str, dict[str, int]]:
+def by_symbol(rows: Sequence[Latest]) -> dict[str, Mapping[str, int]]:
     """Positions of several strategies, venues and accounts as one for each symbol."""
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, list[Latest]] = {}
     for row in rows:
-        one = found.setdefault(row.symbol, dict.fromkeys(_SUMMED, 0) | {"recv_ns": 0})
-        for name in _SUMMED:
-            one[name] += row[name]
-        one["recv_ns"] = max(one["recv_ns"], row.recv_ns)
-    for one in found.values():
-        one["avg_price"] = abs(divide(one["cost"] * UNIT, one["quantity"])) if one["quantity"] else 0
-    return found
+        of_symbol = found.get(row.symbol)
+        if of_symbol is None:
+            found[row.symbol] = [row]
+        else:
+            of_symbol.append(row)
+    # those of one account and those of all have different lengths mostly
+    return {symbol: _ONCE.of((symbol, same[0].account, len(same)), same) for symbol, same in found.items()}
+
+
+def _as_one(rows: list[Latest]) -> Mapping[str, int]:
+    one = {name: sum([row.values[name] for row in rows]) for name in _SUMMED}
+    one["recv_ns"] = max(row.recv_ns for row in rows)
+    one["avg_price"] = abs(divide(one["cost"] * UNIT, one["quantity"])) if one["quantity"] else 0
+    return one
 
 
 _SUMMED = ("quantity", "cost", "market_value", "unrealized_pnl", "realized_pnl")
+_ONCE = Once(_as_one)
 
 
 def legacy_position(symbol: str, one: Mapping[str, int], form: Form) -> dict[str, Any]:
@@ -226,6 +235,8 @@ _NOW: tuple[Param, ...] = (ACCOUNT, ANY_STRATEGY, NUMBERS, TIME)
 
 
 def _canonical(state: FrontState) -> list[Endpoint]:
+    rendered = by_form(position)
+
     def held(arguments: Arguments, symbol: str | None = None) -> list[Latest]:
         account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
         rows = state.desk.portfolio.positions(account, strategy, flat=symbol is not None)
@@ -240,6 +251,8 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             bounds(arguments, DAY_NS, LONGEST_NS)
             return _past(state, arguments, form)
 
+        texts, asked = rendered[form], query_params(arguments, _LISTED)
+
         def answer() -> Answer:
             rows = [row for row in of_symbol(held(arguments), arguments["symbol"]) if row["quantity"]]
             metadata = {
@@ -247,8 +260,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
                 "summary": summary(rows, form), "data_source": "memory", "completeness": 100.0,
             }  # fmt: skip
             return members(
-                encode([position(row, form) for row in rows]), metadata=metadata, count=len(rows),
-                query_params=query_params(arguments, _LISTED),
+                texts.array(rows), metadata=metadata, count=len(rows), query_params=asked,
             )  # fmt: skip
 
         return answer
@@ -258,7 +270,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
 
         def answer() -> Answer:
             rows = held(arguments)
-            return members(encode([position(row, form) for row in rows]), count=len(rows))
+            return members(rendered[form].array(rows), count=len(rows))
 
         return answer
 
@@ -273,7 +285,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             rows = held(arguments, symbol)
             if not rows:
                 raise NotFound(f"no position in {symbol[:50]!r}", details={"symbol": symbol[:50]})
-            return members(encode([position(row, form) for row in rows]), count=len(rows))
+            return members(rendered[form].array(rows), count=len(rows))
 
         return answer
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from ...recent import Item
 from ..merge import stored_sequence
 from ..paging import pagination
+from .running import Span, Sum, Totals
 from .shelf import Shelf
 
 
@@ -38,8 +39,8 @@ class Older(Protocol[T]):  # pyright: ignore[reportInvalidTypeVarUse] - a list o
         """The newest of them, newest first; None without an answer."""
         ...
 
-    async def count(self, before_recv_ns: int, start_ns: int, end_ns: int) -> tuple[int, int] | None:
-        """`(time of receipt, how many came before it)`: the time as given or before it; None without an answer."""
+    async def count(self, before_recv_ns: int, start_ns: int, end_ns: int) -> int | None:
+        """How many there are; None without an answer."""
         ...
 
 
@@ -64,87 +65,77 @@ class Page(Generic[T]):
         return {**told, "note": self.note} if self.note else told
 
 
-@dataclass(frozen=True)
-class Range(Generic[T]):
-    """What is asked for.
-
-    Args:
-        key: of the shelf.
-        start_ns, end_ns: of the items' own time, UNIX ns.
-        page, size: from 1.
-        fits: what the key does not tell apart.
-    """
-
-    key: Hashable
-    start_ns: int
-    end_ns: int
-    page: int = 1
-    size: int = 100
-    fits: Callable[[T], bool] | None = None
-
-    @property
-    def offset(self) -> int:
-        return (self.page - 1) * self.size
-
-
-def page_of(shelf: Shelf[T] | None, asked: Range[T], older: Older[T] | None) -> Page[T] | Awaitable[Page[T]]:
-    """A page of a key's items, newest first; awaitable where ClickHouse must be asked.
+def page_of(
+    shelf: Shelf[T] | None, asked: Span, page: int, size: int, older: Older[T] | None, totals: Totals
+) -> Page[T] | Awaitable[Page[T]]:
+    """A page of a range, newest first; awaitable where ClickHouse must be asked.
 
     Args:
         shelf: None where nobody produces such items now.
+        page: from 1.
         older: asked for what memory does not hold; None = there is no history.
     """
+    offset = (page - 1) * size
     if shelf is not None:
         shelf.refresh()
         since = shelf.since_ns
-        alone = older is None or (since and asked.start_ns >= since)
-        if alone:
-            return _from_memory(shelf, asked, since, older is None and not shelf.recent.whole)
+        if older is None:
+            return _from_memory(shelf, asked, offset, size, 0, not shelf.recent.whole)
+        if since and asked.start_ns >= since:
+            return _from_memory(shelf, asked, offset, size, since, False)
     elif older is None:
         return Page([], 0, False, "memory", 100.0)
-    return _from_both(shelf, asked, older)
+    return _from_both(shelf, asked, offset, size, older, totals)
 
 
-def _from_memory(shelf: Shelf[T], asked: Range[T], since: int, cut: bool) -> Page[T]:
-    wanted, offset = asked.offset + asked.size + 1, asked.offset
+def _from_memory(shelf: Shelf[T], asked: Span, offset: int, size: int, since: int, cut: bool) -> Page[T]:
+    wanted = offset + size + 1
     held = _newest(shelf, asked, since, wanted)
     total = len(held) if len(held) < wanted else _count(shelf, asked, since)
-    items = [item.value for item in held[offset : offset + asked.size]]
+    items = [item.value for item in held[offset : offset + size]]
     note = "memory only: no history is configured" if cut else ""
     return Page(items, total, len(held) == wanted, "memory", 99.99 if cut else 100.0, note)
 
 
-async def _from_both(shelf: Shelf[T] | None, asked: Range[T], older: Older[T] | None) -> Page[T]:
-    assert older is not None
-    wanted, offset, size = asked.offset + asked.size + 1, asked.offset, asked.size
+async def _from_both(
+    shelf: Shelf[T] | None, asked: Span, offset: int, size: int, older: Older[T], totals: Totals
+) -> Page[T]:
+    wanted = offset + size + 1
     since = shelf.since_ns if shelf is not None else 0
     before = since or asked.end_ns
     held = _newest(shelf, asked, since, wanted) if shelf is not None else []
     # what happened after the seam was received after it, so that nothing older can come before these
-    safe = sum(item.event_ns >= since for item in held) if since else 0
-    counting = older.count(before, asked.start_ns, asked.end_ns)
+    safe = len(held)
+    if not since or (held and held[-1].event_ns < since):
+        safe = sum(item.event_ns >= since for item in held) if since else 0
+    counting = totals.of(Sum("count", int, _one_more, older.count), asked, shelf)
     rows: list[T] | None = []
     if safe < wanted:
-        counted, rows = await asyncio.gather(counting, older.rows(before, asked.start_ns, asked.end_ns, wanted - safe))
+        asking = older.rows(before, asked.start_ns, asked.end_ns, wanted - safe)
+        (total, counted), rows = await asyncio.gather(counting, asking)
     else:
-        counted = await counting
+        total, counted = await counting
     values = [item.value for item in held]
     everything: list[T] = [*values, *(rows or [])]
     if rows:
         everything.sort(key=lambda value: -value.timestamp)
     items = everything[offset : offset + size]
-    total = None
-    if counted is not None:
-        total = counted[1] + (_count(shelf, asked, counted[0]) if shelf is not None else 0)
+    known = total if counted else None
     more = len(everything) > offset + size
     if rows is None:
         share = min(99.99, round(100.0 * len(items) / size, 2))
-        return Page(items, total, more, "memory", share, "memory only: ClickHouse did not answer")
-    mine = {id(value) for value in values}
-    from_memory = sum(id(value) in mine for value in items)
+        return Page(items, known, more, "memory", share, "memory only: ClickHouse did not answer")
+    from_memory = len(items)
+    if rows:
+        mine = {id(value) for value in values}
+        from_memory = sum(id(value) in mine for value in items)
     source = "mixed" if 0 < from_memory < len(items) else "memory" if from_memory else "database"
     note = _behind(shelf) if len(rows) or safe < wanted else ""
-    return Page(items, total, more, source if items else "mixed", 99.99 if note else 100.0, note)
+    return Page(items, known, more, source if items else "mixed", 99.99 if note else 100.0, note)
+
+
+def _one_more(count: int, _: object) -> int:
+    return count + 1
 
 
 def _behind(shelf: Shelf[T] | None) -> str:
@@ -157,9 +148,14 @@ def _behind(shelf: Shelf[T] | None) -> str:
     return ""
 
 
-def _newest(shelf: Shelf[T], asked: Range[T], since: int, wanted: int) -> list[Item[T]]:
-    found = []
+def _newest(shelf: Shelf[T], asked: Span, since: int, wanted: int) -> list[Item[T]]:
     fits = asked.fits
+    if fits is None:
+        known, first, stop = shelf.span(asked.key, asked.start_ns, asked.end_ns)
+        newest = known[max(first, stop - wanted) : stop][::-1]
+        if min([item.recv_ns for item in newest], default=since) >= since:
+            return newest
+    found = []
     for item in shelf.newest_first(asked.key, asked.start_ns, asked.end_ns):
         if item.recv_ns >= since and (fits is None or fits(item.value)):
             found.append(item)
@@ -168,7 +164,7 @@ def _newest(shelf: Shelf[T], asked: Range[T], since: int, wanted: int) -> list[I
     return found
 
 
-def _count(shelf: Shelf[T], asked: Range[T], since: int) -> int:
+def _count(shelf: Shelf[T], asked: Span, since: int) -> int:
     """How many items of the range were received from a time on."""
     known, first, stop = shelf.span(asked.key, asked.start_ns, asked.end_ns)
     fits = asked.fits

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import inspect
 import time
+from bisect import bisect_left, insort
 from collections.abc import Awaitable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
+
+from msgspec import Raw
 
 from ....codecs.desk.canonical import Risk
 from ....codecs.desk.money import UNIT, amount_number
@@ -32,6 +36,7 @@ from .form import (
     Form,
     form_of,
     lists,
+    naive,
     objects,
 )
 from .legacy import bare, modelled
@@ -50,8 +55,9 @@ from .params import (
     chosen,
     query_params,
 )
-from .portfolio import together
-from .ranged import Page, Range, page_of
+from .ranged import Page, page_of
+from .rendered import Rendered, Series, by_form
+from .running import Span, Sum
 from .shelf import ALL
 from .stored import Table
 
@@ -123,7 +129,7 @@ class Measured:
         item = shelf.latest((account,) if account else ALL) if shelf is not None else None
         self.risk: Risk | None = item.value if item is not None else None
         rows = state.desk.portfolio.pnl(account)
-        now = together(rows)
+        now = state.desk.portfolio.whole(account)
         risk = self.risk
         if rows:
             self.daily_pnl = now["total_pnl"] - now["day_start_pnl"]
@@ -293,14 +299,39 @@ class Statements:
         filters = {name: value for name, value in (("account_id", account), ("strategy_id", strategy)) if value}
         key = (account,) if account else ("*", strategy) if strategy else ALL
         fits = (lambda risk: risk.strategy_id == strategy) if account and strategy else None
-        asked = Range(key, start, end, page, size, fits)
-        named = (arguments["start_time"], arguments["end_time"])
-        return page_of(self.state.desk.statements(TOPIC), asked, self.table.older(filters, named))
+        name = ("risk", account, strategy, span_ns, arguments["start_time"], arguments["end_time"])
+        asked = Span(name, key, start, end, arguments["end_time"] is None, fits)
+        desk = self.state.desk
+        return page_of(desk.statements(TOPIC), asked, page, size, self.table.older(filters), desk.totals)
 
     async def series(self, arguments: Arguments, account: str | None, span_ns: int) -> list[Risk]:
         """The range, oldest first; its newest 10,000."""
-        found = self.page(arguments, account, None, span_ns, 1, SERIES_MAX)
-        return (await found if inspect.isawaitable(found) else found).items[::-1]
+        start, end = bounds(arguments, span_ns, LONGEST_NS)
+        name = ("risk", account, None, span_ns, arguments["start_time"], arguments["end_time"])
+        key = (account,) if account else ALL
+        desk, table = self.state.desk, self.table.older({"account_id": account} if account else {})
+        shelf = desk.statements(TOPIC)
+        if shelf is not None:
+            shelf.refresh()
+        alone = table is None or bool(shelf is not None and shelf.since_ns and start >= shelf.since_ns)
+
+        async def older(before: int, start: int, end: int) -> list[Risk] | None:
+            assert table is not None
+            found = await table.rows(before, start, end, SERIES_MAX)
+            return None if found is None else found[::-1]
+
+        what = Sum[list[Risk]]("series", list, _in_order, None if alone else older)
+        found, _ = await desk.totals.of(what, Span(name, key, start, end, arguments["end_time"] is None), shelf)
+        del found[: bisect_left(found, start, key=_when)], found[:-SERIES_MAX]
+        return found
+
+
+_when = attrgetter("timestamp")
+
+
+def _in_order(series: list[Risk], risk: Risk) -> list[Risk]:
+    insort(series, risk, key=_when)
+    return series
 
 
 def risk_endpoints(state: FrontState) -> list[Endpoint]:
@@ -314,26 +345,26 @@ _LISTED: tuple[Param, ...] = (
 
 
 def _canonical(state: FrontState) -> list[Endpoint]:
-    statements = Statements(state)
+    statements, rendered = Statements(state), by_form(snapshot)
 
     def listed(arguments: Arguments) -> Answerer:
         form = form_of(arguments["decimals"], arguments["time"])
         account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
         page, size = arguments["page"], arguments["page_size"]
+        texts, asked = rendered[form], query_params(arguments, _LISTED)
         bounds(arguments, DAY_NS, LONGEST_NS)
 
         def told(found: Page[Risk]) -> Answer:
             measured = Measured(state, account)
             start, end = bounds(arguments, DAY_NS, LONGEST_NS)
-            rows = [snapshot(risk, form) for risk in found.items]
             metadata = {
-                "count": len(rows), "account_id": account or "*", "start_time": form.moment(start),
+                "count": len(found.items), "account_id": account or "*", "start_time": form.moment(start),
                 "end_time": form.moment(end), "summary": measured.summary(state.desk.active_alerts(), form),
                 "metrics": measured.metrics(form), "limit_checks": measured.checks(form), **found.metadata(),
             }  # fmt: skip
             return members(
-                encode(rows), metadata=metadata, count=found.total, pagination=found.pagination(page, size),
-                query_params=query_params(arguments, _LISTED),
+                texts.array(found.items), metadata=metadata, count=found.total,
+                pagination=found.pagination(page, size), query_params=asked,
             )  # fmt: skip
 
         async def waiting(found: Awaitable[Page[Risk]]) -> Answer:
@@ -396,8 +427,13 @@ def _canonical(state: FrontState) -> list[Endpoint]:
     ]  # fmt: skip
 
 
+def _score(risk: Risk) -> dict[str, Any]:
+    return {"timestamp": naive(risk.timestamp), "value": risk.risk_score}
+
+
 def _legacy(state: FrontState) -> list[Endpoint]:
     statements = Statements(state)
+    scores = Series(Rendered(_score, 2 * SERIES_MAX), lambda risk: risk.risk_score is not None)
 
     async def listed(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         measured = Measured(state, None)
@@ -406,10 +442,7 @@ def _legacy(state: FrontState) -> list[Endpoint]:
         return {
             "summary": measured.summary(state.desk.active_alerts(), form), "metrics": measured.metrics(form),
             "limit_checks": measured.checks(form),
-            "historical_metrics": [
-                {"timestamp": form.moment(risk.timestamp), "value": risk.risk_score}
-                for risk in series if risk.risk_score is not None
-            ],
+            "historical_metrics": Raw(scores.array(series)),
         }  # fmt: skip
 
     async def value_at_risk(arguments: Arguments, form: Form) -> Mapping[str, Any]:

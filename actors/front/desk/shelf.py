@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from operator import attrgetter
 from typing import Generic, TypeVar
@@ -34,27 +35,28 @@ class Shelf(Generic[T]):
         self.recent = recent
         self._keys, self._identity = keys, identity
         self._lists: dict[Hashable, list[Item[T]]] = {}
+        self._arrived: deque[Item[T]] = deque(maxlen=recent.size)  # those that count, in the order of their arrival
+        # identities of the newest items: once there are many, the older half is forgotten
         self._seen: set[Hashable] = set()
-        self._next = 0  # sequence of the first item that was not looked at
+        self._seen_before: set[Hashable] = set()
         self._taken = 0
+        self.next = 0  # sequence of the first item that was not looked at
 
     def refresh(self) -> None:
         """Take what has come since."""
         items = self.recent.refresh()
-        if not items or items[-1].sequence < self._next:
+        if not items or items[-1].sequence < self.next:
             return
-        if self._taken > 2 * self.recent.size:  # forget what the stream's newest items no longer hold
-            self._lists.clear()
-            self._seen.clear()
-            self._next = self._taken = 0
         fresh = []
         for item in reversed(items):
-            if item.sequence < self._next:
+            if item.sequence < self.next:
                 break
             fresh.append(item)
-        self._next = items[-1].sequence + 1
+        self.next = items[-1].sequence + 1
         for item in reversed(fresh):
             self._take(item)
+        if self._taken > self.recent.size:
+            self._forget(items[0].sequence)
 
     def _take(self, item: Item[T]) -> None:
         self._taken += 1
@@ -62,9 +64,10 @@ class Shelf(Generic[T]):
             return
         if self._identity is not None:
             identity = self._identity(item.value)
-            if identity in self._seen:
+            if identity in self._seen or identity in self._seen_before:
                 return
             self._seen.add(identity)
+        self._arrived.append(item)
         for key in (ALL, *self._keys(item.value)):
             known = self._lists.setdefault(key, [])
             if not known or known[-1].event_ns <= item.event_ns:
@@ -72,11 +75,34 @@ class Shelf(Generic[T]):
             else:
                 insort(known, item, key=_when)
 
+    def _forget(self, oldest: int) -> None:
+        """Let go of what the stream's newest items no longer hold."""
+        kept = {key: [item for item in known if item.sequence >= oldest] for key, known in self._lists.items()}
+        self._lists = {key: known for key, known in kept.items() if known}
+        self._seen, self._seen_before = set(), self._seen
+        self._taken = 0
+
     @property
     def since_ns(self) -> int:
         """Everything that was received from then on is here; our wall clock."""
         items = self.recent.items
-        return items[0].recv_ns if items else 0
+        # of those that were received together with the oldest one some may be gone
+        return items[0].recv_ns + (not self.recent.whole) if items else 0
+
+    def holds(self, sequence: int) -> bool:
+        """Whether everything from a sequence of the stream on is here."""
+        items = self.recent.items
+        return sequence >= self.next or bool(items and items[0].sequence <= sequence)
+
+    def arrived(self, sequence: int, key: Hashable = ALL) -> list[Item[T]]:
+        """What came from a sequence of the stream on, in the order of arrival."""
+        found = []
+        for item in reversed(self._arrived):
+            if item.sequence < sequence:
+                break
+            if key == ALL or key in self._keys(item.value):
+                found.append(item)
+        return found[::-1]
 
     def span(self, key: Hashable, start_ns: int, end_ns: int) -> tuple[list[Item[T]], int, int]:
         """`(items, first, stop)`: the key's list, and the part of it that happened in the range."""

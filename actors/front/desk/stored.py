@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
@@ -18,8 +18,8 @@ from ..state import FrontState
 from .ranged import Happened
 
 T = TypeVar("T", bound=Happened)
-V = TypeVar("V")
 NOT_REPEATED = f"bitAnd(flags, {int(Flag.REPEATED)}) = 0"
+IN_FLAGS = frozenset(("rounded", "malformed"))  # members without a column of their own
 SKEW_NS = 60 * NS  # an item's own time may be so far ahead of our clock
 
 
@@ -53,7 +53,7 @@ def members_of(kind: type[msgspec.Struct]) -> tuple[_Member, ...]:
     members = []
     for field in info.fields:
         word, single = _kinds(field.type)
-        if not single or field.name == "rounded":
+        if not single or field.name in IN_FLAGS:
             continue
         column = quote_name(field.name)
         if field.name == "timestamp":
@@ -102,14 +102,13 @@ class Table(Generic[T]):
         answer = await self._state.history.ask(f"SELECT {what} FROM {self.place} WHERE {condition}", parameters)
         return None if answer is None else int(answer[0][0])
 
-    def older(self, filters: Mapping[str, Any], asked: Hashable) -> Older[T] | None:
+    def older(self, filters: Mapping[str, Any]) -> Older[T] | None:
         """The rows of a range, for `ranged.page_of`; None without a history.
 
         Args:
             filters: column -> value, or a tuple of values of which it must be one.
-            asked: names the range as it was asked for: its count is kept for a while.
         """
-        return Older(self._state, self, filters, asked) if self._state.history.configured else None
+        return Older(self._state, self, filters) if self._state.history.configured else None
 
     @property
     def limit_by(self) -> str:
@@ -120,9 +119,8 @@ class Table(Generic[T]):
 class Older(Generic[T]):
     """What a table holds of a range and a filter: items received before a time."""
 
-    def __init__(self, state: FrontState, table: Table[T], filters: Mapping[str, Any], asked: Hashable) -> None:
+    def __init__(self, state: FrontState, table: Table[T], filters: Mapping[str, Any]) -> None:
         self._state, self._table = state, table
-        self._asked = (table.name, *sorted(filters.items(), key=lambda item: item[0]), asked)
         conditions, self._parameters = [NOT_REPEATED], dict[str, Any]()
         for name, value in filters.items():
             many = isinstance(value, (tuple, frozenset))
@@ -147,22 +145,8 @@ class Older(Generic[T]):
         bound = {**self._bound(before_recv_ns, start_ns, end_ns), "limit": limit}
         return await self._table.rows(self._condition, bound, tail)
 
-    async def count(self, before_recv_ns: int, start_ns: int, end_ns: int) -> tuple[int, int] | None:
-        async def make(before: int) -> int | None:
-            return await self._table.count(self._condition, self._bound(before, start_ns, end_ns))
-
-        before, found = await self.kept(before_recv_ns, make)
-        return None if found is None else (before, found)
-
-    async def kept(self, before_recv_ns: int, make: Callable[[int], Awaitable[V | None]]) -> tuple[int, V | None]:
-        """`(time of receipt, what was worked out of everything before it)`: kept for a while, by what was asked for."""
-
-        async def made() -> tuple[int, V] | None:
-            found = await make(before_recv_ns)
-            return None if found is None else (before_recv_ns, found)
-
-        kept = await self._state.desk.totals.get(self._asked, made)
-        return (before_recv_ns, None) if kept is None else kept[0]
+    async def count(self, before_recv_ns: int, start_ns: int, end_ns: int) -> int | None:
+        return await self._table.count(self._condition, self._bound(before_recv_ns, start_ns, end_ns))
 
     async def grouped(
         self, columns: str, before_recv_ns: int, start_ns: int, end_ns: int, tail: str

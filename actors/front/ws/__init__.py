@@ -6,6 +6,8 @@ from aiohttp import web
 
 from ...runtime import ActorContext
 from ..catalog import Catalog
+from ..desk.config import DeskConfig
+from ..desk.desk import Desk
 from .auth import Authenticator, Identity, NoAuthentication
 from .config import WsConfig
 from .server import WsServer
@@ -32,13 +34,18 @@ def setup_ws(
     catalog: Catalog,
     config: object,
     authenticator: Authenticator | None = None,
+    desk: Desk | None = None,
 ) -> None:
     """Add the WebSocket routes and start the fan-out together with the application.
 
     Args:
         config: a `WsConfig`, or a configuration whose fields with the prefix ``ws_`` set it.
+        desk: the desk's streams, where the worker has them; else they are opened here.
     """
-    server = app[WS_SERVER] = WsServer(ctx, catalog, WsConfig.of(config), authenticator)
+    own: Desk | None = None
+    if desk is None:
+        desk = own = Desk(ctx.folder, ctx.page, DeskConfig())
+    server = app[WS_SERVER] = WsServer(ctx, catalog, WsConfig.of(config), desk, authenticator)
     app.router.add_get("/ws/stats", server.stats)
     app.router.add_get("/ws/connections", server.list_connections)
     for path in ("/ws", "/ws/v1", "/ws/market", "/ws/{channel}"):
@@ -52,6 +59,8 @@ def setup_ws(
 
     async def stop(app: web.Application) -> None:
         await server.stop()
+        if own is not None:
+            await own.close()
 
     app.on_startup.append(start)
     app.on_shutdown.append(shutdown)

@@ -26,7 +26,6 @@ from ....codecs.records import (
 )
 from .outbox import Delivery
 
-
 RECORDS: dict[str, RecordType] = {**BY_NAME, **desk.BY_NAME}
 
 

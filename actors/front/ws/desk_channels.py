@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ....codecs.desk.canonical import ALL_SYMBOLS, Alert, Fill, Performance, Risk, SystemHealth
-from ....codecs.desk.records import ALERT_STATE, FILL, PNL, POSITION, STATEMENT
+from ....codecs.desk.records import ALERT_STATE, EVENT, FILL, PNL, POSITION, STATEMENT
 from ....codecs.record import RecordType
 from ....ringbuf import Key, StreamReader
 from ...recent import ALERTS_ACTOR, PORTFOLIO_ACTOR, topic_actor
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..desk.desk import Desk
 
 SYSTEM = "system"
+SUPERVISOR = "supervisor"  # its page
 ALERTS, FILLS, PNL_KIND, POSITIONS, RISK, HEALTH = "alerts", "fills", "pnl", "positions", "risk", "health"
 
 
@@ -63,18 +64,20 @@ DESK_CHANNELS: dict[str, DeskChannel] = {
         ),
         DeskChannel(PNL_KIND, PNL, Delivery.CONFLATING, producer=PORTFOLIO_ACTOR, keyed_by=PNL),
         DeskChannel(POSITIONS, POSITION, Delivery.CONFLATING, producer=PORTFOLIO_ACTOR, keyed_by=PNL),
+        # no record of ours: what the supervisor's page tells
+        DeskChannel(SYSTEM, EVENT, Delivery.ORDERED, snapshot_rows=0, producer=SUPERVISOR, of_account=False),
     )
 }  # fmt: skip
 ALL_CHANNELS: dict[str, Channel] = {**CHANNELS, **DESK_CHANNELS}
 STATES = frozenset((PNL_KIND, POSITIONS))
-PATHS = frozenset((*DESK_CHANNELS, SYSTEM))  # those with a path of their own
+PATHS = frozenset(DESK_CHANNELS)  # those with a path of their own
 
 
 @dataclass(frozen=True)
 class DeskSource:
     """Where the records of one account are; or, of a state, of several accounts together."""
 
-    account: str
+    account: str  # empty for what belongs to none
     reader: StreamReader | None = None
     key_id: int = 0
     key: Key | None = None
@@ -94,8 +97,15 @@ class DeskPlaces:
 
     def sources(self, kind: str, account: str = ANY) -> list[DeskSource]:
         """The accounts that have records of a kind, by name; of one account, or all."""
+        if kind == SYSTEM:
+            return [DeskSource("")] if account == ANY else []
         found = [source for source in self._iterate(DESK_CHANNELS[kind]) if account in (ANY, source.account)]
         return sorted(found, key=lambda source: source.account)
+
+    def counts(self, kind: str) -> dict[str, int]:
+        """How many records each account has had."""
+        found = self.sources(kind)
+        return {one.account: one.reader.count(one.key_id) for one in found if one.reader is not None}
 
     def _iterate(self, channel: DeskChannel) -> Iterator[DeskSource]:
         reader = self.desk.streams.reader(channel.producer, channel.keyed_by or channel.record)
@@ -112,6 +122,10 @@ class DeskPlaces:
     def version(self) -> object:
         """Changes when an account or a stream came or went."""
         self.desk.refresh()
-        return frozenset(
-            (kind, source.account, source.epoch) for kind in DESK_CHANNELS for source in self.sources(kind)
-        )
+        seen = []
+        for channel in DESK_CHANNELS.values():
+            reader = self.desk.streams.reader(channel.producer, channel.keyed_by or channel.record)
+            if reader is not None:
+                reader.keys.refresh()
+                seen.append((channel.kind, reader.epoch, sum(reader.count(key.key_id) > 0 for key in reader.keys)))
+        return tuple(seen)

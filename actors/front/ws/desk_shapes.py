@@ -114,10 +114,8 @@ class PositionShapes:
         }  # fmt: skip
 
     def dashboard(self, standing: Standing) -> list[dict[str, Any]]:
-        """As execution events tell a position: `position_qty`; with a flat one's last record when it was closed."""
-        return [
-            {**position(row, NUMBERS), "position_qty": NUMBERS.amount(row["quantity"])} for row in standing.all_rows
-        ]
+        """As execution events tell them, with `position_qty`; 0 once when a position was closed."""
+        return [{**position(row, NUMBERS), "position_qty": NUMBERS.amount(row["quantity"])} for row in standing.changed]
 
 
 Shapes = PnlShapes | PositionShapes

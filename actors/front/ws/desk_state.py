@@ -34,14 +34,14 @@ class Standing:
 
     Attributes:
         seq: records that its rows have had: whoever sees the same number sees the same state.
-        rows: what counts now; `all_rows` has positions that are flat too.
+        rows: what counts now; `changed` has those too that were closed since the last frame for all.
         figures: what decides whether a change is worth a frame.
     """
 
     seq: int = 0
     recv_ns: int = 0
     rows: list[Latest] = field(default_factory=list)
-    all_rows: list[Latest] = field(default_factory=list)
+    changed: list[Latest] = field(default_factory=list)
     figures: tuple[int, ...] = ()
     frames: dict[Any, Frame | None] = field(default_factory=dict)  # made of it, by form
 
@@ -100,7 +100,10 @@ class StateTopic(Topic):
         if seq != self._now.seq:
             counted = self.shapes.open_rows(rows)
             recv_ns = max((row.recv_ns for row in rows), default=0)
-            self._now = Standing(seq, recv_ns, counted, rows, self.shapes.figures(counted))
+            since_ns = self._told.recv_ns or recv_ns
+            still = set(map(id, counted))
+            changed = [row for row in rows if id(row) in still or row.recv_ns > since_ns]
+            self._now = Standing(seq, recv_ns, counted, changed, self.shapes.figures(counted))
         return self._now
 
     # -- the timer ----------------------------------------------------------------------------------------------

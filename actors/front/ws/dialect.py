@@ -7,16 +7,19 @@ connection know nothing of it.
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
 
+from ..catalog import Source
 from ..stamps import rfc3339
 from .auth import Authenticator
 from .connection import CLOSE_POLICY, Connection
+from .desk_channels import DESK_CHANNELS, DeskSource
 from .engine import Engine
 from .errors import (
+    FORBIDDEN,
     INVALID_AUTH_TOKEN,
     INVALID_FRAME,
     INVALID_PARAMETER,
@@ -24,8 +27,9 @@ from .errors import (
     RATE_LIMIT_EXCEEDED,
     FrameError,
 )
-from .names import SHOWN_MAX
-from .wire import Error, Frame
+from .forms import Form
+from .names import SHOWN_MAX, ChannelRequest, channel_name
+from .wire import Error, Frame, Heartbeat, Status
 
 PROTOCOL = "tickring.v1"
 ENCODINGS = ("json", "msgpack")
@@ -92,12 +96,16 @@ class Dialect:
     """Answers one connection's frames.
 
     Attributes:
+        form: what makes the frames of its channels; None = the engine's own.
         handlers: by what a frame says it is.
         before_auth: what may be said before it is known who the client is.
         wanted: channels named in the address, subscribed as soon as the client may have them.
+        marks: by kind, the last seq of each account that was before the client came: what happens until it is known
+            how it speaks is kept back, and not lost.
     """
 
     name: ClassVar[str]
+    form: ClassVar[Form | None] = None
     before_auth: ClassVar[frozenset[str]] = frozenset(("auth", "ping"))
 
     def __init__(self, engine: Engine, connection: Connection, authenticator: Authenticator) -> None:
@@ -106,11 +114,18 @@ class Dialect:
         self.authenticator = authenticator
         self.handlers: Mapping[str, Handler] = {}
         self.wanted: list[str] = []
+        self.marks: dict[str, dict[str, int]] = {}
+        self.become: Callable[[type[Dialect]], Dialect] = lambda _: self  # let another dialect answer from now on
         connection.dialect = self.name
+        connection.form = self.form
+        self.begun()
 
     # -- for a subclass to say ----------------------------------------------------------------------------------
 
-    async def subscribe_wanted(self) -> None:
+    def begun(self) -> None:
+        """It answers this connection from now on."""
+
+    async def subscribe_wanted(self, wanted: list[str]) -> None:
         """Subscribe what the address named."""
         raise NotImplementedError
 
@@ -140,15 +155,19 @@ class Dialect:
         frame: ClientFrame | None = None
         try:
             frame = read_frame(data, binary)
-            handler = self.handlers.get(frame.what)
-            if handler is None:
-                message = f"op is {frame.what[:SHOWN_MAX]!r}, expected one of {', '.join(self.handlers)}"
-                raise FrameError(INVALID_PARAMETER, message)
-            if connection.identity is None and frame.what not in self.before_auth:
-                raise FrameError(MISSING_AUTH_TOKEN, "say who you are first: {'op': 'auth', 'token': ...}")
-            await handler(frame)
+            await self.take(frame)
         except FrameError as error:
             self.error(error, frame.id if frame is not None else _id_of(data, binary))
+
+    async def take(self, frame: ClientFrame) -> None:
+        """Answer a frame. Raises FrameError."""
+        handler = self.handlers.get(frame.what)
+        if handler is None:
+            message = f"op is {frame.what[:SHOWN_MAX]!r}, expected one of {', '.join(self.handlers)}"
+            raise FrameError(INVALID_PARAMETER, message)
+        if self.connection.identity is None and frame.what not in self.before_auth:
+            raise FrameError(MISSING_AUTH_TOKEN, "say who you are first: {'op': 'auth', 'token': ...}")
+        await handler(frame)
 
     def too_fast(self) -> None:
         """Say that the client sends too much."""
@@ -159,12 +178,53 @@ class Dialect:
         """Send an `error` frame; too many of them end the connection."""
         connection = self.connection
         self.engine.meters.errors.inc()
-        connection.send_control(Frame(Error(error.code, error.message, id, error.channel)))
+        connection.send_control(self.error_frame(error, id))
         if connection.blame(time.monotonic()):
             connection.close(CLOSE_POLICY, "too many errors")
 
+    def error_frame(self, error: FrameError, id: Scalar) -> Frame:
+        return Frame(Error(error.code, error.message, id, error.channel))
+
+    def heartbeat(self) -> None:
+        """Say that nothing is wrong, and what has been sent."""
+        seqs = {name: sub.topic.seq_of(sub) for name, sub in self.connection.subs.items()}
+        self.connection.send_control(Frame(Heartbeat(now_ms(), seqs)))
+
+    def goodbye(self) -> None:
+        """The worker goes."""
+        self.connection.send_control(Frame(Status("*", "down", now_ms())))
+
     def reply(self, kind: str, frame: ClientFrame, **members: Any) -> None:
         self.connection.send_control(Frame({"type": kind, "id": frame.id, **members}))
+
+    # -- what it may have ---------------------------------------------------------------------------------------
+
+    def sources(self, request: ChannelRequest) -> list[Any]:
+        """Where a request's channels are, as far as the client may see them.
+
+        Raises:
+            FrameError: it may not see what it named, or nothing produces it.
+        """
+        identity = self.connection.identity
+        if not request.account:
+            return self.engine.registry.sources(request)
+        if identity is None or "read" not in identity.permissions:
+            raise FrameError(FORBIDDEN, f"channel {request.name!r} needs the permission 'read'", request.name)
+        if not request.is_pattern and not self._may_see(request.kind, request.account):
+            raise FrameError(FORBIDDEN, f"channel {request.name!r} is of an account that you may not see", request.name)
+        return self._visible(request.kind, self.engine.registry.sources(request))
+
+    def new_matches(self, request: ChannelRequest, have: Collection[str]) -> list[Any]:
+        """What a request that goes on fits now and the client does not have."""
+        found = self._visible(request.kind, self.engine.registry.matches(request))
+        return [source for source in found if channel_name(request.kind, source) not in have]
+
+    def _visible(self, kind: str, sources: Sequence[Source | DeskSource]) -> list[Any]:
+        return [one for one in sources if not isinstance(one, DeskSource) or self._may_see(kind, one.account)]
+
+    def _may_see(self, kind: str, account: str) -> bool:
+        identity = self.connection.identity
+        return identity is not None and (identity.may_see(account) or not DESK_CHANNELS[kind].of_account)
 
     # -- who it is ----------------------------------------------------------------------------------------------
 
@@ -183,21 +243,25 @@ class Dialect:
             self.refuse(INVALID_AUTH_TOKEN, "the token is not valid")
             return False
         self.connection.identity = identity
-        body = {"type": "auth_success", "user_id": identity.user_id, "timestamp": now_ms()}
+        body = {"type": "auth_success", "user_id": identity.user_id, "timestamp": self.timestamp()}
         self.connection.send_control(Frame({**body, "permissions": list(identity.permissions)}))
         return True
+
+    def timestamp(self) -> Any:
+        """Now, as this dialect writes it."""
+        return rfc3339(time.time_ns())
 
     async def begin(self) -> None:
         """Subscribe what the address named, once it is known that the client may."""
         if not self.wanted or self.connection.identity is None:
             return
+        wanted, self.wanted = self.wanted, []
         try:
-            await self.subscribe_wanted()
+            await self.subscribe_wanted(wanted)
         except FrameError as error:
             self.error(error)
-        self.wanted = []
 
     def refuse(self, code: str, message: str) -> None:
         """Say why a client may not come in, and end the connection."""
         self.connection.send_control(Frame({"type": "auth_error", "code": code, "message": message}))
-        self.connection.close(CLOSE_POLICY, "authentication failed")
+        self.connection.close(CLOSE_POLICY, "Authentication failed")

@@ -71,6 +71,7 @@ class Engine:
         self.registry = Registry(catalog, config, self.meters, self._cadence.schedule, desk)
         self.topics = self.registry.topics
         self._generation: object = (catalog.generation, None)
+        self.started_ns = time.time_ns()
         self._spin_s = config.spin_us / 1e6
         self._spin_until = 0.0  # monotonic
         self._arming = False
@@ -97,6 +98,8 @@ class Engine:
             timer.cancel()
         if self.ctx.doorbell_index is not None:
             self._loop.remove_reader(self.ctx.doorbells[self.ctx.doorbell_index])
+        for topic in self.topics.values():
+            topic.closed()
         for follower in self.followers.values():
             follower.close()
         self.followers, self._followed = {}, ()
@@ -415,9 +418,8 @@ class Engine:
             if id(reader) not in in_use:
                 reader.close()
 
-    def _move(
-        self, topic: Topic, source: Source | DeskSource, same: bool, replaced: dict[tuple[str, str], StreamReader]
-    ) -> None:
+    def _move(self, topic: Topic, source: Any, same: bool, replaced: dict[tuple[str, str], StreamReader]) -> None:
+        """`source` is of the topic's own kind."""
         self.pump_all()  # whatever the old stream still has
         if same:
             next_record = getattr(topic, "next", 0)
@@ -425,7 +427,6 @@ class Engine:
             if isinstance(topic, RecordTopic):
                 topic.next = next_record
             return
-        assert source.reader is not None, "`_rebind` has looked"
         producer, record = source.reader.spec.producer, source.reader.spec.record
         self._unfollow(topic)
         for name in (record, *topic.companions):
@@ -448,6 +449,10 @@ class Engine:
             sub.view = topic.view_of(sub)
         last = sub.view.seq if sub.view is not None else topic.next  # type: ignore[attr-defined]
         topic.send_gap(sub, 1, last, GapReason.EPOCH_CHANGED)
+        if sub.form is not None and sub.delivery is Delivery.PROTECTED:  # no snapshot shows what has come already
+            topic.rewind(sub, 1)
+            self.room(sub.connection)
+            return
         topic.rebuild(sub)
         topic.attach(sub)
 
@@ -495,6 +500,7 @@ class Engine:
             sub, first = next(iter(outbox.rebuild.items()))
             del outbox.rebuild[sub]
             if sub.delivery is Delivery.PROTECTED:
+                self.meters.read_back.inc()
                 sub.topic.rewind(sub, first)
                 continue
             if connection.rebuilt(time.monotonic()):

@@ -77,30 +77,29 @@ def now_text() -> str:
 class ApiForm(Form):
     """``{"type", "timestamp", "data"}``, one event in each."""
 
-    def frame(self, kind: str, timestamp: str, data: Any, **more: Any) -> Frame:
-        return Frame({"type": kind, "timestamp": timestamp, "data": data, **more})
+    def frame(self, topic: Topic, kind: str, timestamp: str, data: Any, seq: int) -> Frame:
+        body = {"type": kind, "timestamp": timestamp, "data": data, "channel": topic.name, "seq": seq}
+        return Frame(body, compress_from=topic.compress_from)
 
     def _events(self, topic: EventTopic, entries: list[Entry], filters: Filters | None) -> Iterator[Made]:
         for entry in entries:
-            stamp, more = rfc3339(entry.value.timestamp), {"channel": topic.name, "seq": entry.seq}
+            seq, stamp = entry.seq, rfc3339(entry.value.timestamp)
             if topic.kind == ALERTS:
                 data = api_alert(entry.value)
-                frame = self.frame("alert", stamp, data, **more)
+                frame = self.frame(topic, "alert", stamp, data, seq)
                 if needs_action(entry.value):
                     urgent = {**data, "urgent": True, "requires_action": True}
-                    frame = Joined([frame, self.frame("critical_alert", stamp, urgent, **more)])
-            elif topic.kind == HEALTH:
-                frame = self.frame("health_update", stamp, api_health(entry.value), **more)
+                    frame = Joined([frame, self.frame(topic, "critical_alert", stamp, urgent, seq)])
             else:
-                frame = self.frame(f"{topic.kind}_update", stamp, plain(entry), **more)
-            yield frame, entry.seq, entry.seq
+                data = api_health(entry.value) if topic.kind == HEALTH else plain(entry)
+                frame = self.frame(topic, f"{topic.kind}_update", stamp, data, seq)
+            yield frame, seq, seq
 
     def state(self, topic: StateTopic, standing: Standing, filters: Filters | None) -> Frame:
-        data = topic.shapes.api(standing)
-        return self.frame(f"{topic.kind}_update", now_text(), data, channel=topic.name, seq=standing.seq)
+        return self.frame(topic, f"{topic.kind}_update", now_text(), topic.shapes.api(standing), standing.seq)
 
     def system(self, topic: Topic, seq: int, event: dict[str, Any]) -> Frame:
-        return self.frame("system_update", event["timestamp"], event, channel=topic.name, seq=seq)
+        return self.frame(topic, "system_update", event["timestamp"], event, seq)
 
 
 def needs_action(alert: Alert) -> bool:
@@ -148,18 +147,12 @@ def api_health(health: SystemHealth) -> dict[str, Any]:
 class DashboardForm(Form):
     """``{"type": "data", "channel", "data", "timestamp", "priority"}``: what came together, in one frame."""
 
-    def frame(self, channel: str, data: Any, seq: int, *, high: bool = False) -> Frame:
-        priority = "high" if high else "normal"
-        return Frame(
-            {
-                "type": "data",
-                "channel": channel,
-                "data": data,
-                "timestamp": now_text(),
-                "priority": priority,
-                "seq": seq,
-            }
-        )
+    def frame(self, topic: Topic, data: Any, seq: int, *, high: bool = False) -> Frame:
+        body = {
+            "type": "data", "channel": topic.kind, "data": data, "timestamp": now_text(),
+            "priority": "high" if high else "normal", "seq": seq,
+        }  # fmt: skip
+        return Frame(body, compress_from=topic.compress_from)
 
     def _events(self, topic: EventTopic, entries: list[Entry], filters: Filters | None) -> Iterator[Made]:
         together: list[dict[str, Any]] = []
@@ -170,25 +163,25 @@ class DashboardForm(Form):
                 continue
             alone = topic.kind == ALERTS and needs_action(entry.value)
             if together and alone:
-                yield self.frame(topic.kind, together, last), first, last
+                yield self.frame(topic, together, last), first, last
                 together = []
             if alone:
-                yield self.frame(topic.kind, [record], entry.seq, high=True), entry.seq, entry.seq
+                yield self.frame(topic, [record], entry.seq, high=True), entry.seq, entry.seq
                 continue
             first = entry.seq if not together else first
             last = entry.seq
             together.append(record)
         if together:
-            yield self.frame(topic.kind, together, last), first, last
+            yield self.frame(topic, together, last), first, last
 
     def state(self, topic: StateTopic, standing: Standing, filters: Filters | None) -> Frame | None:
         records = topic.shapes.dashboard(standing)
         if filters is not None:
             records = [record for record in records if passes(filters, record)]
-        return self.frame(topic.kind, records, standing.seq) if records else None
+        return self.frame(topic, records, standing.seq) if records else None
 
     def system(self, topic: Topic, seq: int, event: dict[str, Any]) -> Frame:
-        return self.frame(topic.kind, event, seq, high=True)
+        return self.frame(topic, event, seq, high=True)
 
 
 API_FORM, DASHBOARD_FORM = ApiForm(), DashboardForm()

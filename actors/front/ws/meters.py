@@ -25,6 +25,9 @@ class Meters:
         self.failures = counter("tickring_ws_failures_total", "connections ended by an error of ours")
         self.snapshots = counter("tickring_ws_snapshots_total", "snapshot frames sent")
         self.slow_closes = counter("tickring_ws_slow_closes_total", "connections closed because they read too slowly")
+        self.read_back = counter(
+            "tickring_ws_read_back_total", "times a protected channel was read back from its ring for a slow reader"
+        )
         self.dropped = {
             delivery.value: counter(
                 "tickring_ws_dropped_frames_total", "frames dropped for slow readers", delivery=delivery.value

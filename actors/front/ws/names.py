@@ -106,7 +106,7 @@ class ChannelRequest(msgspec.Struct, kw_only=True):
 def channel_name(kind: str, source: Source | DeskSource) -> str:
     """The canonical name of an instrument's channel, or of an account's."""
     if isinstance(source, DeskSource):
-        return f"{kind}.{source.account}"
+        return f"{kind}.{source.account}" if source.account else kind
     symbol = source.instrument if source.market_type in ("future", "option") else source.symbol
     return _named(kind, source.exchange, source.market_type, symbol, source.interval)
 

@@ -2,9 +2,10 @@
 
 A connection that keeps up never has anything here: its frames go straight to the transport. When the transport is full
 the frames wait here, 1,000 of them or 8 MiB. Then each channel yields in the way of its class: conflating channels keep
-their newest frame, books drop theirs and start over with a snapshot, ordered ones drop their oldest and say which;
-what waits of a protected channel is let go here and read back from its ring when there is room. A frame that is `urgent` (a bar that was closed) is treated as one of an ordered channel, whatever its own is. The outbox
-stays *full* until it is half empty again by reading.
+their newest frame, books drop theirs and start over with a snapshot, ordered ones drop their oldest and say which; what
+waits of a protected channel is let go here and read back from its ring when there is room. A frame that is `urgent` (a
+bar that was closed) is treated as one of an ordered channel, whatever its own is. The outbox stays *full* until it is
+half empty again by reading.
 """
 
 from __future__ import annotations

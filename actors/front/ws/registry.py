@@ -11,9 +11,10 @@ from ..catalog import ANY, Catalog, Source
 from .book import BookTopic, View
 from .channels import BOOK, CHANNELS, KLINE_KIND, RECORDS, Channel
 from .config import WsConfig
-from .desk_channels import DESK_CHANNELS, PNL_KIND, DeskChannel, DeskPlaces, DeskSource
+from .desk_channels import DESK_CHANNELS, PNL_KIND, SYSTEM, DeskChannel, DeskPlaces, DeskSource
 from .desk_events import EventTopic
 from .desk_state import StateTopic
+from .desk_system import SystemTopic
 from .errors import NOT_FOUND, FrameError
 from .kline import KlineTopic
 from .liveness import producer_runs
@@ -137,6 +138,8 @@ class Registry:
 
     def _make_desk(self, channel: DeskChannel, source: DeskSource) -> Topic:
         compress_from, config = self.config.compress_from_bytes, self.config
+        if channel.kind == SYSTEM:
+            return SystemTopic(channel, source, self.meters, compress_from, self.catalog.folder)
         if channel.struct is None:
             interval_s = config.pnl_interval_s if channel.kind == PNL_KIND else config.positions_interval_s
 

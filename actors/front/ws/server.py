@@ -12,6 +12,7 @@ from aiohttp import WSMsgType, web
 
 from ...runtime import ActorContext
 from ..catalog import Catalog
+from ..desk.desk import Desk
 from . import stats
 from .auth import ANONYMOUS, Authenticator, NoAuthentication, handshake_token
 from .config import WsConfig
@@ -25,21 +26,25 @@ from .connection import (
     CLOSE_SLOW,
     Connection,
 )
+from .desk_channels import PATHS
 from .dialect import Dialect
+from .dialect_api import Api
+from .dialect_dashboard import Dashboard
 from .engine import Engine
 from .errors import FORBIDDEN, INVALID_AUTH_TOKEN, MISSING_AUTH_TOKEN, NOT_SUPPORTED
 from .neighbours import Neighbours
 from .roster import Roster
 from .strict import StrictWebSocket
+from .undecided import Undecided
 from .v1 import V1
-from .wire import Encoding, Frame, Heartbeat, Status
+from .wire import Encoding
 
 log = logging.getLogger(__name__)
 
 SUBPROTOCOLS = {"tickring.v1.json": Encoding.JSON, "tickring.v1.msgpack": Encoding.MSGPACK}
 ENCODINGS = {"json": Encoding.JSON, "msgpack": Encoding.MSGPACK}
-DIALECTS: dict[str, type[Dialect]] = {dialect.name: dialect for dialect in (V1,)}
-DIALECTS_PLANNED = ("dashboard", "api")
+DIALECTS: dict[str, type[Dialect]] = {dialect.name: dialect for dialect in (V1, Dashboard, Api)}
+PATHS_V1 = ("/ws/v1", "/ws/market")
 SWEEP_S = 1.0
 REFUSED_GRACE_S = 0.25  # for the closing handshake of those that are not let in
 DEFLATE_WINDOW_BITS = 15  # shared compressed frames are made for this window
@@ -51,12 +56,13 @@ class WsServer:
     """The WebSocket side of one worker."""
 
     def __init__(
-        self, ctx: ActorContext, catalog: Catalog, config: WsConfig, authenticator: Authenticator | None = None
-    ) -> None:
+        self, ctx: ActorContext, catalog: Catalog, config: WsConfig, desk: Desk,
+        authenticator: Authenticator | None = None,
+    ) -> None:  # fmt: skip
         self.ctx = ctx
         self.config = config
         self.authenticator: Authenticator = authenticator or NoAuthentication()
-        self.engine = Engine(ctx, catalog, config)
+        self.engine = Engine(ctx, catalog, config, desk)
         self.engine.on_new_keys = self._match_patterns
         self.started_ns = time.time_ns()
         self.closing = False
@@ -79,9 +85,9 @@ class WsServer:
         """Tell every client that the worker goes, and close with 1001."""
         self.closing = True
         connections = list(self.engine.connections.values())
-        down = Frame(Status("*", "down", time.time_ns() // 1_000_000))
         for connection in connections:
-            connection.send_control(down)
+            if dialect := self._dialects.get(connection.id):
+                dialect.goodbye()
             connection.close(CLOSE_GOING_AWAY, "server shutdown")
         if connections:
             await asyncio.wait([asyncio.ensure_future(connection.closed()) for connection in connections])
@@ -105,12 +111,11 @@ class WsServer:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             body = {"error": f"{request.path} speaks WebSocket: connect with ws://"}
             return web.json_response(body, status=426, headers={"Upgrade": "websocket"})
-        name = request.query.get("dialect", V1.name).lower()
-        if name not in DIALECTS:
-            known = name in DIALECTS_PLANNED
-            text = "is not available" if known else "is unknown"
-            body = {"code": NOT_SUPPORTED, "error": f"dialect {name[:40]!r} {text}: use {', '.join(DIALECTS)}"}
-            return web.json_response(body, status=501 if known else 400)
+        kind = self._dialect(request)
+        if kind is None:
+            name = request.query["dialect"][:40]
+            body = {"code": NOT_SUPPORTED, "error": f"dialect {name!r} is unknown: use {', '.join(DIALECTS)}"}
+            return web.json_response(body, status=400)
         encoding, named = self._encoding(request)
         ws = StrictWebSocket(
             protocols=tuple(SUBPROTOCOLS),
@@ -122,7 +127,7 @@ class WsServer:
         )
         writer = await ws.prepare(request)
         assert writer is not None
-        refusal, seat = self._refusal(request, encoding, named), -1
+        refusal, seat = self._refusal(request, encoding, named, kind), -1
         if refusal is None:
             seat, reason = self.roster.enter(request.remote or "")
             if seat < 0:
@@ -139,10 +144,19 @@ class WsServer:
         self._bound_kernel_buffer(request)
         try:
             connection = Connection(ws, request, writer, encoding, self.config, self.engine.meters, self.engine.room)
-            await self._serve(connection, request, DIALECTS[name])
+            await self._serve(connection, request, kind)
         finally:
             self.roster.leave(seat)
         return ws
+
+    def _dialect(self, request: web.Request) -> type[Dialect] | None:
+        """The dialect that the handshake fixes, or `Undecided`; None = one that nobody speaks."""
+        asked = request.query.get("dialect")
+        if asked is not None:
+            return DIALECTS.get(asked.lower())
+        offered = {name.strip() for name in request.headers.get("Sec-WebSocket-Protocol", "").split(",")}
+        v1 = request.path in PATHS_V1 or "channels" in request.query or "encoding" in request.query
+        return V1 if v1 or offered & SUBPROTOCOLS.keys() else Undecided
 
     def _encoding(self, request: web.Request) -> tuple[Encoding | None, str]:
         """What the client wants: the subprotocol, else ``?encoding=``, else JSON; None = something unknown."""
@@ -153,11 +167,16 @@ class WsServer:
         name = request.query.get("encoding", "json").lower()
         return ENCODINGS.get(name), name
 
-    def _refusal(self, request: web.Request, encoding: Encoding | None, named: str) -> tuple[int, str] | None:
-        if request.match_info.get("channel") is not None:
-            return CLOSE_PATH, f"channel {request.match_info['channel'][:40]!r} has no path of its own"
+    def _refusal(
+        self, request: web.Request, encoding: Encoding | None, named: str, kind: type[Dialect]
+    ) -> tuple[int, str] | None:
+        channel = request.match_info.get("channel")
+        if channel is not None and channel not in PATHS:
+            return CLOSE_PATH, f"channel {channel[:40]!r} has no path of its own"
         if encoding is None:
             return CLOSE_ENCODING, f"encoding {named[:40]!r} is unknown: use json or msgpack"
+        if encoding is Encoding.MSGPACK and kind is not V1:
+            return CLOSE_ENCODING, "msgpack is for dialect v1"
         return None
 
     def _bound_kernel_buffer(self, request: web.Request) -> None:
@@ -172,13 +191,15 @@ class WsServer:
         engine.connections[connection.id] = connection
         engine.meters.accepted.inc()
         engine.meters.connections.set(len(engine.connections))
-        dialect = self._dialects[connection.id] = kind(engine, connection, self.authenticator)
-        dialect.wanted = [name for text in request.query.getall("channels", []) for name in text.split(",") if name]
+        dialect = self._become(connection, kind)
+        named = [name for text in request.query.getall("channels", []) for name in text.split(",") if name]
+        channel = request.match_info.get("channel")
+        dialect.wanted = named if channel is None else [channel, *named]
         try:
             dialect.welcome()
             if await self._admit(dialect, request):
                 await dialect.begin()
-                await self._read(connection, dialect)
+                await self._read(connection)
         except asyncio.CancelledError:
             raise
         except ConnectionError:
@@ -195,6 +216,12 @@ class WsServer:
             finally:
                 connection.ended()
 
+    def _become(self, connection: Connection, kind: type[Dialect]) -> Dialect:
+        """Let a dialect answer a connection from now on."""
+        dialect = self._dialects[connection.id] = kind(self.engine, connection, self.authenticator)
+        dialect.become = lambda kind: self._become(connection, kind)
+        return dialect
+
     async def _admit(self, dialect: Dialect, request: web.Request) -> bool:
         """Find out who it is, as far as the handshake says; False when it was refused."""
         token = handshake_token(request)
@@ -204,7 +231,7 @@ class WsServer:
             dialect.connection.identity = ANONYMOUS
         return True
 
-    async def _read(self, connection: Connection, dialect: Dialect) -> None:
+    async def _read(self, connection: Connection) -> None:
         ws, received = connection.ws, self.engine.meters.received
         while connection.open:
             message = await ws.receive()
@@ -212,10 +239,10 @@ class WsServer:
             if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
                 received.value += 1
                 connection.frames_received += 1
-                await dialect.receive(message.data, kind is WSMsgType.BINARY)
+                await self._dialects[connection.id].receive(message.data, kind is WSMsgType.BINARY)
             elif kind is WSMsgType.PING or kind is WSMsgType.PONG:
                 if not connection.heard(time.monotonic()):
-                    dialect.too_fast()
+                    self._dialects[connection.id].too_fast()
                 elif kind is WSMsgType.PING:
                     await ws.pong(message.data)
             else:  # CLOSE, CLOSING, CLOSED, ERROR: aiohttp has answered it
@@ -237,7 +264,7 @@ class WsServer:
         config, outbox = self.config, connection.outbox
         if outbox.full_since is not None and now - outbox.full_since >= config.slow_close_s:
             connection.close(CLOSE_SLOW, "slow consumer")
-        elif now - connection.heard_at >= config.idle_timeout_s:
+        elif now - connection.heard_at >= connection.idle_timeout_s:
             connection.close(CLOSE_IDLE, "idle timeout")
         elif connection.identity is None and time.time_ns() - connection.connected_ns >= config.auth_timeout_s * 1e9:
             self._dialects[connection.id].refuse(MISSING_AUTH_TOKEN, "no auth frame came in time")
@@ -247,8 +274,7 @@ class WsServer:
         if now >= connection.heartbeat_at:
             connection.heartbeat_at = now + config.heartbeat_s
             if connection.clear:  # else it would overtake what waits, or wait itself and be old
-                seqs = {name: sub.topic.seq_of(sub) for name, sub in connection.subs.items()}
-                connection.send_control(Frame(Heartbeat(time.time_ns() // 1_000_000, seqs)))
+                self._dialects[connection.id].heartbeat()
 
     def _match_patterns(self) -> None:
         for connection in tuple(self.engine.connections.values()):

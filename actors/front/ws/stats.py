@@ -12,11 +12,12 @@ from ..endpoints import Answerer, Arguments, Endpoint
 from ..envelope import encode, members
 from ..stamps import rfc3339
 from .engine import Engine
+from .wire import Encoding
 
 if TYPE_CHECKING:
     from .server import WsServer
 
-CHANNELS, CONNECTIONS = "channels", "connections"  # what workers ask one another
+CHANNELS, CONNECTIONS, SPOKEN = "channels", "connections", "spoken"  # what workers ask one another
 _TOTALS = {
     "total_connections": "tickring_ws_accepted_total",
     "messages_sent": "tickring_ws_messages_sent_total",
@@ -34,6 +35,10 @@ def answer(engine: Engine, question: str) -> Any:
     """What this worker says of itself: subscribers by channel, or its connections."""
     if question == CHANNELS:
         return {name: len(topic.members) for name, topic in engine.topics.items()}
+    if question == SPOKEN:
+        connections = engine.connections.values()
+        encodings = Counter("msgpack" if one.encoding is Encoding.MSGPACK else "json" for one in connections)
+        return {"dialects": Counter(one.dialect for one in connections), "encodings": encodings}
     if question == CONNECTIONS:
         return [connection.describe() for connection in engine.connections.values()]
     return None
@@ -56,6 +61,10 @@ async def stats(server: WsServer) -> dict[str, Any]:
     channels: Counter[str] = Counter()
     for subscribers in answers.values():
         channels.update(subscribers)
+    spoken = {"dialects": Counter[str](), "encodings": Counter[str]()}
+    for said in (await server.neighbours.ask(SPOKEN))[0].values():
+        for what, counts in spoken.items():
+            counts.update(said[what])
     kinds: Counter[str] = Counter()
     for name, subscribers in channels.items():
         kinds[name.partition(".")[0]] += subscribers
@@ -67,6 +76,7 @@ async def stats(server: WsServer) -> dict[str, Any]:
         "uptime_seconds": round((time.time_ns() - started_ns) / 1e9, 3),
         "subscription_stats": dict(sorted(kinds.items())),
         "channels": dict(sorted(channels.items())),
+        **{what: dict(sorted(counts.items())) for what, counts in spoken.items()},
         "workers": list(answers), "unanswered": unanswered,
     }  # fmt: skip
 

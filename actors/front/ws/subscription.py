@@ -27,8 +27,8 @@ class Subscription:
     """
 
     __slots__ = (
-        "connection", "delivery", "due", "filters", "form", "gap", "held", "live", "position", "replay", "request", "topic",
-        "view", "waiting",
+        "connection", "delivery", "due", "filters", "form", "gap", "held", "live", "position", "replay", "request",
+        "topic", "view", "waiting",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, topic: Topic, request: ChannelRequest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import Any
 
@@ -11,12 +12,17 @@ import msgspec
 from .auth import Authenticator
 from .channels import BOOK
 from .connection import Connection
+from .desk_channels import ALL_CHANNELS, STATES
 from .dialect import ClientFrame, Dialect, now_ms
 from .engine import Engine
 from .errors import INVALID_PARAMETER, LIMIT_EXCEEDED, NOT_FOUND, FrameError
-from .names import ChannelRequest, channel_name, read_channel, read_filters
+from .names import ChannelRequest, read_channel, read_filters
+from .outbox import Delivery
 from .subscription import Subscription
 
+log = logging.getLogger(__name__)
+
+UNFILTERED = frozenset((BOOK, *STATES))
 SLICE_S = 0.002  # work done for one client before the event loop goes on to the others
 
 
@@ -37,6 +43,9 @@ class V1(Dialect):
 
     name = "v1"
 
+    def timestamp(self) -> int:
+        return now_ms()
+
     def __init__(self, engine: Engine, connection: Connection, authenticator: Authenticator) -> None:
         super().__init__(engine, connection, authenticator)
         self.handlers = {
@@ -54,11 +63,11 @@ class V1(Dialect):
         turn = Slice()
         for request in requests:
             try:
-                sources = self.engine.registry.sources(request)
+                sources = self.sources(request)
             except FrameError as error:
                 errors.append(_error_row(error))
                 continue
-            if request.is_pattern and len(self.connection.patterns) < self.connection.config.channels_max:
+            if request.goes_on and len(self.connection.patterns) < self.connection.config.channels_max:
                 self.connection.patterns.append(request)
             errors += await self._take(request, sources, begun, rows, turn)
         self.reply("subscribed", frame, channels=rows, **({"errors": errors} if errors else {}))
@@ -95,17 +104,20 @@ class V1(Dialect):
             self.engine.begin(sub, resumed)
             await turn.breathe()
 
-    async def subscribe_wanted(self) -> None:
-        await self._subscribe(ClientFrame(op="subscribe", channels=list(self.wanted)))
+    async def subscribe_wanted(self, wanted: list[str]) -> None:
+        mine = {request.kind for request in self.connection.patterns}
+        if channels := [name for name in wanted if name not in mine]:  # what it asked for itself is not asked again
+            await self._subscribe(ClientFrame(op="subscribe", channels=channels))
 
     async def match_again(self) -> None:
         begun: list[tuple[Subscription, bool]] = []
         rows: list[dict[str, Any]] = []
         turn = Slice()
         for request in tuple(self.connection.patterns):
-            have, found = self.connection.subs, self.engine.registry.matches(request)
-            new = [source for source in found if channel_name(request.kind, source) not in have]
-            await self._take(_without_resume(request), new, begun, rows, turn)
+            new = self.new_matches(request, self.connection.subs)
+            errors = await self._take(_from_the_beginning(request), new, begun, rows, turn) if new else []
+            for error in errors:
+                log.info("connection=%s does not get %s: %s", self.connection.id, error["channel"], error["message"])
         if rows:
             self.reply("subscribed", ClientFrame(), channels=rows)
             await self._begin(begun, turn)
@@ -132,12 +144,15 @@ class V1(Dialect):
 
     async def _unsubscribe(self, frame: ClientFrame) -> None:
         requests, errors = self._requests(frame)
-        connection, gone = self.connection, []
+        connection, gone, known = self.connection, [], set[str]()
         for request in requests:
-            if request.is_pattern:
-                connection.patterns = [one for one in connection.patterns if one.name != request.name]
+            if request.goes_on:
+                waiting = len(connection.patterns)
+                connection.patterns = [one for one in connection.patterns if not request.covers(one)]
+                if request.account and len(connection.patterns) < waiting:
+                    known.add(request.name)
             mine = [sub for sub in connection.subs.values() if request.fits(sub.topic.kind, sub.topic.source)]
-            if not mine and not request.is_pattern:
+            if not mine and not request.is_pattern and request.name not in known:
                 errors.append(_error_row(FrameError(NOT_FOUND, "not subscribed", request.name)))
             for sub in mine:
                 self.engine.unsubscribe(sub)
@@ -147,7 +162,7 @@ class V1(Dialect):
     # -- the rest -----------------------------------------------------------------------------------------------
 
     async def _filter(self, frame: ClientFrame) -> None:
-        subs = [sub for sub in self._named(frame) if sub.topic.kind != BOOK]
+        subs = [sub for sub in self._named(frame) if sub.topic.kind not in UNFILTERED]
         if not subs:
             raise FrameError(NOT_FOUND, "no subscribed channel can be filtered")
         filters = read_filters(frame.filters)
@@ -174,19 +189,24 @@ class V1(Dialect):
         request = read_channel(frame.channel)
         if request.is_pattern:
             raise FrameError(INVALID_PARAMETER, "channel has a *: a snapshot shows one channel", request.name)
-        source = self.engine.registry.sources(request)[0]
+        found = self.sources(request)
+        if not found:
+            raise FrameError(NOT_FOUND, f"channel {request.name!r}: nothing here produces it", request.name)
         self.engine.pump_all()
-        topic = self.engine.registry.topic(request.kind, source)
+        topic = self.engine.registry.topic(request.kind, found[0])
         self.engine.meters.snapshots.inc()
         sub = self.connection.subs.get(topic.name)
-        self.connection.send_control(topic.snapshot(sub, request.depth, frame.id))
+        for shown in topic.snapshots(sub, request.depth, frame.id):
+            self.connection.send_control(shown)
 
     async def _ping(self, frame: ClientFrame) -> None:
         self.reply("pong", frame, ts=frame.ts, server_ts=now_ms())
 
 
-def _without_resume(request: ChannelRequest) -> ChannelRequest:
-    return msgspec.structs.replace(request, from_seq=None, epoch=None)
+def _from_the_beginning(request: ChannelRequest) -> ChannelRequest:
+    """For a channel that came after its subscription. Of the desk's, each record there is was meant for it too."""
+    protected = ALL_CHANNELS[request.kind].delivery is Delivery.PROTECTED
+    return msgspec.structs.replace(request, from_seq=0 if protected else None, epoch=None)
 
 
 def _error_row(error: FrameError) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""Rows as JSON text, each written once in each form, and what else is worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from ..envelope import encode
+from .form import FORMS, Form
+
+T = TypeVar("T")
+R = TypeVar("R")
+ROWS_KEPT = 4096
+SERIES_KEPT = 8
+
+
+class ByIdentity(Generic[T, R]):
+    """What follows from values, worked out once for each that was asked for lately.
+
+    A result belongs to its value, not to one that is equal to it, so that nothing has to be compared. It is kept with
+    the value, whose identity therefore stays its own. What is not asked for between two fillings is forgotten.
+    """
+
+    def __init__(self, make: Callable[[T], R], kept_max: int) -> None:
+        self._make, self._kept_max = make, kept_max
+        self.kept: dict[int, tuple[T, R]] = {}
+        self._before: dict[int, tuple[T, R]] = {}
+
+    def of(self, value: T) -> R:
+        known = self.kept.get(id(value))
+        if known is None:
+            if len(self.kept) >= self._kept_max:
+                self._before, self.kept = self.kept, {}
+            known = self._before.get(id(value)) or (value, self._make(value))
+            self.kept[id(value)] = known
+        return known[1]
+
+
+class Rendered(Generic[T]):
+    """The texts of the rows that were shown last."""
+
+    def __init__(self, write: Callable[[T], Any], rows_kept: int = ROWS_KEPT) -> None:
+        self._texts: ByIdentity[T, bytes] = ByIdentity(lambda value: encode(write(value)), rows_kept)
+
+    def array(self, values: Sequence[T]) -> bytes:
+        """A JSON array of them."""
+        texts = self._texts.kept
+        try:
+            found = [texts[id(value)][1] for value in values]
+        except KeyError:
+            found = [self._texts.of(value) for value in values]
+        return b"[" + b",".join(found) + b"]"
+
+
+class Series(Generic[T]):
+    """Long arrays of lists that grow, each kept for as long as its list is the same.
+
+    A list loses values at its beginning alone: if it has the same first value and the same length, it has not changed.
+
+    Args:
+        wanted: which values are shown.
+    """
+
+    def __init__(self, rows: Rendered[T], wanted: Callable[[T], bool]) -> None:
+        self._rows, self._wanted = rows, wanted
+        self._kept: dict[int, tuple[Sequence[T], T, int, bytes]] = {}
+
+    def array(self, values: Sequence[T]) -> bytes:
+        """A JSON array of them."""
+        if not values:
+            return b"[]"
+        kept = self._kept.get(id(values))
+        if kept is None or kept[1] is not values[0] or kept[2] != len(values):
+            if len(self._kept) >= SERIES_KEPT:
+                self._kept.clear()
+            text = self._rows.array([value for value in values if self._wanted(value)])
+            kept = self._kept[id(values)] = values, values[0], len(values), text
+        return kept[3]
+
+
+def by_form(write: Callable[[T, Form], Any], rows_kept: int = ROWS_KEPT) -> dict[Form, Rendered[T]]:
+    """The texts in each form."""
+
+    def rendered(form: Form) -> Rendered[T]:
+        return Rendered(lambda value: write(value, form), rows_kept)
+
+    return {form: rendered(form) for form in FORMS}

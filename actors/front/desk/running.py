@@ -1,0 +1,147 @@
+"""What a range adds up to, kept up to date as items arrive: each is added once, however many ask.
+
+ClickHouse is asked for what was received before the seam, memory adds the rest, and from then on what arrives. After a
+while it is worked out anew, behind those who ask: what leaves a moving range at its beginning is in it until then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from ...recent import Item
+from ..kept import Keeper
+from .shelf import Shelf
+
+A = TypeVar("A")
+RUNNING_MAX = 1024  # kept at once
+CHUNK = 1024  # items that are added between two turns of the event loop
+
+
+@dataclass(frozen=True)
+class Sum(Generic[A]):
+    """What is added up, and how.
+
+    Args:
+        name: of what is added up.
+        empty: of no items.
+        add: one value more; returns the aggregate, which may be the same object.
+        older: that of everything received before a time, in a range of the items' own time; None without an answer.
+            None = there is no history.
+    """
+
+    name: Hashable
+    empty: Callable[[], A]
+    add: Callable[[A, Any], A]
+    older: Callable[[int, int, int], Awaitable[A | None]] | None = None
+
+
+@dataclass(frozen=True)
+class Span:
+    """The items of a range.
+
+    Args:
+        name: of the range as it was asked for, with everything that `fits` depends on: spans of one name are the same
+            but for the time that has passed.
+        key: of the shelf.
+        start_ns, end_ns: of the items' own time, UNIX ns.
+        moving: whether the end is now.
+        fits: what the key does not tell apart.
+    """
+
+    name: Hashable
+    key: Hashable
+    start_ns: int
+    end_ns: int
+    moving: bool = True
+    fits: Callable[[Any], bool] | None = None
+
+    def has(self, item: Item[Any]) -> bool:
+        """Whether an item of the key belongs to it, unless it is too new."""
+        return item.event_ns >= self.start_ns and (self.fits is None or self.fits(item.value))
+
+
+class Running(Generic[A]):
+    """One aggregate."""
+
+    def __init__(self, what: Sum[A], span: Span, shelf: Shelf[Any] | None, value: A, next_: int) -> None:
+        self.value = value
+        self._what, self._span, self._shelf = what, span, shelf
+        self._next = next_  # sequence of the first item that was not looked at
+        self._ahead: list[Item[Any]] = []  # of clocks that are ahead of ours: not in the range yet
+
+    def follows(self, shelf: Shelf[Any] | None) -> bool:
+        """Whether everything that it needs is still there."""
+        return shelf is self._shelf and (shelf is None or shelf.holds(self._next))
+
+    def bring(self, end_ns: int) -> A:
+        """Add what has come since."""
+        shelf = self._shelf
+        if shelf is not None and (self._next < shelf.next or self._ahead):
+            items = [*self._ahead, *shelf.arrived(self._next, self._span.key)]
+            self._next, self._ahead = shelf.next, []
+            self.take(items, end_ns)
+        return self.value
+
+    def take(self, items: list[Item[Any]], end_ns: int) -> None:
+        """Add those that belong to it."""
+        span, add, value = self._span, self._what.add, self.value
+        for item in items:
+            if span.has(item):
+                if item.event_ns < end_ns:
+                    value = add(value, item.value)
+                elif span.moving:
+                    self._ahead.append(item)
+        self.value = value
+
+
+class Totals:
+    """The aggregates of one worker."""
+
+    def __init__(self, keep_s: float) -> None:
+        self._kept: Keeper[Running[Any]] = Keeper(keep_s, RUNNING_MAX, stale_s=keep_s)
+
+    async def of(self, what: Sum[A], span: Span, shelf: Shelf[Any] | None) -> tuple[A, bool]:
+        """`(aggregate, whether history is in it)`. The aggregate goes on changing: read it at once."""
+        if shelf is not None:
+            shelf.refresh()
+        name = what.name, span.name
+        running = await self._running((*name, what.older is not None), what, span, shelf)
+        answered = running is not None
+        if running is None:  # memory alone, and that is kept too: many may ask while ClickHouse does not answer
+            without = Sum(what.name, what.empty, what.add)
+            running = await self._running((*name, False), without, span, shelf)
+            assert running is not None, "memory always answers"
+        return running.bring(span.end_ns), answered
+
+    async def _running(self, name: Hashable, what: Sum[A], span: Span, shelf: Shelf[Any] | None) -> Running[A] | None:
+        kept = await self._kept.get(name, lambda: self._make(what, span, shelf))
+        if kept is not None and not kept[0].follows(shelf):
+            # nobody asked for long, or the stream was made anew
+            self._kept.drop(name)
+            kept = await self._kept.get(name, lambda: self._make(what, span, shelf))
+        return None if kept is None else kept[0]
+
+    async def _make(self, what: Sum[A], span: Span, shelf: Shelf[Any] | None) -> Running[A] | None:
+        held: list[Item[Any]] = []
+        since, following, value = 0, 0, what.empty()
+        if shelf is not None:
+            known, first, _ = shelf.span(span.key, span.start_ns, span.end_ns)
+            held, following = known[first:], shelf.next
+        if what.older is not None:
+            since = shelf.since_ns if shelf is not None else 0
+            found = await what.older(since or span.end_ns, span.start_ns, span.end_ns)
+            if found is None:
+                return None
+            value = found
+        running = Running(what, span, shelf, value, following)
+        for at in range(0, len(held), CHUNK):
+            running.take([item for item in held[at : at + CHUNK] if item.recv_ns >= since], span.end_ns)
+            await asyncio.sleep(0)
+        return running
+
+    async def close(self) -> None:
+        """Stop what is being worked out."""
+        await self._kept.close()
