@@ -1,7 +1,7 @@
 """`make bench`: every figure beside its limit and its peer, as a table and as JSON.
 
 ``python bench [--quick] [--only NAME] [--json FILE]``; names: decode, scale, book, flood, latency,
-ws_fanout, rest, rest_endpoints, storage, kafka, portfolio, tree, restart.
+ws_fanout, rest, rest_endpoints, storage, kafka, desk_latency, desk_rest, portfolio, tree, restart.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rich.table import Table
 
 SUITES = (
     "decode", "scale", "book", "flood", "latency", "ws_fanout", "rest", "rest_endpoints", "storage", "kafka",
-    "portfolio", "tree", "restart",
+    "desk_latency", "desk_rest", "portfolio", "tree", "restart",
 )  # fmt: skip
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -22,6 +22,8 @@ _ID = re.compile(rb'"(?:f|first_trade_id)":\s?"?(\d+)')
 
 
 class Receiver(WSListener):
+    ids = _ID  # finds the ids of what is counted in a frame
+
     def __init__(self, last_id: int, subscribed: asyncio.Event, done: asyncio.Event) -> None:
         self.frames: list[tuple[int, bytes]] = []
         self.seen = 0
@@ -35,7 +37,7 @@ class Receiver(WSListener):
         self.frames.append((now, payload))
         if not self.subscribed.is_set() and b'"subscribed"' in payload:
             self.subscribed.set()
-        ids = _ID.findall(payload)
+        ids = self.ids.findall(payload)
         self.seen += len(ids)
         if self.seen >= self.last_id:
             self.done.set()

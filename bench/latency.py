@@ -72,18 +72,28 @@ def free_port() -> int:
 @contextmanager
 def tickring_tree(exchange_port: int, folder: Path, spin_us: int = 0) -> Iterator[tuple[int, int, Path]]:
     """The daemon with one feed, two fronts, writer and embedded engine; yields (port, pid, folder of the rings)."""
-    port, name = free_port(), f"bench{os.getpid()}"
     symbols = json.dumps([f"S{i:03d}-USDT" for i in range(SYMBOLS)])
-    (folder / "tickring.toml").write_text(
-        f"""
-[instance]
-name = "{name}"
-data = "{folder / "data"}"
+    sources = f"""
 [exchanges.binance.spot]
 symbols = {symbols}
 channels = ["agg_trade"]
 ws_url = "ws://127.0.0.1:{exchange_port}"
 rest_url = "http://127.0.0.1:{exchange_port}"
+"""
+    with running(sources, folder, spin_us) as tree:
+        yield tree
+
+
+@contextmanager
+def running(sources: str, folder: Path, spin_us: int = 0) -> Iterator[tuple[int, int, Path]]:
+    """The daemon with these tables in its configuration; yields (port, pid, folder of the rings)."""
+    port, name = free_port(), f"bench{os.getpid()}"
+    (folder / "tickring.toml").write_text(
+        f"""
+[instance]
+name = "{name}"
+data = "{folder / "data"}"
+{sources}
 [front]
 port = {port}
 workers = 2

@@ -20,6 +20,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,6 +36,7 @@ from tickring.codecs.klines import bar_start
 from tickring.codecs.record import Flag, RecordType
 from tickring.codecs.records import KLINE, MARKET_RECORDS, TRADE
 from tickring.codecs.symbols import Instrument
+from tickring.daemon.kinds import KINDS
 from tickring.ringbuf import (
     KeyWriter,
     MetricsPage,
@@ -222,6 +224,8 @@ def engine(folder: str, data: str, ready: Connection) -> None:
 
     from tickring.actors import clickhouse
 
+    os.nice(KINDS["clickhouse"].nice)  # as the daemon does
+
     async def run() -> None:
         page = MetricsPage(Path(folder), "clickhouse", time.time_ns())
         config = clickhouse.Config(port=0)
@@ -311,21 +315,27 @@ class Keeping:
         return None if self._missing else b"".join(self._parts).partition(b"\r\n\r\n")[2]
 
     def get(self, path: str) -> bytes:
-        self.send(request(path))
+        return self.ask(request(path))
+
+    def ask(self, data: bytes) -> bytes:
+        self.send(data)
         while True:
             body = self.receive()
             if body is not None:
                 return body
 
 
-def on_timetable(port: int, seconds: float, per_second: int, connections: int = 16) -> dict[str, Timing]:
+def on_timetable(
+    port: int, requests: Mapping[str, Sequence[bytes]], seconds: float, per_second: int, connections: int = 16
+) -> dict[str, Timing]:
     """Requests of all kinds in turn, each at its time on the next free connection, or as soon as one is free.
 
     A latency counts from when the request was due where all connections were busy then, else from when it was sent.
+
+    Args:
+        requests: of each kind those of which one is chosen at random.
     """
-    names = list(MEMORY)
-    symbols = [one.instrument for one in perpetuals(SYMBOLS)]
-    requests = {name: [request(path.format(symbol)) for symbol in symbols] for name, path in MEMORY.items()}
+    names = list(requests)
     found: dict[str, list[float]] = {name: [] for name in names}
     sizes: dict[str, int] = {}
     poll, free = select.epoll(), [Keeping(port) for _ in range(connections)]
@@ -419,8 +429,10 @@ def measure(*, seconds: float, trades: int, klines: int, count: int = PAGES) -> 
         children.append(front := Child(serve, str(folder), str(data), settings, server_cpu))
         time.sleep(2.5)  # the probe has found ClickHouse
         pin(load_cpu)
-        on_timetable(front.said, 1.0, 200)  # warm
-        memory = on_timetable(front.said, seconds, PER_SECOND)
+        symbols = [one.instrument for one in perpetuals(SYMBOLS)]
+        requests = {name: [request(path.format(symbol)) for symbol in symbols] for name, path in MEMORY.items()}
+        on_timetable(front.said, requests, 1.0, 200)  # warm
+        memory = on_timetable(front.said, requests, seconds, PER_SECOND)
         history = pages(front.said, epoch, trades, klines, count)
     finally:
         os.sched_setaffinity(0, affinity)

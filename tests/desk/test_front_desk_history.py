@@ -46,15 +46,15 @@ class History:
         finally:
             await client.close()
 
-    def events(self, name: str, topic: str, values: Sequence[Any], *, flags: int = 0) -> None:
-        """Items of a derived table, received a second after they happened."""
+    def events(self, name: str, topic: str, values: Sequence[Any], *, flags: int = 0, recv_ns: int = 0) -> None:
+        """Items of a derived table, received a second after they happened if not at `recv_ns`."""
         table = DESK_TABLES[name]
         rows = []
         for value in values:
             fields = msgspec.structs.asdict(value)
             own = [fields.get(column) for column, _, _ in table.own]
             rows.append((
-                topic, 0, self.offset, 0, "api", flags, value.timestamp, value.timestamp + SECOND, *own,
+                topic, 0, self.offset, 0, "api", flags, value.timestamp, recv_ns or value.timestamp + SECOND, *own,
             ))  # fmt: skip
             self.offset += 1
         block = encode_rows([(column, kind) for column, kind, _ in table.columns], rows)
@@ -117,6 +117,27 @@ def test_pages_go_from_memory_into_history_without_a_seam(front: FrontThread, to
     assert sources == ["memory", "mixed", "database"]
     old = front.data("/api/v1/fills/f-3")
     assert old["quantity"] == "12.5" and old["timestamp"].endswith("Z")
+
+
+def test_fill_received_after_the_end_of_its_range_is_in_it(front: FrontThread, topic: Topic, history: History) -> None:
+    """Also while memory, which would say where its own begins, holds nothing."""
+    history.events("fills", topic.topic, [a_fill(1, timestamp=NOW - HOUR)], recv_ns=NOW)
+    range_ms = f"start_time={(NOW - 2 * HOUR) // 10**6}&end_time={(NOW - HOUR // 2) // 10**6}"
+    assert [fill["fill_id"] for fill in front.data(f"/api/v1/fills?{range_ms}")] == ["f-1"]
+    assert front.data(f"/api/v1/fills/summary?{range_ms}")["total_fills"] == 1
+
+
+def test_fill_told_again_after_the_seam_counts_once(front: FrontThread, topic: Topic, history: History) -> None:
+    """Its second telling is in memory and in the table, its first one, of another variant, in the table alone."""
+    fills = [a_fill(n, timestamp=NOW - HOUR + n * SECOND) for n in range(5)]
+    history.events("fills", topic.topic, fills)
+    for fill in fills[3:]:
+        topic.fill(fill, variant="dashboard", recv_ns=NOW)
+    history.events("fills", topic.topic, fills[3:], recv_ns=NOW)
+    answer = front.get("/api/v1/fills").json
+    assert [fill["fill_id"] for fill in answer["data"]] == [f"f-{n}" for n in range(4, -1, -1)]
+    assert answer["count"] == 5
+    assert front.data("/api/v1/fills/summary")["total_fills"] == 5
 
 
 def test_what_arrives_late_stands_where_it_happened(front: FrontThread, topic: Topic, history: History) -> None:
@@ -212,3 +233,21 @@ def test_a_fill_of_the_canonical_form_survives_its_table(front: FrontThread, top
     found = front.data("/api/v1/fills/x")
     assert found["quantity"] == "500000000000.00000001" and found["realized_pnl"] == "-0.00000005"
     assert found["trade_id"] is None and found["commission"] == "-0.00000001" and found["slippage_bps"] == 2.5
+
+
+def test_what_memory_lacks_is_asked_for_once(front: FrontThread, topic: Topic, history: History) -> None:
+    history.events("fills", topic.topic, [a_fill(n, timestamp=NOW - HOUR + n * SECOND) for n in range(5)])
+    topic.fill(a_fill(5, timestamp=NOW - HOUR + 5 * SECOND))
+    assert [fill["fill_id"] for fill in front.data("/api/v1/fills")] == [f"f-{n}" for n in range(5, -1, -1)]
+    asked = front.front.state.history.asked
+    for n in range(6, 9):
+        topic.fill(a_fill(n, timestamp=NOW - HOUR + n * SECOND))
+        answer = front.get("/api/v1/fills?page_size=7").json
+        assert [fill["fill_id"] for fill in answer["data"]] == [f"f-{m}" for m in range(n, n - 7, -1)]
+        assert answer["count"] == n + 1 and answer["metadata"]["data_source"] == "mixed"
+    topic.fill(a_fill(3, timestamp=NOW - HOUR + 3 * SECOND, commission=77))  # told of again, as another variant has it
+    told = front.data("/api/v1/fills?page_size=7")
+    assert [(fill["fill_id"], fill["commission"]) for fill in told if fill["fill_id"] == "f-3"] == [
+        ("f-3", "0.00000077")
+    ]
+    assert front.front.state.history.asked == asked

@@ -18,6 +18,9 @@ from .running import Totals
 from .shelf import Shelf
 from .streams import DeskStreams
 
+TOTALS_MAX = 512
+LISTS_MAX = 16  # of up to 10,000 values each
+
 
 def fill_identity(fill: Fill) -> Hashable:
     """A fill counts once, whichever variant brought it first."""
@@ -47,7 +50,8 @@ class Desk:
         self.streams = DeskStreams(folder)
         self.portfolio = Portfolio(self.streams)
         self.alerts = AlertStates(self.streams)
-        self.totals = Totals(config.totals_keep_s)
+        self.totals = Totals(config.totals_keep_s, TOTALS_MAX)
+        self.lists = Totals(config.totals_keep_s, LISTS_MAX)
         self.cache = QueryCache(page, config.cache_keep_s, config.cache_redis)
         self._shelves: dict[str, Shelf[Any]] = {}
 
@@ -78,6 +82,7 @@ class Desk:
     async def close(self) -> None:
         """Unmap everything."""
         await self.totals.close()
+        await self.lists.close()
         await self.cache.close()
         self.streams.close()
 

@@ -224,7 +224,7 @@ class Fills:
     def page(self, wanted: Filter, arguments: Arguments, page: int, size: int) -> Page[Fill] | Awaitable[Page[Fill]]:
         """A page of a range, newest first. Raises InvalidTimeRange."""
         desk, older = self.state.desk, self.table.older(wanted.columns())
-        return page_of(desk.fills(), self._span(wanted, arguments), page, size, older, desk.totals)
+        return page_of(desk.fills(), self._span(wanted, arguments), page, size, older, desk)
 
     def _span(self, wanted: Filter, arguments: Arguments) -> Span:
         start, end = bounds(arguments, DAY_NS, LONGEST_NS)

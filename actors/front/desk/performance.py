@@ -230,7 +230,7 @@ class Performances:
         desk, moving = self.state.desk, arguments["end_time"] is None
         name = (self.table.name, strategy, arguments["start_time"], arguments["end_time"])
         found: Page[Performance] | Awaitable[Page[Performance]] = page_of(
-            desk.statements(TOPIC), Span(name, key, start, end, moving), 1, HISTORY_MAX, older, desk.totals
+            desk.statements(TOPIC), Span(name, key, start, end, moving), 1, HISTORY_MAX, older, desk
         )
         return (await found if inspect.isawaitable(found) else found).items
 

@@ -8,17 +8,20 @@ begins after the seam is memory's alone, and so are the newest items, down to th
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
-from collections.abc import Awaitable
+from bisect import bisect_left, insort
+from collections.abc import Awaitable, Hashable
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ...recent import Item
 from ..merge import stored_sequence
 from ..paging import pagination
-from .running import Span, Sum, Totals
+from .running import ALL_RECEIVED, Span, Sum, Totals
 from .shelf import Shelf
+
+if TYPE_CHECKING:
+    from .desk import Desk
 
 
 class Happened(Protocol):
@@ -29,7 +32,8 @@ class Happened(Protocol):
 
 
 T = TypeVar("T", bound=Happened)
-_when = attrgetter("event_ns")
+_when, _time = attrgetter("event_ns"), attrgetter("timestamp")
+KEPT_LIMIT = 1001  # newest rows of a range that ends now: a page of 1,000, and one to see that it goes on
 
 
 class Older(Protocol[T]):  # pyright: ignore[reportInvalidTypeVarUse] - a list of them is neither co- nor contravariant
@@ -66,7 +70,7 @@ class Page(Generic[T]):
 
 
 def page_of(
-    shelf: Shelf[T] | None, asked: Span, page: int, size: int, older: Older[T] | None, totals: Totals
+    shelf: Shelf[T] | None, asked: Span, page: int, size: int, older: Older[T] | None, desk: Desk
 ) -> Page[T] | Awaitable[Page[T]]:
     """A page of a range, newest first; awaitable where ClickHouse must be asked.
 
@@ -74,6 +78,7 @@ def page_of(
         shelf: None where nobody produces such items now.
         page: from 1.
         older: asked for what memory does not hold; None = there is no history.
+        desk: keeps what ClickHouse said.
     """
     offset = (page - 1) * size
     if shelf is not None:
@@ -85,7 +90,7 @@ def page_of(
             return _from_memory(shelf, asked, offset, size, since, False)
     elif older is None:
         return Page([], 0, False, "memory", 100.0)
-    return _from_both(shelf, asked, offset, size, older, totals)
+    return _from_both(shelf, asked, offset, size, older, desk)
 
 
 def _from_memory(shelf: Shelf[T], asked: Span, offset: int, size: int, since: int, cut: bool) -> Page[T]:
@@ -98,40 +103,71 @@ def _from_memory(shelf: Shelf[T], asked: Span, offset: int, size: int, since: in
 
 
 async def _from_both(
-    shelf: Shelf[T] | None, asked: Span, offset: int, size: int, older: Older[T], totals: Totals
+    shelf: Shelf[T] | None, asked: Span, offset: int, size: int, older: Older[T], desk: Desk
 ) -> Page[T]:
     wanted = offset + size + 1
     since = shelf.since_ns if shelf is not None else 0
-    before = since or asked.end_ns
+    before = since or ALL_RECEIVED
     held = _newest(shelf, asked, since, wanted) if shelf is not None else []
     # what happened after the seam was received after it, so that nothing older can come before these
     safe = len(held)
     if not since or (held and held[-1].event_ns < since):
         safe = sum(item.event_ns >= since for item in held) if since else 0
-    counting = totals.of(Sum("count", int, _one_more, older.count), asked, shelf)
-    rows: list[T] | None = []
-    if safe < wanted:
+    counting = desk.totals.of(Sum("count", int, _one_more, older.count), asked, shelf)
+    values = [item.value for item in held]
+    everything: list[T] | None = values
+    if safe >= wanted:
+        total, counted = await counting
+    elif asked.moving and wanted <= KEPT_LIMIT:
+        (total, counted), everything = await asyncio.gather(counting, _kept(shelf, asked, wanted, older, desk.lists))
+    else:
         asking = older.rows(before, asked.start_ns, asked.end_ns, wanted - safe)
         (total, counted), rows = await asyncio.gather(counting, asking)
-    else:
-        total, counted = await counting
-    values = [item.value for item in held]
-    everything: list[T] = [*values, *(rows or [])]
-    if rows:
-        everything.sort(key=lambda value: -value.timestamp)
+        everything = None if rows is None else sorted([*values, *rows], key=lambda value: -value.timestamp)
+    answered = everything is not None
+    everything = values if everything is None else everything
     items = everything[offset : offset + size]
     known = total if counted else None
     more = len(everything) > offset + size
-    if rows is None:
+    if not answered:
         share = min(99.99, round(100.0 * len(items) / size, 2))
         return Page(items, known, more, "memory", share, "memory only: ClickHouse did not answer")
     from_memory = len(items)
-    if rows:
-        mine = {id(value) for value in values}
+    if everything is not values:
+        # more may have come meanwhile
+        mine = {id(item.value) for item in _newest(shelf, asked, since, wanted)} if shelf is not None else ()
         from_memory = sum(id(value) in mine for value in items)
     source = "mixed" if 0 < from_memory < len(items) else "memory" if from_memory else "database"
-    note = _behind(shelf) if len(rows) or safe < wanted else ""
+    note = _behind(shelf) if safe < wanted else ""
     return Page(items, known, more, source if items else "mixed", 99.99 if note else 100.0, note)
+
+
+async def _kept(shelf: Shelf[T] | None, asked: Span, wanted: int, older: Older[T], lists: Totals) -> list[T] | None:
+    """The newest of a range from both places, newest first: asked for once, and kept up to date with what comes."""
+
+    async def rows(before_recv_ns: int, start_ns: int, end_ns: int) -> list[T] | None:
+        found = await older.rows(before_recv_ns, start_ns, end_ns, KEPT_LIMIT)
+        return None if found is None else found[::-1]
+
+    def add(kept: list[T], value: T) -> list[T]:
+        insort(kept, value, key=_time)
+        if len(kept) > 2 * KEPT_LIMIT:
+            del kept[:-KEPT_LIMIT]
+        return kept
+
+    kept, answered = await lists.of(Sum("rows", list[T], add, rows), asked, shelf)
+    if not answered:
+        return None
+    newest = kept[bisect_left(kept, asked.start_ns, key=_time) :][::-1]
+    if shelf is None or shelf.identity is None:
+        return newest[:wanted]
+    # what was told of before the seam may have been told of again since: the later telling comes first
+    found: dict[Hashable, T] = {}
+    for value in newest:
+        found.setdefault(shelf.identity(value), value)
+        if len(found) == wanted:
+            break
+    return list(found.values())
 
 
 def _one_more(count: int, _: object) -> int:

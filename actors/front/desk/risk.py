@@ -302,7 +302,7 @@ class Statements:
         name = ("risk", account, strategy, span_ns, arguments["start_time"], arguments["end_time"])
         asked = Span(name, key, start, end, arguments["end_time"] is None, fits)
         desk = self.state.desk
-        return page_of(desk.statements(TOPIC), asked, page, size, self.table.older(filters), desk.totals)
+        return page_of(desk.statements(TOPIC), asked, page, size, self.table.older(filters), desk)
 
     async def series(self, arguments: Arguments, account: str | None, span_ns: int) -> list[Risk]:
         """The range, oldest first; its newest 10,000."""
@@ -321,7 +321,7 @@ class Statements:
             return None if found is None else found[::-1]
 
         what = Sum[list[Risk]]("series", list, _in_order, None if alone else older)
-        found, _ = await desk.totals.of(what, Span(name, key, start, end, arguments["end_time"] is None), shelf)
+        found, _ = await desk.lists.of(what, Span(name, key, start, end, arguments["end_time"] is None), shelf)
         del found[: bisect_left(found, start, key=_when)], found[:-SERIES_MAX]
         return found
 

@@ -16,8 +16,8 @@ from ..kept import Keeper
 from .shelf import Shelf
 
 A = TypeVar("A")
-RUNNING_MAX = 1024  # kept at once
 CHUNK = 1024  # items that are added between two turns of the event loop
+ALL_RECEIVED = (1 << 63) - 1  # the seam where memory holds nothing, UNIX ns: an item may be received after its range
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,15 @@ class Running(Generic[A]):
 
 
 class Totals:
-    """The aggregates of one worker."""
+    """The aggregates of one worker.
 
-    def __init__(self, keep_s: float) -> None:
-        self._kept: Keeper[Running[Any]] = Keeper(keep_s, RUNNING_MAX, stale_s=keep_s)
+    Args:
+        keep_s: after so long one is worked out anew; it is still handed out meanwhile.
+        entries_max: kept at once.
+    """
+
+    def __init__(self, keep_s: float, entries_max: int) -> None:
+        self._kept: Keeper[Running[Any]] = Keeper(keep_s, entries_max, stale_s=keep_s)
 
     async def of(self, what: Sum[A], span: Span, shelf: Shelf[Any] | None) -> tuple[A, bool]:
         """`(aggregate, whether history is in it)`. The aggregate goes on changing: read it at once."""
@@ -132,7 +137,7 @@ class Totals:
             held, following = known[first:], shelf.next
         if what.older is not None:
             since = shelf.since_ns if shelf is not None else 0
-            found = await what.older(since or span.end_ns, span.start_ns, span.end_ns)
+            found = await what.older(since or ALL_RECEIVED, span.start_ns, span.end_ns)
             if found is None:
                 return None
             value = found

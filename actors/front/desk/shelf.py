@@ -33,7 +33,7 @@ class Shelf(Generic[T]):
         identity: Callable[[T], Hashable] | None = None,
     ) -> None:
         self.recent = recent
-        self._keys, self._identity = keys, identity
+        self._keys, self.identity = keys, identity
         self._lists: dict[Hashable, list[Item[T]]] = {}
         self._arrived: deque[Item[T]] = deque(maxlen=recent.size)  # those that count, in the order of their arrival
         # identities of the newest items: once there are many, the older half is forgotten
@@ -62,8 +62,8 @@ class Shelf(Generic[T]):
         self._taken += 1
         if item.flags & _REPEATED:
             return
-        if self._identity is not None:
-            identity = self._identity(item.value)
+        if self.identity is not None:
+            identity = self.identity(item.value)
             if identity in self._seen or identity in self._seen_before:
                 return
             self._seen.add(identity)

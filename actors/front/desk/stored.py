@@ -79,7 +79,7 @@ class Table(Generic[T]):
         self._members = members_of(kind)  # type: ignore[arg-type]
         self.place = f"{quote_name(state.history.database)}.{quote_name(name)}"
         self._columns = ", ".join(member.expression for member in self._members)
-        self._identity = ", ".join(identity)
+        self.identity = ", ".join(identity)
         self.name = name
 
     async def rows(self, condition: str, parameters: Mapping[str, Any], tail: str = "") -> list[T] | None:
@@ -98,7 +98,7 @@ class Table(Generic[T]):
 
     async def count(self, condition: str, parameters: Mapping[str, Any]) -> int | None:
         """How many rows fit; None without an answer."""
-        what = f"uniqExact({self._identity})" if self._identity else "count()"
+        what = f"uniqExact({self.identity})" if self.identity else "count()"
         answer = await self._state.history.ask(f"SELECT {what} FROM {self.place} WHERE {condition}", parameters)
         return None if answer is None else int(answer[0][0])
 
@@ -113,11 +113,14 @@ class Table(Generic[T]):
     @property
     def limit_by(self) -> str:
         """Keeps the first row of each identity."""
-        return f"LIMIT 1 BY {self._identity}" if self._identity else ""
+        return f"LIMIT 1 BY {self.identity}" if self.identity else ""
 
 
 class Older(Generic[T]):
-    """What a table holds of a range and a filter: items received before a time."""
+    """What a table holds of a range and a filter: items received before a time.
+
+    A thing that was told of before that time and again since is not among them: memory has its later telling.
+    """
 
     def __init__(self, state: FrontState, table: Table[T], filters: Mapping[str, Any]) -> None:
         self._state, self._table = state, table
@@ -133,6 +136,11 @@ class Older(Generic[T]):
             "ts_recv_ns >= fromUnixTimestamp64Nano({received:Int64}, 'UTC')",
             "ts_recv_ns < fromUnixTimestamp64Nano({before:Int64}, 'UTC')",
         ]
+        if table.identity:
+            conditions.append(
+                f"({table.identity}) NOT IN (SELECT {table.identity} FROM {table.place} WHERE {NOT_REPEATED} "
+                "AND ts_recv_ns >= fromUnixTimestamp64Nano({before:Int64}, 'UTC'))"
+            )
         self._condition = " AND ".join(conditions)
 
     def _bound(self, before_recv_ns: int, start_ns: int, end_ns: int) -> dict[str, Any]:

@@ -1,0 +1,263 @@
+"""What the desk's side of the front keeps from request to request is what it would work out anew."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tickring.actors.front.desk.desk import _fill_keys, fill_identity
+from tickring.actors.front.desk.portfolio import READ_ROWS, LatestRows, Once
+from tickring.actors.front.desk.rendered import Rendered, Series
+from tickring.actors.front.desk.running import Span, Sum, Totals
+from tickring.actors.front.desk.shelf import ALL, Shelf
+from tickring.actors.recent import Recent
+from tickring.codecs.desk.canonical import Fill
+from tickring.codecs.desk.records import FILL, POSITION, TEXTS
+from tickring.codecs.record import Flag
+from tickring.ringbuf import ByteRingReader, StreamReader, bytes_filename
+
+from .desk_rig import Portfolio, Topic
+from .test_front_fills import a_fill
+
+SIZE, SECOND, NOW = 64, 10**9, time.time_ns()
+
+
+@pytest.fixture
+def topic(tmp_path: Path) -> Iterator[Topic]:
+    made = Topic(tmp_path, "exec.reports.v1")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, topic: Topic) -> Iterator[Shelf[Fill]]:
+    reader = StreamReader(tmp_path, topic.name, FILL.name, FILL.dtype)
+    recent = Recent(reader, ByteRingReader(tmp_path / bytes_filename(topic.name, TEXTS)), Fill, SIZE)
+    yield Shelf(recent, _fill_keys, fill_identity)
+    recent.close()
+
+
+def put(topic: Topic, n: int, **more: Any) -> None:
+    topic.fill(a_fill(n, timestamp=NOW + n * SECOND), recv_ns=NOW + n * SECOND + 1, **more)
+
+
+class Older:
+    """History: everything that was ever published."""
+
+    def __init__(self) -> None:
+        self.fills: list[int] = []
+        self.asked = 0
+
+    async def count(self, before: int, start: int, end: int) -> int | None:
+        self.asked += 1
+        await asyncio.sleep(0)
+        return sum(NOW + n * SECOND + 1 < before and start <= NOW + n * SECOND < end for n in self.fills)
+
+
+def counting(older: Older | None) -> Sum[int]:
+    return Sum("count", int, lambda count, _: count + 1, older.count if older else None)
+
+
+def test_shelf_holds_what_its_stream_holds_and_little_more(topic: Topic, shelf: Shelf[Fill]) -> None:
+    for n in range(5 * SIZE):
+        put(topic, n)
+        put(topic, n)  # the same fill again, as another variant tells it
+        if not n % 7:
+            shelf.refresh()
+    known, first, stop = shelf.span(ALL, 0, 1 << 62)
+    newest = [item.value.fill_id for item in known[first:stop]]
+    assert newest == [f"f-{n}" for n in range(5 * SIZE - len(newest), 5 * SIZE)]
+    assert SIZE // 2 - 1 <= len(newest) <= SIZE + 4
+    assert shelf.since_ns == shelf.recent.items[0].recv_ns + 1, "of one time of receipt some may be gone"
+    assert [item.value.fill_id for item in shelf.arrived(shelf.next - 4)] == [f"f-{5 * SIZE - n}" for n in (2, 1)]
+    assert shelf.holds(shelf.next) and shelf.holds(shelf.next - SIZE) and not shelf.holds(shelf.next - SIZE - 1)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_total_goes_on_where_memory_forgets(topic: Topic, shelf: Shelf[Fill], seed: int) -> None:
+    rng, older, totals = random.Random(seed), Older(), Totals(60.0, 16)
+
+    async def go() -> None:
+        n = 0
+        for _ in range(60):
+            for _ in range(rng.randrange(SIZE // 2)):
+                put(topic, n)
+                if rng.random() < 0.2:
+                    put(topic, n, flags=int(Flag.REPEATED))
+                older.fills.append(n)
+                n += 1
+            span = Span("all", ALL, NOW + 10 * SECOND, 1 << 62)
+            assert await totals.of(counting(older), span, shelf) == (max(0, n - 10), True)
+        assert older.asked == 1, "the rest is counted as it comes"
+
+    asyncio.run(go())
+
+
+def test_total_is_asked_for_again_when_memory_ran_through_meanwhile(topic: Topic, shelf: Shelf[Fill]) -> None:
+    older, totals = Older(), Totals(60.0, 16)
+    span = Span("all", ALL, 0, 1 << 62)
+
+    async def go() -> None:
+        for round_ in range(1, 4):
+            for n in range((round_ - 1) * 3 * SIZE, round_ * 3 * SIZE):
+                put(topic, n)
+                older.fills.append(n)
+            assert await totals.of(counting(older), span, shelf) == (round_ * 3 * SIZE, True)
+            assert older.asked == round_
+
+    asyncio.run(go())
+
+
+def test_total_is_handed_out_while_a_new_one_is_worked_out(topic: Topic, shelf: Shelf[Fill]) -> None:
+    older, totals = Older(), Totals(0.05, 16)
+
+    async def go() -> None:
+        put(topic, 1)
+        older.fills.append(1)
+        assert await totals.of(counting(older), Span("all", ALL, 0, 1 << 62), shelf) == (1, True)
+        await asyncio.sleep(0.06)
+        # the first fill has left the range
+        later = Span("all", ALL, NOW + 2 * SECOND, 1 << 62)
+        assert await totals.of(counting(older), later, shelf) == (1, True)
+        deadline = time.monotonic() + 20
+        while (await totals.of(counting(older), later, shelf))[0]:
+            assert time.monotonic() < deadline, "the range never moved on"
+            await asyncio.sleep(0)
+
+    asyncio.run(go())
+
+
+def test_total_without_an_answer_is_that_of_memory(topic: Topic, shelf: Shelf[Fill]) -> None:
+    totals, asked = Totals(60.0, 16), []
+
+    async def silent(before: int, start: int, end: int) -> int | None:
+        asked.append(before)
+        return None
+
+    async def go() -> None:
+        for n in range(1, 4):
+            put(topic, n)
+            what = Sum("count", int, lambda count, _: count + 1, silent)
+            assert await totals.of(what, Span("all", ALL, 0, 1 << 62), shelf) == (n, False)
+            assert len(asked) == n, "ClickHouse may be back"
+
+    asyncio.run(go())
+
+
+def test_what_is_ahead_of_our_clock_is_added_when_its_time_has_come(topic: Topic, shelf: Shelf[Fill]) -> None:
+    totals = Totals(60.0, 16)
+
+    async def total(end: int, moving: bool = True) -> int:
+        span = Span(("ends", moving), ALL, 0, NOW + end * SECOND, moving)
+        return (await totals.of(counting(None), span, shelf))[0]
+
+    async def go() -> None:
+        for n in (1, 5, 9):
+            put(topic, n)
+        assert [await total(end) for end in (2, 5, 6)] == [1, 1, 2]
+        put(topic, 7)
+        assert [await total(end) for end in (7, 8, 20)] == [2, 3, 4]
+        assert await total(6, moving=False) == 2
+        put(topic, 3)
+        assert await total(6, moving=False) == 3, "late ones belong to it as well"
+
+    asyncio.run(go())
+
+
+def test_filter_and_key_tell_what_is_added(topic: Topic, shelf: Shelf[Fill]) -> None:
+    totals = Totals(60.0, 16)
+
+    async def total(name: str, key: Any, fits: Any = None) -> int:
+        return (await totals.of(counting(None), Span(name, key, 0, 1 << 62, True, fits), shelf))[0]
+
+    async def go() -> None:
+        for round_ in (1, 2):
+            for n in range(10):
+                symbol = ("SOLUSDT", "ETH-USDT")[n % 2]
+                topic.fill(a_fill(100 * round_ + n, symbol=symbol, side="SELL" if n < 3 else "BUY"))
+            assert await total("all", ALL) == 10 * round_
+            assert await total("eth", ("*", "ETHUSDT")) == 5 * round_
+            assert await total("sold", ALL, lambda fill: fill.side == "SELL") == 3 * round_
+
+    asyncio.run(go())
+
+
+class Value:
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+
+def test_row_is_written_once_and_never_for_another_value() -> None:
+    written: list[int] = []
+
+    def write(value: Value) -> int:
+        written.append(value.n)
+        return value.n
+
+    rows = Rendered(write, rows_kept=32)
+    some = [Value(n) for n in range(5)]
+    assert rows.array(some) == rows.array(some) == b"[0,1,2,3,4]" and rows.array([]) == b"[]"
+    assert len(written) == 5
+    for n in range(1000):  # new objects get the addresses of old ones
+        assert rows.array([Value(n)]) == b"[%d]" % n
+        if not n % 5:
+            rows.array(some)
+    assert len(written) == 1005
+    del some
+    gc.collect()
+
+
+def test_series_is_joined_again_when_it_has_changed() -> None:
+    joined: list[int] = []
+
+    class Rows(Rendered[Value]):
+        def array(self, values: Any) -> bytes:
+            joined.append(len(values))
+            return super().array(values)
+
+    series, values = Series(Rows(lambda value: value.n), lambda value: value.n != 2), [Value(n) for n in range(4)]
+    assert series.array(values) == series.array(values) == b"[0,1,3]" and joined == [3]
+    values.insert(2, Value(7))
+    assert series.array(values) == b"[0,1,7,3]"
+    del values[0]
+    values.append(Value(9))
+    assert series.array(values) == b"[1,7,3,9]" and series.array([]) == b"[]"
+
+
+def test_newest_rows_are_those_of_every_key_however_they_were_read(tmp_path: Path) -> None:
+    rng, portfolio = random.Random(5), Portfolio(tmp_path, keys_max=64)
+    reader = StreamReader(tmp_path, "portfolio", POSITION.name, POSITION.dtype)
+    rows, expected = LatestRows(reader, POSITION), dict[tuple[str, str], int]()
+    for published in (1, 3, 0, READ_ROWS + 5, 2, 7):
+        for _ in range(published):
+            account, symbol = f"acct-{rng.randrange(4)}", f"C{rng.randrange(8)}USDT"
+            expected[account, symbol] = rng.randrange(1, 10**30)
+            portfolio.position(account, "s", "binance", symbol, quantity=expected[account, symbol])
+        assert {(row.account, row.symbol): row["quantity"] for row in rows.rows()} == expected
+        some = {(row.account, row.symbol): row["quantity"] for row in rows.rows("acct-1")}
+        assert some == {key: value for key, value in expected.items() if key[0] == "acct-1"}
+        assert rows.rows("acct-9") == []
+    reader.close()
+    portfolio.close()
+
+
+def test_what_follows_from_rows_is_made_again_for_other_rows(tmp_path: Path) -> None:
+    portfolio = Portfolio(tmp_path)
+    reader = StreamReader(tmp_path, "portfolio", POSITION.name, POSITION.dtype)
+    rows, made = LatestRows(reader, POSITION), []
+    once = Once(lambda found: made.append(1) or sum(row["quantity"] for row in found))
+    portfolio.position("a", "s", "binance", "C1", quantity=3)
+    assert once.of("all", rows.rows()) == once.of("all", rows.rows()) == 3 and len(made) == 1
+    portfolio.position("a", "s", "binance", "C2", quantity=4)
+    assert once.of("all", rows.rows()) == 7
+    portfolio.position("a", "s", "binance", "C1", quantity=0)
+    assert once.of("all", rows.rows()) == once.of("all", rows.rows()) == 4 and len(made) == 3
+    reader.close()
+    portfolio.close()
