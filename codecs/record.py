@@ -44,6 +44,7 @@ class Flag(IntFlag):
     DEAD = 1 << 16  # an event that could not be understood: it is among the dead letters
     HEADERS = 1 << 17  # an event whose bytes begin with its headers
     REPEATED = 1 << 18  # an event whose event_id came before: kept, and counted by nothing
+    MALFORMED = 1 << 19  # a stored event of which members that decide nothing could not be read, and are left out
 
 
 @dataclass(frozen=True)

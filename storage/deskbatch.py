@@ -32,6 +32,7 @@ HEADERS_SIZE_BYTES = 4
 Row = tuple[Any, ...]
 _UNSTORABLE = (OverflowError, ValueError, TypeError)  # what a value that fits no column raises
 _DEAD, _HEADERS = int(Flag.DEAD), int(Flag.HEADERS)
+_ROUNDED, _MALFORMED = int(Flag.ROUNDED), int(Flag.MALFORMED)
 _decode_headers = msgspec.msgpack.Decoder(list[tuple[str, bytes | None]]).decode
 _decode_alert = msgspec.json.Decoder(Alert).decode
 
@@ -93,6 +94,7 @@ class Deriver:
     def __init__(self, topic: str, decode: Decode, tables: Sequence[DeskTable]) -> None:
         self.topic, self.decode, self.tables = topic, decode, tables
         self._times = {table: table.time_at for table in tables}
+        self.malformed = 0  # members left out of the newest batches
 
     @property
     def table_names(self) -> list[str]:
@@ -126,6 +128,7 @@ class Deriver:
         rows: dict[DeskTable, list[Row]] = {table: [] for table in self.tables}
         dead: list[Row] = []
         events: list[Row] = []
+        self.malformed = 0
         for origin in _origins(raw):
             event = None
             try:
@@ -135,17 +138,22 @@ class Deriver:
             variant = (
                 VARIANTS[min(origin.flags >> VARIANT_SHIFT, len(VARIANTS) - 1)] if event is None else event.variant
             )
-            where = (self.topic, origin.partition, origin.offset)
+            where, flags = (self.topic, origin.partition, origin.offset), origin.flags
             if event is not None:
+                if event.rounded:  # live, only what a fill says is looked at
+                    flags |= _ROUNDED
+                if event.malformed:
+                    flags |= _MALFORMED
+                    self.malformed += event.malformed
                 for table, time_at in self._times.items():
                     rows[table] += [
-                        (*where, item, variant, origin.flags, values[time_at], origin.ts_recv_ns, *values)
+                        (*where, item, variant, flags, values[time_at], origin.ts_recv_ns, *values)
                         for item, values in enumerate(table.values_of(event))
                     ]
             event_id = "" if event is None else event.event_id
             events.append((
                 *where, origin.broker_ms * 1_000_000, origin.key, origin.value, origin.headers, event_id, variant,
-                origin.flags, origin.ts_event_ns, origin.ts_recv_ns,
+                flags, origin.ts_event_ns, origin.ts_recv_ns,
             ))  # fmt: skip
         return {**rows, DEAD_LETTERS: dead, RAW_EVENTS: events}
 

@@ -133,7 +133,7 @@ DEAD_LETTERS = DeskTable(
 )
 
 _ACCOUNT_TIME = ("account_id", "ts_event_ns")
-_CARRIED = frozenset({"variant", "rounded"})  # in the columns of the origin, and in the flags
+_CARRIED = frozenset({"variant", "rounded", "malformed"})  # in the columns of the origin, and in the flags
 
 
 def _of_event(event: type[Event], **table: Any) -> DeskTable:

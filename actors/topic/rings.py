@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ...codecs.desk.money import amount_bytes
 from ...codecs.desk.records import DEAD_LETTER, EVENT, FILL, NO_KEY, TEXTS, VARIANT_SHIFT
 from ...codecs.errors import Undecidable
 from ...codecs.record import Flag, RecordType
@@ -42,7 +43,7 @@ from .specs import live_record
 log = logging.getLogger(__name__)
 
 TOPIC_KEY = 0  # row of the topic itself in the key directory
-CHUNK_EVENTS_MAX = 4096
+CHUNK_EVENTS_MAX = 512  # with all that is made of them they stay in the CPU's cache
 CHUNK_BYTES_MAX = 1 << 20  # events are published at the latest when their bytes reach this
 OVERFLOWS_PER_LINE = 1000
 TOO_LARGE = "too_large"
@@ -50,31 +51,35 @@ ITEM_BYTES = 500  # what the text of an item may have beyond its event's
 TIME_MS_MAX = 2**63 // 10**6  # beyond it a time has no nanoseconds in 64 bits
 HEADERS, REPEATED, ROUNDED, SELL = int(Flag.HEADERS), int(Flag.REPEATED), int(Flag.ROUNDED), int(Flag.SELL)
 HEADERS_SIZE = struct.Struct("<I")
+# A fill's row with its amounts in halves of 64 bits: nearly all fit in the lower one, and need no bytes object.
+HALVES = struct.Struct("<qq")
+FILL_ROW = struct.Struct(FILL.struct.format.replace("16s", "qq"))
+FILL_VALUES = (
+    "quantity", "quantity_high", "price", "price_high", "commission", "commission_high", "offset", "text_at",
+    "text_size", "partition", "item",
+)  # fmt: skip
 
 _event_row = EVENT.struct.pack
 _msgpack = msgspec.msgpack.Encoder().encode
-_lines = msgspec.json.Encoder().encode_lines
+_json = msgspec.json.Encoder().encode
 
 
 Fetched = Mapping[int, Sequence[Any]]  # partition -> its next records, as aiokafka has them
 
 
-# Of an event: flags, partition, offset, and its fills or itself; None for one that is there already.
-Live = tuple[int, int, int, list[Any]]
-
-
 @dataclass
 class Chunk:
-    """Events on their way into the streams: bytes, rows, and how far they bring each partition."""
+    """Events on their way into the streams: bytes, rows, and how far they bring each partition.
+
+    An event's bytes are followed by the texts of its live rows, or by that of its dead letter.
+    """
 
     at: int  # position of the first byte
     size: int = 0
     parts: list[bytes] = field(default_factory=list)
     rows: list[bytes] = field(default_factory=list)  # of `event`, packed
-    live: list[Live] = field(default_factory=list)
-    dead: list[tuple[int, int, int, list[str]]] = field(default_factory=list)  # ts_event_ns, offset, partition, text
-    items: int = 0  # live rows
-    texts: bytes = b""  # of the live rows and the dead letters, a line each
+    live: list[tuple[Any, ...]] = field(default_factory=list)  # what `append` of the live stream takes
+    dead: list[tuple[Any, ...]] = field(default_factory=list)  # the same of `dead_letter`
     ends: dict[int, int] = field(default_factory=dict)  # partition -> offset of its next event
 
 
@@ -103,7 +108,8 @@ class TopicRings:
         self._dead = self.writers["dead_letter"].chunked(DEAD_LETTER.struct, DEAD_LETTER.values)
         live = live_record(config.topic)
         self.live = self.writers[live.name] if live is not None else None
-        self._live = self.live.chunked(live.struct, live.values) if self.live and live else None
+        fast = (FILL_ROW, FILL_VALUES) if live is FILL else (live.struct, live.values) if live else None
+        self._live = self.live.chunked(*fast) if self.live and fast else None
         self._add_keys(ctx)
         self.room = Room(
             self.writers, self.readers, live.name if live else "", self.bytes.capacity,
@@ -141,7 +147,6 @@ class TopicRings:
                 with contextlib.suppress(NoSpace):  # then it is tried again when the account comes
                     self.live.add_key(key.key_id)
                     self._accounts[key.text] = key.key_id
-        self._key_of = self._accounts.__getitem__
 
     def _add_account(self, account: str) -> int | None:
         """The row of an account seen for the first time; None where it gets none."""
@@ -217,10 +222,12 @@ class TopicRings:
     def chunks(self, fetched: Fetched, ts_recv_ns: int) -> Iterator[Chunk]:
         """Decode events into chunks; each must be published before the next one is asked for."""
         chunk = self._new_chunk()
-        decode, pack, there = self._decode, _event_row, self._there
-        ids = self.repeats.table()
+        decode, pack, there, accounts, encode = self._decode, _event_row, self._there, self._accounts, _json
+        ids, of_fills = self.repeats.table(), self.live is not None and self.live.spec.record == FILL.name
         chunk_bytes, chunk_events, event_max = self._chunk_bytes, self._chunk_events, self.event_bytes_max
-        nth, at = self.writers["event"].counts[TOPIC_KEY], chunk.at
+        default = self.config.default_account
+        nth, at, known = self.writers["event"].counts[TOPIC_KEY], chunk.at, len(ids)
+        nth_stop, at_stop = nth + chunk_events, at + chunk_bytes
         parts, rows, live = chunk.parts, chunk.rows, chunk.live
         for partition, records in fetched.items():
             offset = -1
@@ -257,47 +264,68 @@ class TopicRings:
                         own = variant << VARIANT_SHIFT
                         if rounded:
                             own |= ROUNDED
-                        known = len(ids)
                         ids[event_id] = None
                         if len(ids) == known:
                             own |= REPEATED
                             self.repeated += 1
+                        else:
+                            known += 1
                         ts_event_ns = event_ns
                         flags |= own
-                        if items:
-                            if there:
-                                items = self._leave_out(items, partition, offset)
-                            live.append((own, partition, offset, items))
+                        if there and items:
+                            items = self._leave_out(items, partition, offset)
+                        number = 0
+                        for item in items:
+                            if item is not None:
+                                text = encode(item)
+                                text_size = len(text)
+                                if of_fills:
+                                    commission = item.commission
+                                    live.append((
+                                        accounts[item.account_id], ts_recv_ns, item.timestamp,
+                                        own | SELL if item.side == "SELL" else own, item.quantity, 0, item.price, 0,
+                                        commission, commission >> 63, offset, at, text_size, partition, number,
+                                    ))  # fmt: skip
+                                else:
+                                    account = getattr(item, "account_id", None) or default
+                                    live.append((
+                                        accounts[account], ts_recv_ns, item.timestamp, own, offset, at, text_size,
+                                        partition, number,
+                                    ))  # fmt: skip
+                                parts.append(text)
+                                at += text_size
+                            number += 1  # noqa: SIM113 - `enumerate` costs more than the one item
                     except Undecidable as error:
                         flags |= Flag.DEAD
-                        self._take_dead(chunk, error, value, partition, offset, ts_event_ns)
+                        at += self._take_dead(chunk, error, value, partition, offset, ts_recv_ns, ts_event_ns, at)
                     except Exception as error:  # noqa: BLE001 - our own mistake: the event is kept, the topic goes on
                         flags |= Flag.DEAD
                         mistake = Undecidable(f"{type(error).__name__}: {error}", "internal_error")
-                        self._take_dead(chunk, mistake, value, partition, offset, ts_event_ns)
+                        at += self._take_dead(chunk, mistake, value, partition, offset, ts_recv_ns, ts_event_ns, at)
                 rows.append(pack(
                     nth, ts_recv_ns, ts_event_ns, TOPIC_KEY, flags, offset, stamp, first, partition, key_size, size
                 ))  # fmt: skip
                 nth += 1
-                if at - chunk.at >= chunk_bytes or len(rows) >= chunk_events:
+                if nth == nth_stop or at >= at_stop:
                     chunk.size, chunk.ends[partition] = at - chunk.at, offset + 1
-                    yield self._finish(chunk)
+                    yield chunk
                     chunk = self._new_chunk()
-                    nth, at = self.writers["event"].counts[TOPIC_KEY], chunk.at
                     parts, rows, live, there = chunk.parts, chunk.rows, chunk.live, self._there
                     ids = self.repeats.table()
+                    nth, at, known = self.writers["event"].counts[TOPIC_KEY], chunk.at, len(ids)
+                    nth_stop, at_stop = nth + chunk_events, at + chunk_bytes
             if offset >= 0:
                 chunk.ends[partition] = offset + 1
         chunk.size = at - chunk.at
         if rows:
-            yield self._finish(chunk)
+            yield chunk
 
     def _new_chunk(self) -> Chunk:
         return Chunk(self.bytes.published())
 
     def _check_texts(self, items: Sequence[Any]) -> None:
         """A long name in every fill may make much of little."""
-        texts = len(_lines(items))
+        texts = sum(len(_json(item)) for item in items)
         if texts > self.event_bytes_max:
             raise Undecidable(f"its {len(items)} items take {texts} bytes", TOO_LARGE)
 
@@ -307,36 +335,39 @@ class TopicRings:
         there, name = self._there, self.live.spec.record
         return [None if (name, partition, offset, n) in there else item for n, item in enumerate(items)]
 
-    def _finish(self, chunk: Chunk) -> Chunk:
-        """Make the texts of its live rows and dead letters."""
-        if self._there:
-            chunk.dead = [one for one in chunk.dead if ("dead_letter", one[2], one[1], 0) not in self._there]
-        texts = [item for event in chunk.live for item in event[3] if item is not None]
-        chunk.items = len(texts)
-        chunk.texts = _lines(texts) + _lines([one[3] for one in chunk.dead])
-        return chunk
-
     def _take_dead(
-        self, chunk: Chunk, error: Undecidable, value: bytes, partition: int, offset: int, ts_event_ns: int
-    ) -> None:
+        self, chunk: Chunk, error: Undecidable, value: bytes, partition: int, offset: int, ts_recv_ns: int,
+        ts_event_ns: int, at: int,
+    ) -> int:  # fmt: skip
+        """A dead letter, with its text at `at`; returns the bytes of that."""
         self.dead_by_reason[error.reason] += 1
         self._dead_log.say(error, value, partition, offset)
-        chunk.dead.append((ts_event_ns, offset, partition, [error.reason, str(error)[:PREVIEW_MAX]]))
+        if ("dead_letter", partition, offset, 0) in self._there:
+            return 0
+        text = _json([error.reason, str(error)[:PREVIEW_MAX]])
+        chunk.parts.append(text)
+        chunk.dead.append((TOPIC_KEY, ts_recv_ns, ts_event_ns, Flag.DEAD, offset, at, len(text), partition, 0))
+        return len(text)
 
-    def publish(self, chunk: Chunk, ts_recv_ns: int) -> None:
+    def publish(self, chunk: Chunk) -> None:
         """Make a chunk visible: its bytes, its live rows, and then, for good, its events."""
-        chunk.parts.append(chunk.texts)
         data, step = b"".join(chunk.parts), self.bytes.capacity // 4
+        assert len(data) == chunk.size, f"byte ring {self.name}: {len(data)} bytes, planned {chunk.size}"
         position = self.bytes.append(data[:step])
         assert position == chunk.at, f"byte ring {self.name}: appended at {position}, planned {chunk.at}"
         for start in range(step, len(data), step):
             self.bytes.append(data[start : start + step])
-        at, sizes = chunk.at + chunk.size, iter(map(len, chunk.texts.split(b"\n")))
-        if chunk.items:
-            at = self._publish_live(chunk, ts_recv_ns, at, sizes)
-        for (ts_event_ns, offset, partition, _), size in zip(chunk.dead, sizes, strict=False):
-            self._dead.append(TOPIC_KEY, ts_recv_ns, ts_event_ns, Flag.DEAD, offset, at, size, partition, 0)
-            at += size + 1
+        if self._live is not None:
+            append = self._live.append
+            for row in chunk.live:
+                try:
+                    append(*row)
+                except struct.error:
+                    append(*_in_halves(row))
+            self._live.flush()
+            self.items += len(chunk.live)
+        for row in chunk.dead:
+            self._dead.append(*row)
         self._dead.flush()
         self._publish_events(TOPIC_KEY, b"".join(chunk.rows))
         for partition, end in chunk.ends.items():
@@ -346,39 +377,16 @@ class TopicRings:
             ends = self.resume
             self._there = {one for one in self._there if one[2] >= ends.get(one[1], 0)}
 
-    def _publish_live(self, chunk: Chunk, ts_recv_ns: int, at: int, sizes: Iterator[int]) -> int:
-        """Its live rows, whose texts begin at `at`; returns the position behind them."""
-        assert self.live is not None and self._live is not None
-        append, key_of = self._live.append, self._key_of
-        if self.live.spec.record == FILL.name:
-            for own, partition, offset, fills in chunk.live:
-                for number, fill in enumerate(fills):
-                    if fill is None:
-                        continue
-                    size = next(sizes)
-                    append(
-                        key_of(fill.account_id), ts_recv_ns, fill.timestamp, own | SELL if fill.side == "SELL" else own,
-                        fill.quantity.to_bytes(16, "little", signed=True),
-                        fill.price.to_bytes(16, "little", signed=True),
-                        fill.commission.to_bytes(16, "little", signed=True),
-                        offset, at, size, partition, number,
-                    )  # fmt: skip
-                    at += size + 1
-        else:
-            default = self.config.default_account
-            for own, partition, offset, (event,) in chunk.live:
-                if event is not None:
-                    size, account = next(sizes), getattr(event, "account_id", None) or default
-                    append(key_of(account), ts_recv_ns, event.timestamp, own, offset, at, size, partition, 0)
-                    at += size + 1
-        self._live.flush()
-        self.items += chunk.items
-        return at
-
     def held_by(self, chunk: Chunk) -> str:
         """The stream whose durable reader still needs what the chunk would overwrite; "" where there is room."""
-        return self.room.held_by(len(chunk.rows), chunk.items, chunk.at + chunk.size + len(chunk.texts))
+        return self.room.held_by(len(chunk.rows), len(chunk.live), chunk.at + chunk.size)
 
     def close(self) -> None:
         for part in (*self.readers.values(), *self.writers.values(), self.bytes, self._keys, self.positions):
             part.close()
+
+
+def _in_halves(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The row of a fill of which an amount has more than 63 bits."""
+    halves = (half for units in row[4:10:2] for half in HALVES.unpack(amount_bytes(units)))
+    return (*row[:4], *halves, *row[10:])

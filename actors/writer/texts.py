@@ -40,7 +40,11 @@ class TextFollower(Follower):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         reader: StreamReader = args[0]
         self._texts = ByteRingReader(reader.folder / bytes_filename(reader.producer, TEXTS))
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:  # it is tried again and again
+            self._texts.close()
+            raise
 
     async def _settled(self) -> bool:
         # ClickHouse may start beside us: what waits in the ring for a moment need not go to the spool.

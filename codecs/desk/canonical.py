@@ -41,6 +41,7 @@ class Event(Struct, kw_only=True, omit_defaults=True):
     source: Word | None = None
     version: Word | None = None
     rounded: int = 0  # amounts that came with more than 8 decimals
+    malformed: int = 0  # members that could not be read and are left out: of execution reports only
 
 
 class Order(Struct, kw_only=True, omit_defaults=True):
@@ -64,7 +65,7 @@ class Order(Struct, kw_only=True, omit_defaults=True):
     venue: Word
 
 
-class Fill(Struct, kw_only=True, omit_defaults=True):
+class Fill(Struct, kw_only=True, omit_defaults=True, gc=False):
     """A part of an order that was executed."""
 
     fill_id: str

@@ -286,7 +286,7 @@ def common_variant(message: Message) -> str:
     return ""
 
 
-def struct_decoder(struct: type[Message]) -> Callable[[bytes], Any]:
+def struct_decoder(struct: type[Struct]) -> Callable[[bytes], Any]:
     """A typed decode of a whole message, in C."""
     return msgspec.json.Decoder(struct).decode
 

@@ -41,6 +41,17 @@ class _Minutes(dict[str, int]):
         return ns
 
 
+class _Seconds(dict[str, int]):
+    """`2025-03-04T09:16:31` -> UNIX ns, as if it were UTC."""
+
+    def __missing__(self, text: str) -> int:
+        found = _minutes[text[:16]] + _second[text[16:]]
+        if len(self) >= KEPT_MAX:
+            self.clear()
+        self[text] = found
+        return found
+
+
 class _Rest(dict[str, int]):
     """`.051+02:00` -> what to add, in ns: the fraction less the offset. With milliseconds there are few thousand."""
 
@@ -62,8 +73,8 @@ class _Rest(dict[str, int]):
         return ns
 
 
-_minutes, _rest = _Minutes(), _Rest()
-_seconds = {f":{n:02d}": n * _NS for n in range(60)}
+_minutes, _seconds, _rest = _Minutes(), _Seconds(), _Rest()
+_second = {f":{n:02d}": n * _NS for n in range(60)}
 
 
 def time_ns(value: str | int | float) -> int:
@@ -73,7 +84,7 @@ def time_ns(value: str | int | float) -> int:
         MalformedTime: no time, or outside 1971 to 2261.
     """
     try:
-        return _minutes[value[:16]] + _seconds[value[16:19]] + _rest[value[19:]]  # type: ignore[index]
+        return _seconds[value[:19]] + _rest[value[19:]]  # type: ignore[index]
     except (TypeError, ValueError, KeyError):
         return _epoch_ns(value)
 

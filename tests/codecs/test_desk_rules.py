@@ -160,10 +160,51 @@ def test_amount_with_more_than_eight_decimals_is_rounded_and_counted() -> None:
     assert decode(RISK, "mon-rich", var_95=1 / 3).rounded == 1
 
 
-@pytest.mark.parametrize("name", ["quantity", "last_qty", "last_price", "cum_qty", "commission", "realized_pnl"])
-def test_amount_that_cannot_be_read_makes_the_report_undecidable(name: str) -> None:
-    word, text = reason(EXECUTIONS, "dashboard", **{name: "12,5"})
-    assert word == "bad_amount" and text.startswith(f"{name}: ") and "12,5" in text
+@pytest.mark.parametrize("written", ["12,5", [], {"a": 1}, True, "9" * 400])
+@pytest.mark.parametrize("name", ["last_qty", "last_price", "commission"])
+def test_amount_of_a_fill_that_cannot_be_read_makes_the_report_undecidable(name: str, written: Any) -> None:
+    word, text = reason(EXECUTIONS, "dashboard", **{name: written})
+    assert word == "bad_amount" and text.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("written", ["12,5", [], {"a": 1}, True, "9" * 400])
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [
+        ("dashboard", "cum_qty"), ("dashboard", "avg_price"), ("dashboard", "realized_pnl"),
+        ("dashboard", "unrealized_pnl"), ("dashboard", "position_qty"), ("dashboard", "order_time"),
+        ("api", "total_cost"), ("api", "total_realized_pnl"), ("api", "slippage"), ("api", "execution_time_ms"),
+        ("mon-rich", "slippage_bps"), ("mon-flat", "latency_ms"),
+    ],
+)  # fmt: skip
+def test_member_that_decides_nothing_and_cannot_be_read_is_left_out_and_counted(
+    variant: str, name: str, written: Any
+) -> None:
+    good, report = decode(EXECUTIONS, variant), decode(EXECUTIONS, variant, **{name: written})
+    assert (getattr(report, name), report.malformed) == (None, 1) and good.malformed == 0
+    (fill,), (expected,) = report.fills, good.fills
+    assert (fill.fill_id, fill.quantity, fill.price, fill.commission, fill.timestamp) == (
+        expected.fill_id, expected.quantity, expected.price, expected.commission, expected.timestamp,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["source", "order_type", "client_order_id", "position_side"])
+def test_text_that_decides_nothing_and_is_none_is_left_out_and_counted(name: str) -> None:
+    changes: dict[str, Any] = {name: ["x"]}
+    report = decode(EXECUTIONS, "dashboard", **changes)
+    assert (getattr(report, name), report.malformed, len(report.fills)) == (None, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["event_id", "symbol", "account_id", "order_id", "exec_id", "commission_asset"])
+def test_text_that_decides_and_is_none_makes_the_report_undecidable(name: str) -> None:
+    word, text = reason(EXECUTIONS, "dashboard", **{name: ["x"]})
+    assert word == "bad_value" and text.startswith(f"{name}: ")
+
+
+@pytest.mark.parametrize("written", ["12,5", [], None, "-1"])
+def test_order_that_is_not_whole_is_left_out_beside_its_fill(written: Any) -> None:
+    report = decode(EXECUTIONS, "dashboard", quantity=written)
+    assert (report.orders, len(report.fills), report.malformed >= 1) == ([], 1, True)
 
 
 # -- fills --------------------------------------------------------------------------------------------------------
@@ -256,8 +297,9 @@ def test_venue_is_one_whatever_its_case() -> None:
         ({"side": None}, "missing_field"), ({"quantity": "-1", "last_qty": None, "fill_qty": None}, "bad_value"),
         ({"quantity": "0", "last_qty": None, "fill_qty": None}, "bad_value"),
         ({"price": 0, "last_price": None, "fill_price": None}, "bad_value"),
-        ({"last_qty": "-2", "fill_qty": -2}, "bad_value"), ({"quantity": None}, "missing_field"),
-        ({"quantity": []}, "bad_value"), ({"quantity": True}, "bad_value"),
+        ({"last_qty": "-2", "fill_qty": -2}, "bad_value"),
+        ({"quantity": None, "last_qty": None}, "missing_field"), ({"quantity": [], "last_qty": []}, "bad_amount"),
+        ({"quantity": True, "last_qty": True}, "bad_amount"),
         ({"order_status": "HALF", "status": "HALF"}, "bad_value"),
     ],
 )  # fmt: skip
@@ -273,16 +315,45 @@ def test_fill_that_is_not_whole_is_undecidable(variant: str, changes: dict[str, 
         ("fills", "fill_id", None, "missing_field"), ("fills", "quantity", "0", "bad_value"),
         ("fills", "price", "-1", "bad_value"), ("fills", "commission", "-0.1", "bad_value"),
         ("fills", "side", "LONG", "bad_value"), ("fills", "timestamp", "x", "bad_time"),
-        ("fills", "quantity", "x", "bad_amount"), ("orders", "status", "HALF", "bad_value"),
-        ("orders", "order_id", "", "missing_field"), ("orders", "quantity", "0", "bad_value"),
+        ("fills", "quantity", "x", "bad_amount"), ("fills", "quantity", [], "bad_amount"),
+        ("fills", "symbol", {}, "bad_value"),
     ],
 )  # fmt: skip
-def test_api_item_that_is_not_whole_makes_the_report_undecidable_and_is_named(
+def test_api_fill_that_is_not_whole_makes_the_report_undecidable_and_is_named(
     items: str, member: str, value: Any, expected: str
 ) -> None:
     good = body(EXECUTIONS, "api", random.Random(4))[items][0]
     word, text = reason(EXECUTIONS, "api", **{items: [good, {**good, member: value}]})
     assert word == expected and text.startswith(f"{items}[1].{member}: ")
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "kept"),
+    [
+        ("status", "HALF", 1), ("order_id", "", 1), ("order_id", [], 1), ("quantity", "0", 1), ("update_time", {}, 1),
+        ("price", "x", 2), ("stop_price", [], 2), ("filled_quantity", "-1", 2), ("create_time", "x", 2),
+        ("client_order_id", {}, 2),
+    ],
+)  # fmt: skip
+def test_api_order_that_cannot_be_read_costs_no_fill(member: str, value: Any, kept: int) -> None:
+    good = body(EXECUTIONS, "api", random.Random(4))["orders"][0]
+    report = decode(EXECUTIONS, "api", orders=[good, {**good, member: value}])
+    assert (len(report.orders), report.malformed, len(report.fills)) == (kept, 1, 1)
+    if kept == 2:
+        assert getattr(report.orders[1], member) is None
+
+
+@pytest.mark.parametrize("orders", ["x", {}, [1, "x"], [[]]])
+def test_api_orders_that_are_none_cost_no_fill(orders: Any) -> None:
+    report = decode(EXECUTIONS, "api", orders=orders)
+    assert (report.orders, len(report.fills)) == ([], 1) and report.malformed >= 1
+
+
+@pytest.mark.parametrize("member", ["trade_id", "order_id"])
+def test_api_fill_without_the_ids_of_others_is_whole(member: str) -> None:
+    good = body(EXECUTIONS, "api", random.Random(4))["fills"][0]
+    report = decode(EXECUTIONS, "api", fills=[good, {**good, member: ["x"]}])
+    assert [getattr(fill, member) for fill in report.fills] == [good[member], None] and report.malformed == 1
 
 
 def test_dashboard_report_without_an_account_is_undecidable() -> None:

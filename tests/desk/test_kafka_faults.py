@@ -247,6 +247,24 @@ def test_topic_that_was_made_anew_is_not_read_under_numbers_that_are_stored(
     rig.stop()
 
 
+def test_topic_made_anew_below_a_position_without_events_is_held_back_and_read_on(
+    broker: kafka.Broker, topic: str, make_rig: Make, wait_for: Wait
+) -> None:
+    """The position is known from its file alone: the ring has no event of the partition."""
+    kafka.produce(broker.bootstrap, topic, [(0, None, report(i), None) for i in range(10)])
+    rig = make_rig(topic, bootstrap_servers=broker.bootstrap, auto_offset_reset="latest")
+    rig.start()
+    wait_for(lambda: rig.detail().get("state") == "consuming", "the actor reads")
+    rig.stop()
+    kafka.renew_topics(broker.bootstrap, [topic])
+    kafka.produce(broker.bootstrap, topic, [(0, None, report(20), None), (1, None, report(21), None)])
+    rig.start()
+    wait_for(lambda: "0" in rig.detail()["stuck"] and rig.published() == 1, "the event of the other partition")
+    kafka.produce(broker.bootstrap, topic, [(0, None, report(30 + i), None) for i in range(12)])
+    wait_for(lambda: rig.ends() == {0: 13, 1: 1}, "events with numbers that are not taken")
+    rig.stop()
+
+
 def test_dead_letters_are_listed_and_replayed_once(
     any_broker: Any, topic: str, make_rig: Make, wait_for: Wait, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from tickring.codecs.desk.money import amount_of
 from tickring.codecs.record import Flag
 
@@ -162,11 +164,13 @@ def test_topic_with_huge_event_keeps_a_part_of_it_as_dead_letter(
     rig.stop()
 
 
+@pytest.mark.parametrize("reset", ["earliest", "latest"])
 def test_topic_that_grows_reads_the_new_partitions_from_their_beginning(
-    broker: kafka.Broker, topic: str, make_rig: Make, wait_for: Wait
+    broker: kafka.Broker, topic: str, make_rig: Make, wait_for: Wait, reset: str
 ) -> None:
-    rig = make_rig(topic, bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest")
+    rig = make_rig(topic, bootstrap_servers=broker.bootstrap, auto_offset_reset=reset)
     rig.start()
+    wait_for(lambda: rig.detail().get("state") == "consuming", "the actor reads")
     kafka.produce(broker.bootstrap, topic, [(0, None, report(1), None)])
     wait_for(lambda: rig.published() == 1, "the first event")
     kafka.add_partitions(broker.bootstrap, topic, 6)
