@@ -241,7 +241,7 @@ def tail(
     record: str, symbol: str | None, count: int, follow: bool, config_file: Path | None, instance: str | None,
     folder: str, as_json: bool,
 ) -> None:  # fmt: skip
-    """Print the newest records of a RECORD type (trade, quote, book_level, book_top), straight from shared memory."""
+    """Print the newest records of a RECORD type (trade, quote, kline, position, ...), straight from shared memory."""
     from .commands import tailing
     from .commands.which import find_folder
 

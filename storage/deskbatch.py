@@ -29,6 +29,7 @@ log = logging.getLogger("tickring.storage.deskbatch")
 
 Decode = Callable[[bytes, int, int, int], Event]  # (value, partition, offset, broker's UNIX ms), raises Undecidable
 HEADERS_SIZE_BYTES = 4
+TIME_MS_MAX = 2**63 // 10**6  # producers write what they like as the time of an event; beyond it no column takes it
 Row = tuple[Any, ...]
 _UNSTORABLE = (OverflowError, ValueError, TypeError)  # what a value that fits no column raises
 _DEAD, _HEADERS = int(Flag.DEAD), int(Flag.HEADERS)
@@ -79,6 +80,7 @@ def _origins(raw: RawEvents) -> Iterable[_Origin]:
         key = None
         if key_size != NO_KEY:
             key, at = text[at : at + key_size], at + key_size
+        broker_ms = broker_ms if abs(broker_ms) < TIME_MS_MAX else 0
         yield _Origin(partition, offset, broker_ms, flags, ts_event_ns, ts_recv_ns, headers, key, text[at:])
 
 

@@ -64,15 +64,12 @@ DAYS_MAX = 20_000  # stands for ever beside other values; a table's own time wou
 _TABLE_NAMES: Mapping[str, str] = {"pnl": "pnl_samples"}
 _TIME_MS = f"DateTime64(3, 'UTC') MATERIALIZED toDateTime64({EVENT_TIME}, 3, 'UTC')"
 # Columns under names that people already query, computed from ours.
+_POSITION_SIDE = "String ALIAS multiIf(quantity < 0, 'SHORT', quantity > 0, 'LONG', 'FLAT')"
 _COMPUTED: Mapping[str, Sequence[tuple[str, str, str]]] = {
     "position": (
         ("timestamp", _TIME_MS, "when it changed"),
-        ("side", "String ALIAS if(quantity < 0, 'SELL', 'BUY')", "of the order that opens such a position"),
-        (
-            "position_side",
-            "String ALIAS multiIf(quantity < 0, 'SHORT', quantity > 0, 'LONG', 'FLAT')",
-            "of the position",
-        ),
+        ("side", _POSITION_SIDE, "LONG, SHORT, FLAT"),
+        ("position_side", _POSITION_SIDE, "the same"),
     ),
     "pnl": (("timestamp", _TIME_MS, "when it changed"),),
 }

@@ -25,8 +25,8 @@ from .defaults import DEFAULT_RULES
 from .past import past_alerts
 from .produce import Producer, message
 from .publish import Publisher
-from .rules import Finding, Labels, Rule, Watch
-from .signals import Collector
+from .rules import Finding, Labels, Rule, Watch, alert_id
+from .signals import MINUTE_S, RATES, Collector
 from .store import Place, Store
 from .told import Desk, context_of
 
@@ -55,6 +55,7 @@ class Alerts:
         self.watch = Watch()
         self._past_wanted = asyncio.Event()
         self._past_wanted.set()
+        self._missed: tuple[dict[str, int], dict[str, int]] | None = None  # offsets between which tellings were missed
         self.rules = self._all_rules()
         self.producer = Producer(ctx.page, self.config.bootstrap_servers, ctx.folder) if self.config.produce else None
         page = ctx.page
@@ -81,12 +82,17 @@ class Alerts:
         return rules | self.store.rules
 
     def _restore(self) -> None:
-        """What was active is not raised again; a stream made anew gets it all."""
+        """What was active is not raised again, and ends where its rule is gone; a stream made anew gets it all."""
         now = time.monotonic()
         for entry in self.book.active():
+            if not _is_own(entry.alert):
+                continue
             rule = self.rules.get(entry.alert.rule_id or "")
-            if rule is not None:
-                self.watch.restore(rule, _labels_of(entry.alert), now)
+            if rule is not None and rule.enabled:
+                doubt_s = MINUTE_S if any(one.metric_name in RATES for one in rule.conditions) else 0.0
+                self.watch.restore(rule, _labels_of(entry.alert), now, doubt_s)
+            else:
+                self._without_rule(entry)
         if self.publisher.fresh:
             for entry in self.book:
                 self.publisher.put(entry.alert, time.time_ns())
@@ -106,6 +112,7 @@ class Alerts:
         place = self.store.place
         if follower.epoch == place.epoch and follower.next < place.sequence:
             follower.next = place.sequence
+        first = follower.next
         items = follower.items()
         for item in items:
             if not item.flags & _REPEATED:
@@ -114,6 +121,9 @@ class Alerts:
             self._past_wanted.set()  # the topic went on behind what is stored: what is stored is not all told yet
         if items:
             offsets = {**place.offsets, **{str(item.partition): item.offset + 1 for item in items}}
+            if follower.next - first > len(items):  # more at once than are kept, or the ring went on without us
+                self._missed = (self._missed[0] if self._missed else place.offsets), offsets
+                self._past_wanted.set()
             self.store.put_place(Place(epoch=follower.epoch, sequence=follower.next, offsets=offsets))
 
     def _tell(self, alert: Alert) -> None:
@@ -123,13 +133,17 @@ class Alerts:
             self._changed(entry, raised=known is None and not entry.alert.resolved)
 
     async def _tell_past(self) -> None:
-        """Take from ClickHouse what was told in a ring that is gone. Telling twice changes nothing."""
+        """Take from ClickHouse what was told in a ring that is gone, or too fast. Telling twice changes nothing."""
         client = Client(self.config.clickhouse, self.ctx.folder, self.ctx.data)
-        offsets = dict(self.store.place.offsets)
+        offsets, until, done = dict(self.store.place.offsets), dict[str, int](), False
         try:
             while True:
                 await self._past_wanted.wait()
                 self._past_wanted.clear()
+                if self._missed is not None:
+                    (start, until), self._missed = self._missed, None
+                    offsets = dict(start) if done else offsets  # what is being asked for already begins before it
+                done = False
                 try:
                     while True:
                         alerts, ends = await past_alerts(client, offsets, self.config.default_account)
@@ -138,8 +152,10 @@ class Alerts:
                         offsets |= ends
                         if not ends:
                             break
+                    done = all(offsets.get(partition, 0) >= end for partition, end in until.items())
                 except StorageError as error:
                     log.info("alerts of the past: %s: asked again", error)
+                if not done:  # or the writer has not stored it all yet
                     self._past_wanted.set()
                     await asyncio.sleep(PAST_RETRY_S)
         finally:
@@ -154,6 +170,8 @@ class Alerts:
         self.desk.collect(signals)
         for finding in self.watch.examine(self.rules.values(), signals, now):
             self._found(finding)
+        for entry in self.book.give_up(self.config.active_max, time.time_ns()):
+            self._changed(entry)
         self.store.sync(self.book)
         self._show(time.perf_counter() - started)
 
@@ -217,8 +235,8 @@ class Alerts:
             severity_raw=member(request, "severity"), code=member(request, "category", 100, default="manual").upper(),
             category=member(request, "category", 100, default="manual"), title=member(request, "name"),
             message=member(request, "description", 4000), source=member(request, "source", default=SOURCE),
-            rule_id=request.get("rule_id") or None, context=msgspec.json.encode(labels).decode(),
-            account_id=request.get("account_id") or None, symbol=request.get("symbol") or None,
+            rule_id=_optional(request, "rule_id"), context=msgspec.json.encode(labels).decode(),
+            account_id=_optional(request, "account_id"), symbol=_optional(request, "symbol"),
         )  # fmt: skip
         entry = self.book.tell(alert)
         assert entry is not None, "a new id is always news"
@@ -255,14 +273,16 @@ class Alerts:
         change()
         self.watch.forget(rule_id)
         self.rules = self._all_rules()
-        now_ns = time.time_ns()
         rule = self.rules.get(rule_id)
         for entry in self.book.active():
-            if entry.alert.rule_id == rule_id:
+            if entry.alert.rule_id == rule_id and _is_own(entry.alert):
                 if rule is not None and rule.enabled:
                     self.watch.restore(rule, _labels_of(entry.alert), time.monotonic())
                 else:
-                    self._changed(self.book.resolve(entry.alert.alert_id, "its rule is gone", now_ns, auto=True))
+                    self._without_rule(entry)
+
+    def _without_rule(self, entry: Entry) -> None:
+        self._changed(self.book.resolve(entry.alert.alert_id, "its rule is gone", time.time_ns(), auto=True))
 
     # -- life -------------------------------------------------------------------------------------------------------
 
@@ -281,6 +301,9 @@ class Alerts:
             next_look = 0.0
             while not self.ctx.stopping.is_set():
                 self.ctx.beat()
+                for task in background:
+                    if task.done():
+                        task.result()  # ends by itself only by a fault of ours
                 # what arrives is shown at once; the rules are looked at less often
                 if (now := time.monotonic()) >= next_look:
                     next_look = now + self.config.interval_s
@@ -299,6 +322,10 @@ class Alerts:
             self.store.close()
             self.desk.close()
             self.publisher.close()
+
+
+def _optional(request: dict[str, Any], name: str) -> str | None:
+    return member(request, name) if request.get(name) else None
 
 
 def _alert_of(finding: Finding, now_ns: int) -> Alert:
@@ -325,6 +352,14 @@ def _labels_of(alert: Alert) -> Labels:
     context = msgspec.json.decode(alert.context or "{}", type=dict[str, Any])
     context.pop("value", None)
     return tuple(sorted((name, str(value)) for name, value in context.items()))
+
+
+def _is_own(alert: Alert) -> bool:
+    """Whether a rule raised it: others may name a rule too."""
+    try:
+        return alert.rule_id is not None and alert.alert_id == alert_id(alert.rule_id, _labels_of(alert))
+    except msgspec.MsgspecError:  # a context that is none of ours
+        return False
 
 
 async def main(ctx: ActorContext) -> None:

@@ -36,12 +36,14 @@ class AlertBook:
     """Alerts by id.
 
     Args:
-        resolved_max: resolved alerts that are remembered; the oldest are forgotten first.
+        resolved_max: resolved alerts that are remembered; the oldest are forgotten first. An eighth more may stay for
+            a while.
     """
 
     def __init__(self, entries: Iterable[Entry] = (), resolved_max: int = 10_000) -> None:
         self._entries = {entry.alert.alert_id: entry for entry in entries}
         self._resolved_max = resolved_max
+        self._unlooked = 0  # changes since the resolved ones were last looked through
         self.repeated = 0  # tellings that changed nothing
 
     def __len__(self) -> int:
@@ -131,6 +133,15 @@ class AlertBook:
             self._forget()
         return entry
 
+    def give_up(self, active_max: int, now_ns: int) -> list[Entry]:
+        """Resolve the oldest beyond so many active ones: nobody looks at them, and they would be more for ever."""
+        if len(self._entries) <= active_max:
+            return []
+        active = sorted(self.active(), key=lambda entry: entry.last_ns)
+        oldest = active[: max(0, len(active) - active_max)]
+        action = f"given up: more than {active_max} alerts are active"
+        return [self.resolve(entry.alert.alert_id, action, now_ns, auto=True) for entry in oldest]
+
     def _known(self, alert_id: str) -> Entry:
         entry = self._entries.get(alert_id)
         if entry is None:
@@ -144,8 +155,10 @@ class AlertBook:
         return entry
 
     def _forget(self) -> None:
-        if len(self._entries) <= self._resolved_max:
+        self._unlooked += 1
+        if len(self._entries) <= self._resolved_max or self._unlooked <= self._resolved_max // 8:
             return
+        self._unlooked = 0
         resolved = [entry for entry in self if entry.alert.resolved]
         if len(resolved) > self._resolved_max:
             resolved.sort(key=lambda entry: entry.resolved_ns)

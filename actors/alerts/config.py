@@ -22,6 +22,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     disabled: list[str] = []  # built-in rules that are off
     again_after_s: Seconds = 3600.0  # what comes back sooner is the same alert, open again
     resolved_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000  # resolved alerts that are remembered
+    active_max: Annotated[int, Meta(ge=1000, le=1_000_000)] = 20_000  # beyond it the oldest are resolved
     produce: bool = False  # our own alerts are also produced to alerts.v1
     capacity: Slots = 16_384  # slots of the alert ring
     texts_capacity: Annotated[int, Meta(ge=1 << 16, le=1 << 30)] = 1 << 24  # bytes of their texts

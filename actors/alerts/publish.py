@@ -14,6 +14,7 @@ from ...ringbuf import (
     DirectoryFull,
     KeyTooLong,
     KeyWriter,
+    NoSpace,
     StreamSpec,
     StreamWriter,
     bytes_filename,
@@ -67,7 +68,7 @@ class Publisher:
             try:
                 row = self._keys.add(f"account:{account}", {"account_id": account})
                 self._writer.add_key(row)
-            except (DirectoryFull, KeyTooLong) as error:
+            except (DirectoryFull, KeyTooLong, NoSpace) as error:
                 if account == OVERFLOW:
                     raise
                 log.error("account=%s: its alerts go to %s: %s", account[:60], OVERFLOW, error)

@@ -75,6 +75,7 @@ class _Instance:
     held_since: list[float | None]  # of each condition; monotonic s
     raised: bool = False
     seen: float = 0.0
+    doubtful_until: float = 0.0  # that it does not hold is not believed before
 
 
 @dataclass
@@ -84,9 +85,14 @@ class Watch:
     _instances: dict[tuple[str, Labels], _Instance] = field(default_factory=dict)
     overflowed: int = 0  # label sets beyond INSTANCES_MAX, not watched
 
-    def restore(self, rule: Rule, labels: Labels, now: float) -> None:
-        """An alert of the rule was active when the last life ended: it is not raised again."""
-        self._instances[rule.rule_id, labels] = _Instance([-math.inf] * len(rule.conditions), True, now)
+    def restore(self, rule: Rule, labels: Labels, now: float, doubt_s: float = 0.0) -> None:
+        """An alert of the rule was active when the last life ended: it is not raised again.
+
+        Args:
+            doubt_s: for so long its signals do not say everything yet, and that it holds no more is not believed.
+        """
+        held: list[float | None] = [-math.inf] * len(rule.conditions)
+        self._instances[rule.rule_id, labels] = _Instance(held, True, now, now + doubt_s)
 
     def forget(self, rule_id: str) -> None:
         """The rule was changed or removed."""
@@ -119,11 +125,11 @@ class Watch:
                 instance = self._instances[key] = _Instance([None] * len(rule.conditions))
             instance.seen = now
             holds = self._holds(rule, instance, [value for value in seen if value is not None], now)
-            if holds != instance.raised:
+            if holds != instance.raised and (holds or now >= instance.doubtful_until):
                 instance.raised = holds
                 yield Finding(rule, labels, holds, seen[0] or 0.0, rule.conditions[0].threshold)
         for key, instance in list(self._instances.items()):
-            if key[0] == rule.rule_id and key[1] not in present and now - instance.seen > ABSENT_S:
+            if key[0] == rule.rule_id and now - instance.seen > ABSENT_S:
                 del self._instances[key]
                 if instance.raised:
                     yield Finding(rule, key[1], False)

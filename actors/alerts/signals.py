@@ -30,6 +30,11 @@ from .rules import Labels
 
 Collected = dict[str, dict[Labels, float]]
 MINUTE_S = 60.0
+RATES = frozenset((  # signals over a window, which say little until it has passed
+    "api_p99_seconds", "api_over_5s_per_minute", "rest_refusals_per_minute", "insert_errors_per_minute",
+    "lost_rows_per_minute", "snapshot_success_percent", "kafka_error_percent", "execution_slippage_bps",
+    "execution_latency_ms",
+))  # fmt: skip
 OPEN_STATES = (State.STARTING, State.RUNNING)
 
 

@@ -60,7 +60,12 @@ class Store:
         self._read()
         self._fd = -1
         self._size = self._base = 0
-        self.compact(self.entries.values())
+        try:
+            self.compact(self.entries.values())
+        except OSError as error:  # a full disk is what alerts are about: go on behind what is there
+            log.error("file=%s not written anew: %s: make room on that disk", self._path, error.strerror)
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_APPEND, 0o640)
+            self.failed = 1
 
     def _read(self) -> None:
         with contextlib.suppress(FileNotFoundError):

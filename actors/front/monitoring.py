@@ -24,6 +24,7 @@ LIMIT = integer("limit", 50, 1, 200, "Most alerts.")
 SYMBOLS = text("symbols", "Comma list; all by default.", "symbols")
 HOURS = integer("hours", 24, 1, 168, "Accepted; what is told here is of now.")
 WITH_QUALITY = flag("include_data_quality", True, "Also the quality of the data.")
+LEVELS = {"CRITICAL": "critical", "HIGH": "warning", "MEDIUM": "warning", "LOW": "info", "INFO": "info"}
 SCORES = {"healthy": 100, "degraded": 60, "unhealthy": 0}
 _OBJECT: dict[str, Any] = {"type": "object"}
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -109,10 +110,16 @@ def quality(state: FrontState, arguments: Arguments) -> dict[str, Any]:
 
 
 def alerts(state: FrontState, arguments: Arguments) -> dict[str, Any]:
+    """What the tree's health lacks, and the alerts that are not resolved."""
     found = examine(state, "")
     level = "critical" if found.status == "unhealthy" else "warning"
     now = rfc3339(time.time_ns())
     shown = [{"severity": level, "message": issue, "timestamp": now} for issue in found.issues]
+    shown += [
+        {"severity": LEVELS[alert.severity], "message": alert.message, "timestamp": rfc3339(alert.timestamp),
+         "alert_id": alert.alert_id}
+        for alert in state.desk.alerts.active()
+    ]  # fmt: skip
     wanted = arguments["severity"]
     fitting = [one for one in shown if wanted in ("all", one["severity"])][: arguments["limit"]]
     return {"alerts": fitting, "total_count": len(shown), "filtered_count": len(fitting)}

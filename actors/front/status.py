@@ -13,13 +13,14 @@ from .endpoints import Answerer, Arguments, Bare, Endpoint, Enveloped
 from .envelope import encode, members
 from .exposition import CONTENT_TYPE, exposition
 from .health import examine, readiness
-from .params import choice, flag
+from .params import choice, flag, text
 from .stamps import rfc3339
 from .state import FrontState
 
 TEXT = "text/plain; charset=utf-8"
 DETAILED = flag("detailed", False, "Also streams with their readers.")
 FORMAT = choice("format", ("json", "prometheus"), "JSON, or the text that Prometheus reads.", "json")
+CATEGORY = text("category", "Of the JSON form: one of its `available_categories`.", "a category")
 
 _OBJECT: dict[str, Any] = {"type": "object"}
 
@@ -79,7 +80,7 @@ def status_endpoints(state: FrontState) -> list[Endpoint]:
     def metrics_v1(arguments: Arguments) -> Answerer:
         if arguments["format"] == "prometheus":
             return metrics
-        return lambda: members(encode({"metrics": _metrics_json(state), "last_updated": _now()}))
+        return lambda: members(encode(_metrics_json(state, arguments["category"])))
 
     def status_v1(arguments: Arguments) -> Answerer:
         detailed: bool = arguments["detailed"]
@@ -153,8 +154,8 @@ def status_endpoints(state: FrontState) -> list[Endpoint]:
             public=True, tag="operation", errors=(),
         ),
         Endpoint(
-            "/api/v1/metrics", metrics_v1, "Metrics of the whole tree", (FORMAT,), data=_OBJECT, public=True,
-            tag="operation", other_types=(CONTENT_TYPE,),
+            "/api/v1/metrics", metrics_v1, "Metrics of the whole tree", (FORMAT, CATEGORY), data=_OBJECT,
+            public=True, tag="operation", other_types=(CONTENT_TYPE,),
         ),
     ]  # fmt: skip
 
@@ -176,15 +177,20 @@ def _components(state: FrontState, told: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _metrics_json(state: FrontState) -> list[Mapping[str, Any]]:
-    return [
+def _metrics_json(state: FrontState, category: str | None) -> dict[str, Any]:
+    """Metrics of one category or of all. A category is the word behind `tickring_` in the name."""
+    found: list[Mapping[str, Any]] = [
         {
             "actor": page.actor, "name": sample.name, "kind": sample.kind, "labels": dict(sample.labels),
-            "values": sample.values,
+            "values": sample.values, "category": sample.name.removeprefix("tickring_").partition("_")[0],
         }
         for page in state.tree.pages()
         for sample in page.samples
     ]  # fmt: skip
+    return {
+        "metrics": [one for one in found if category in (None, one["category"])],
+        "available_categories": sorted({one["category"] for one in found}), "last_updated": _now(),
+    }  # fmt: skip
 
 
 def _uptime(state: FrontState, told: str) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class Portfolio:
         self.client = Client(self.config.clickhouse, ctx.folder, ctx.data)
         self.past = Past(self.config, self.client, lambda: list(self.rings.values()), self.apply)
         self.open: dict[int, Position] = {}  # positions that are not flat
+        self.foreign: dict[int, Position] = {}  # those settled in another currency than the report's
         self._woken = asyncio.Event()
         self._uncommitted = 0
         self._commit_at = self._mark_at = self._pnl_at = self._refresh_at = self._beat_at = 0.0
@@ -198,7 +199,10 @@ class Portfolio:
             self.open[position.number] = position
         else:
             self.open.pop(position.number, None)
-        self.totals.update(position, self.marks.mark(position), self.marks.rate(position.settled_in))
+        rate = self.marks.rate(position.settled_in)
+        if rate != RATE_UNIT:
+            self.foreign[position.number] = position
+        self.totals.update(position, self.marks.mark(position), rate)
 
     def _due_commit(self, rows: int) -> None:
         if not self._uncommitted:
@@ -273,10 +277,11 @@ class Portfolio:
         self.statements.read()
         if self._set_flags():
             self.publish_all()
-        for position in self.open.values():
+        for position in self.foreign.values():  # flat ones too: what they have earned is worth what it is worth now
             rate = self.marks.rate(position.settled_in)
             if rate != position.valued.rate:
                 self.totals.update(position, position.valued.mark, rate)
+        for position in self.open.values():
             if self.publisher.state_of(position, now_ns) != self.publisher.live.get(position.number):
                 self.publisher.position(position, now_ns)
         today, curve = now_ns // DAY_NS, now_ns // int(self.config.curve_interval_s * 1e9)

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 
 from ...codecs.desk.money import AMOUNT_MAX, UNIT, amount_bytes, divide
 from ...codecs.desk.records import PNL, POSITION
-from ...ringbuf import DirectoryFull, KeyTooLong, KeyWriter, StreamReader, StreamSpec, StreamWriter, keys_filename
+from ...ringbuf import (
+    DirectoryFull,
+    KeyTooLong,
+    KeyWriter,
+    NoSpace,
+    StreamReader,
+    StreamSpec,
+    StreamWriter,
+    keys_filename,
+)
 from ..runtime import ActorContext
 from .book import Position
 from .config import Config
@@ -51,6 +61,11 @@ def _money(value: int) -> bytes:
     return _amount(divide(value, UNIT))
 
 
+def key_text(parts: Iterable[str]) -> str:
+    """What names a key: its parts, in which "|" and "\\" are escaped, so that no two keys share a name."""
+    return "|".join(part.replace("\\", r"\\").replace("|", r"\|") for part in parts)
+
+
 class Publisher:
     """The portfolio's side of its streams."""
 
@@ -75,7 +90,7 @@ class Publisher:
                 row = self.keys.add(text, attributes)
                 writer.add_key(row)
                 self._rows[text] = row
-            except (DirectoryFull, KeyTooLong) as error:
+            except (DirectoryFull, KeyTooLong, NoSpace) as error:
                 log.error("key=%s not published: %s", text[:120], error)
                 self.unnamed += 1
                 self._rows[text] = None
@@ -90,7 +105,7 @@ class Publisher:
         """Publish a position as it is."""
         account, strategy, venue, symbol = position.key
         row = self._row(
-            self._positions, "|".join(position.key),
+            self._positions, key_text(position.key),
             account_id=account, strategy_id=strategy, venue=venue, symbol=symbol,
         )  # fmt: skip
         if row is None:
@@ -111,7 +126,7 @@ class Publisher:
     def pnl(self, group: Group, now_ns: int) -> None:
         """Publish a group as it is."""
         account, strategy, symbol = group.name
-        row = self._row(self._pnl, "|".join(group.name), account_id=account, strategy_id=strategy, symbol=symbol)
+        row = self._row(self._pnl, key_text(group.name), account_id=account, strategy_id=strategy, symbol=symbol)
         group.dirty = False
         if row is None:
             return

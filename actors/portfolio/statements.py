@@ -40,6 +40,7 @@ class Statements:
         self.folder, self._price, self._claim = folder, price, claim
         self._readers: dict[str, tuple[StreamReader, ByteRingReader, int]] = {}
         self._cursors: dict[str, int] = {}
+        self._claimed: dict[tuple[str, str], set[str]] = {}  # account and strategy -> symbols of the last claims
 
     def refresh(self) -> None:
         """Attach what is new or was made anew."""
@@ -86,10 +87,23 @@ class Statements:
         elif isinstance(event, PositionUpdate) and event.current_price:
             self._price(event.symbol, event.current_price, event.timestamp)
         elif isinstance(event, Risk):
-            for position in event.positions:
-                side = position.side or position.position_side or "LONG"
-                quantity = -abs(position.quantity) if side == "SHORT" else position.quantity
-                self._claim(event.account_id, event.strategy_id, position.symbol, quantity)
+            self._take_positions(event)
+
+    def _take_positions(self, risk: Risk) -> None:
+        """An event that lists positions, or says that there are none, tells of all that its strategy holds."""
+        count = risk.num_positions if risk.num_positions is not None else risk.current_positions
+        if not risk.positions and count != 0:
+            return  # its variant lists none
+        who = risk.account_id, risk.strategy_id
+        before = self._claimed.get(who, set())
+        now = {position.symbol for position in risk.positions}
+        for position in risk.positions:
+            side = position.side or position.position_side or "LONG"
+            quantity = -abs(position.quantity) if side == "SHORT" else position.quantity
+            self._claim(*who, position.symbol, quantity)
+        for symbol in before - now:
+            self._claim(*who, symbol, 0)
+        self._claimed[who] = now
 
     def close(self) -> None:
         for producer in list(self._readers):

@@ -211,7 +211,9 @@ class Totals:
         """Bring the groups of a position up to date."""
         old: Valued | None = position.valued
         new = position.valued = value(position, mark, rate)
-        pending, position.pending = position.pending, {}
+        pending: dict[int, int] = {}
+        if rate:  # else what changed by day waits until there is one
+            pending, position.pending = position.pending, {}
         if rate != RATE_UNIT:
             pending = {day: divide(by * rate, RATE_UNIT) for day, by in pending.items()}
         before = old.sums if old else NOTHING

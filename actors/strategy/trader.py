@@ -9,7 +9,7 @@ from decimal import Decimal
 
 ZERO = Decimal(0)
 UNIT = Decimal("1e-8")
-FEE_RATE = Decimal("0.0004")
+FEE_RATE = Decimal("0.00005")
 FEE_ASSET = "BNB"
 CAPITAL = Decimal(100_000)  # what the strategy says it began with, quote currency
 POSITION_ORDERS_MAX = 4  # a position of more than so many usual orders is made smaller

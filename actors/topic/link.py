@@ -356,9 +356,9 @@ class Link:
         progress, rings = self.progress, self.rings
         self._answered = time.monotonic()
         progress.consumed += sum(map(len, fetched.values()))
-        progress.last_event_ns = max(
-            progress.last_event_ns, *(records[-1].timestamp * 1_000_000 for records in fetched.values())
-        )
+        newest_ns = max(records[-1].timestamp for records in fetched.values()) * 1_000_000
+        # a producer may write any time, also one that is far off
+        progress.last_event_ns = max(progress.last_event_ns, min(newest_ns, ts_recv_ns))
         for chunk in rings.chunks(fetched, ts_recv_ns):
             if rings.held_by(chunk):
                 await self._wait_for_room(chunk)

@@ -124,7 +124,12 @@ class Sampler:
             "stream=%s epoch=%d sampling each=%d ms", self.stream, self.reader.epoch, self.config.sample_interval_ms
         )
         if self._repeat is not None:
-            await self._send(self._repeat)
+            try:
+                await self._send(self._repeat)
+            except DiskUnusable as error:  # the spool is full: others wait at their source, a sample is given up
+                log.warning("stream=%s sample of the last life given up: %s", self.stream, error)
+                self.metrics.metrics.disk_errors.inc()
+                self.metrics.failed.inc(self._repeat.head.rows)
             self._repeat = None
         while True:
             await self._sample()

@@ -43,6 +43,10 @@ DEMO_TOPICS = (
     "trade.signals.v1", "position.updates.v1",
 )  # fmt: skip
 DEMO_TRADED = 5  # coins that the strategy trades
+DEMO_LIMITS = {
+    "max_positions": 20, "max_position_size": 20_000.0, "daily_loss_limit": 5000.0, "var_1d_limit": 5000.0,
+    "total_exposure_limit": 100_000.0,
+}  # fmt: skip
 DEMO_LIBRARIES = ("aiokafka", "confluent_kafka")  # of its desk
 DEMO_USDM = ("agg_trade", "quote", "book", "kline", "ticker", "mark_price", "open_interest", "liquidation")
 
@@ -150,7 +154,7 @@ def demo_settings(port: int | None, symbols: int, name: str, data: Path, *, desk
             "rest_port": rest_port,
         },
         "clickhouse": {"port": clickhouse_port},
-        "front": {"port": port},
+        "front": {"port": port, **({"desk": {"limits": DEMO_LIMITS}} if desk else {})},
         "feed": {
             "trade_capacity": 1 << 14,
             "quote_capacity": 1 << 15,
@@ -176,7 +180,12 @@ def _demo_desk(natives: list[str]) -> dict[str, Any]:
             "fill_texts_capacity": 1 << 21,
             "accounts_max": 1,
         },
-        "portfolio": {"position_capacity": 1 << 12, "pnl_capacity": 1 << 12, "keys_max": 256},
+        "portfolio": {
+            "position_capacity": 1 << 12,
+            "pnl_capacity": 1 << 12,
+            "keys_max": 256,
+            "capital": {"default": "100000"},
+        },
         "alerts": {"capacity": 1 << 10, "texts_capacity": 1 << 19, "accounts_max": 1},
         "strategy": {"symbols": natives},
     }

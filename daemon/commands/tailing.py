@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from ...codecs.desk.records import PNL, POSITION
 from ...codecs.record import RecordType
-from ...codecs.records import BY_NAME
+from ...codecs.records import MARKET_RECORDS
 from ...ringbuf.errors import SegmentMissing
 from ...ringbuf.keys import Key
 from ...ringbuf.stream import StreamReader
@@ -20,6 +21,8 @@ from ..checking import nearest
 from ..errors import InputMissing, NotRunning
 from .lines import record_line
 
+# Of the desk those that say all in their fields; texts lie in byte rings.
+BY_NAME: dict[str, RecordType] = {kind.name: kind for kind in (*MARKET_RECORDS, POSITION, PNL)}
 POLL_S = 0.05
 READ_ROWS = 4096
 SCAN_ROWS_MAX = 1 << 18  # how far back a ring is searched for a symbol that has no tail
@@ -31,7 +34,7 @@ def tail(folder: Path, record: str, symbol: str | None, count: int, *, follow: b
     if kind is None:
         near = nearest(record, BY_NAME)
         hint = f"; did you mean {near!r}?" if near else ""
-        raise InputMissing(f"unknown record type {record!r}{hint} Known: {', '.join(BY_NAME)}.")
+        raise InputMissing(f"unknown record type {record!r}{hint or '.'} Known: {', '.join(BY_NAME)}.")
     readers = _readers(folder, kind)
     matches = _matcher(symbol, [key for reader in readers for key in reader.keys], f"no stream of {record} in {folder}")
     tailers = [(RingTail if reader.capacity else LatestTail)(reader, kind, matches) for reader in readers]
@@ -179,7 +182,7 @@ def _text_line(line: dict[str, Any]) -> str:
         "nth",
     }
     members = " ".join(f"{name}={_short(value)}" for name, value in line.items() if name not in hidden)
-    return f"{at} {line['exchange']} {line['instrument']:<18} {members}\n"
+    return f"{at} {line['exchange'] or '-'} {line['instrument']:<18} {members}\n"
 
 
 def _short(value: Any) -> str:

@@ -485,7 +485,11 @@ def test_metrics_are_whole_families_with_the_documented_names(front: FrontThread
     assert all(name.startswith("tickring_") for name in families.keys() - documented.keys())
     assert 'tickring_front_request_seconds_bucket{actor="front-0",le="+Inf"}' in text
     assert front.get("/api/v1/metrics?format=prometheus").body.decode().startswith("# HELP")
-    assert front.data("/api/v1/metrics")["metrics"]
+    whole = front.data("/api/v1/metrics")
+    assert whole["metrics"] and "front" in whole["available_categories"]
+    of_front = front.data("/api/v1/metrics?category=front")["metrics"]
+    assert 0 < len(of_front) < len(whole["metrics"])
+    assert all(one["name"].startswith("tickring_front_") for one in of_front)
 
 
 def test_health_without_fresh_data_is_503_after_the_grace(shm_folder: Path) -> None:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import random
+import time
 from collections.abc import Iterator
 from decimal import Decimal
+from types import SimpleNamespace
 
 import msgspec
+import numpy as np
 import pytest
 
+from tickring.actors.writer.config import Config
+from tickring.actors.writer.metrics import Metrics
+from tickring.actors.writer.sampler import SampleFile, Sampler
 from tickring.codecs.desk.canonical import Alert
+from tickring.codecs.desk.records import PNL
+from tickring.ringbuf import MetricsPage, StreamReader
+from tickring.storage.batch import Batch, BatchHead
+from tickring.storage.errors import SpoolFull
 
 from ..desk.desk_rig import Alerts, Portfolio, Topic
 from ..desk.messages import NO_SCHEMA, mixture
@@ -384,3 +395,32 @@ def test_positions_and_pnl_are_sampled_and_make_the_curve(desk, shm):
     curve = f"SELECT interval_type, realized_pnl, cumulative_pnl, trade_count FROM {database}.pnl_curve ORDER BY 1"
     expected = [(interval, Decimal(7), Decimal(5), 3) for interval in ("15m", "1d", "1h", "1m", "5m")]
     wait_for("the curve", lambda: desk.query(curve) == expected)
+
+
+def test_sample_of_the_last_life_that_finds_no_room_ends_nothing(shm, tmp_path):
+    """The desk's spool does not yield, and the writer must not end each time it begins while that is full."""
+    portfolio = Portfolio(shm)
+    portfolio.pnl("a", fill_count=3)
+    batch = Batch(
+        BatchHead(
+            stream="portfolio.pnl", record="pnl", table="pnl_samples", columns=[], kind="sample", epoch=1, first=0,
+            stop=1, rows=1, token="t", ts_first_ns=0, ts_last_ns=0,
+        ),
+        b"block",
+    )  # fmt: skip
+    SampleFile(tmp_path, "portfolio.pnl").store(1, 0, np.zeros(1, np.uint64), batch)
+    page = MetricsPage(shm, "writer", time.time_ns())
+    tried = []
+
+    async def deliver(given: Batch) -> None:
+        tried.append(given.head.token)
+        raise SpoolFull("full")
+
+    reader = StreamReader(shm, "portfolio", PNL.name, PNL.dtype, PNL.fingerprint)
+    delivery = SimpleNamespace(config=Config(), deliver=deliver)
+    sampler = Sampler(reader, PNL, tmp_path, delivery, Metrics(page))
+    sampler.leave()
+    asyncio.run(sampler.run())
+    assert len(tried) == 2 and tried[0] == "t", "what was left is given up, and the next one is tried"
+    for part in (sampler, page, portfolio):
+        part.close()

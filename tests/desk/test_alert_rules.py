@@ -75,6 +75,25 @@ def test_what_was_active_before_a_restart_is_not_raised_again() -> None:
     assert look(watch, rule, 0, 2) == [False]
 
 
+def test_an_alert_over_a_window_is_not_ended_before_the_window_has_passed_after_a_restart() -> None:
+    watch, rule = Watch(), a_rule()
+    watch.restore(rule, LAG, 0, doubt_s=60)
+    assert look(watch, rule, 0, 1) == [], "a counter that is looked at for the first time has not grown"
+    assert look(watch, rule, 2000, 30) == []
+    assert look(watch, rule, 0, 60) == [False]
+
+
+def test_one_of_two_signals_that_is_gone_ends_what_both_raised() -> None:
+    rule = a_rule(conditions=[
+        Condition(metric_name="kafka_lag_events", operator=">", threshold=10),
+        Condition(metric_name="open", operator="==", threshold=1),
+    ])  # fmt: skip
+    watch, lag = Watch(), {LAG: 20.0}
+    assert [one.raised for one in watch.examine([rule], {"kafka_lag_events": lag, "open": {(): 1.0}}, 0)] == [True]
+    assert not list(watch.examine([rule], {"kafka_lag_events": lag}, 1))
+    assert [one.raised for one in watch.examine([rule], {"kafka_lag_events": lag}, 200)] == [False]
+
+
 def test_a_disabled_rule_finds_nothing() -> None:
     assert look(Watch(), a_rule(enabled=False), 2000, 0) == []
 
@@ -158,6 +177,15 @@ def test_the_oldest_resolved_are_forgotten_and_no_active_one() -> None:
     for n in range(5):
         book.resolve(f"a-{n}", "over", 1000 + n)
     assert [entry.alert.alert_id for entry in book] == ["a-3", "a-4", "a-5"]
+
+
+def test_active_alerts_beyond_the_bound_are_resolved_oldest_first() -> None:
+    book = AlertBook()
+    for n in range(5):
+        told(book, an_alert(at=100 + n, alert_id=f"a-{n}"))
+    assert [entry.alert.alert_id for entry in book.give_up(3, 1000)] == ["a-0", "a-1"]
+    assert [entry.alert.alert_id for entry in book.active()] == ["a-2", "a-3", "a-4"]
+    assert not book.give_up(3, 1001)
 
 
 @given(

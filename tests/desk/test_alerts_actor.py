@@ -11,11 +11,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from tickring.actors.alerts import Config, byte_rings, main, streams
+from tickring.actors.alerts import Config, actor, byte_rings, main, streams
 from tickring.actors.alerts.commands import SOCKET
 from tickring.actors.alerts.rules import Condition, Rule
+from tickring.actors.alerts.store import Store
 from tickring.actors.control import CommandRefused, NoAnswer, command
 from tickring.actors.recent import Recent
 from tickring.actors.runtime import ActorContext
@@ -44,9 +46,13 @@ CONFIG = Config(
 )
 
 
-def _run(folder: Path, data: Path, config: Config) -> None:
+def _context(folder: Path, data: Path, config: Config) -> ActorContext:
     page = MetricsPage(folder, "alerts", time.time_ns())
-    ctx = ActorContext(name="alerts", kind="alerts", folder=folder, data=data, config=config, page=page)
+    return ActorContext(name="alerts", kind="alerts", folder=folder, data=data, config=config, page=page)
+
+
+def _run(folder: Path, data: Path, config: Config) -> None:
+    ctx = _context(folder, data, config)
 
     async def serve() -> None:
         ctx.stop_on_signals()
@@ -218,6 +224,7 @@ def test_rules_can_be_made_changed_and_taken_away(rig: Rig) -> None:
     ("name", "members"),
     [
         ("acknowledge", {"alert_id": "none"}), ("acknowledge", {}), ("resolve", {"alert_id": 5}), ("nothing", {}),
+        ("create", {"name": "x", "severity": "LOW", "description": "y", "rule_id": 5}),
         ("create", {"name": "x"}), ("create", {"name": "x", "severity": "LOUD", "description": "y"}),
         ("put_rule", {"rule": []}), ("put_rule", {"rule": {"name": "x", "severity": "HIGH", "conditions": []}}),
         ("put_rule", {"rule": {"name": "x", "severity": "HIGH", "conditions": [{"metric_name": "a"}]}}),
@@ -234,3 +241,80 @@ def test_somebody_can_raise_an_alert_by_hand(rig: Rig) -> None:
     made = rig.ask("create", name="Look", severity="warning", description="something is odd", source="ada")["alert"]
     assert made["alert"]["severity"] == "MEDIUM" and made["alert"]["severity_raw"] == "warning"
     rig.wait_states(made["alert"]["alert_id"], "ACTIVE")
+
+
+@pytest.fixture
+def still(tmp_path: Path) -> Iterator[Rig]:
+    """A rig whose actor does not run: a test makes it."""
+    made = Rig(tmp_path)
+    yield made
+    made.close()
+
+
+def _released(alerts: actor.Alerts) -> None:
+    alerts.store.close()
+    alerts.desk.close()
+    alerts.publisher.close()
+    alerts.ctx.page.close()
+
+
+OFF = msgspec.structs.replace(RULE, enabled=False)
+
+
+@pytest.mark.parametrize("rules", [[OFF], []], ids=["disabled", "gone"])
+def test_an_alert_whose_rule_is_gone_after_a_restart_is_resolved(rig: Rig, rules: list[Rule]) -> None:
+    name = "pressure{actor=pump}"
+    rig.set_pressure(20)
+    rig.wait_states(name, "ACTIVE")
+    rig.stop()
+    alerts = actor.Alerts(_context(rig.folder, rig.data, Config(rules=rules)))
+    entry = alerts.book.get(name)
+    assert entry is not None and entry.alert.resolution_action == "its rule is gone"
+    _released(alerts)
+    rig.wait_states(name, "ACTIVE", "RESOLVED")
+
+
+def test_tellings_faster_than_they_are_taken_come_from_what_is_stored(
+    still: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, stored = [telling(n) for n in range(5000)], 0
+
+    async def past_alerts(_: Any, offsets: dict[str, int], __: str) -> tuple[list[Alert], dict[str, int]]:
+        found = told[offsets.get("0", 0) : stored]
+        return found, {"0": stored} if found else {}
+
+    monkeypatch.setattr(actor, "past_alerts", past_alerts)
+    monkeypatch.setattr(actor, "PAST_RETRY_S", 0.01)
+
+    async def live() -> None:
+        nonlocal stored
+        alerts = actor.Alerts(_context(still.folder, still.data, CONFIG))
+        asking = asyncio.create_task(alerts._tell_past())
+        await asyncio.sleep(0.05)
+        for alert in told:
+            still.topic.say(alert)
+        alerts._take_topic()
+        assert len(alerts.book) < 5000
+        await asyncio.sleep(0.05)  # the writer has stored nothing yet
+        stored = 5000
+        async with asyncio.timeout(DEADLINE_S):
+            while len(alerts.book) < 5000:  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        _released(alerts)
+
+    asyncio.run(live())
+
+
+def test_a_disk_without_room_does_not_keep_the_alerts_from_starting(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put_rule(RULE)
+    store.close()
+    (tmp_path / "state.new").mkdir()  # the file cannot be written anew
+    again = Store(tmp_path)
+    assert again.rules == {"pressure": RULE} and again.failed
+    (tmp_path / "state.new").rmdir()
+    again.sync(())
+    assert not again.failed
+    again.close()

@@ -32,7 +32,7 @@ def front(rig: Rig) -> Iterator[FrontThread]:
 def send(front: FrontThread, method: str, path: str, body: Any = None) -> tuple[int, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", front.port, timeout=30)
     try:
-        text = json.dumps(body if body is not None else {})
+        text = body if isinstance(body, str) else json.dumps(body if body is not None else {})
         connection.request(method, path, text, {"Content-Type": "application/json"})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
@@ -59,6 +59,8 @@ def test_alerts_are_listed_filtered_and_summed(front: FrontThread, rig: Rig) -> 
         assert ids(front.data(f"/api/v1/alerts?{query}")["alerts"]) == expected, query
     assert ids(front.data("/api/v1/alerts/active")) == ["al-2", "al-1"]
     assert front.data("/api/v1/alerts/summary")["critical_alerts"] >= 1
+    watched = {one.get("alert_id"): one["severity"] for one in front.data("/api/v1/monitoring/alerts")["alerts"]}
+    assert watched["al-1"] == "critical" and watched["al-2"] == "info" and "al-3" not in watched
     legacy = front.get("/api/alerts").json
     assert set(legacy) == {
         "success", "timestamp", "alerts", "summary", "pagination", "query_params", "execution_time_ms",
@@ -70,7 +72,9 @@ def test_alerts_are_listed_filtered_and_summed(front: FrontThread, rig: Rig) -> 
     assert front.get("/api/alerts/stats?interval=1d").json["time_series"][0]["critical"] >= 1
     assert front.get("/api/alerts/summary").json["total_alerts"] >= 3
     assert front.get("/api/alerts/none").status == 404 and front.get("/api/v1/alerts/none").status == 404
-    assert front.get("/api/alerts?severity=LOUD").status == 422
+    refused = front.get("/api/alerts?severity=LOUD")
+    assert refused.status == 400 and refused.json["error_code"] == "HTTP_400"
+    assert front.get("/api/alerts?resolved=perhaps").status == 422
 
 
 def test_an_alert_is_acknowledged_and_resolved(front: FrontThread, rig: Rig) -> None:
@@ -82,6 +86,15 @@ def test_an_alert_is_acknowledged_and_resolved(front: FrontThread, rig: Rig) -> 
     assert answer["data"]["resolution_action"] == "closed the position"
     rig.wait(lambda: front.data("/api/v1/alerts/al-11")["resolved"], "the state is not shown")
     assert send(front, "POST", "/api/v1/alerts/none/acknowledge")[0] == 404
+
+
+def test_an_alert_is_acknowledged_without_a_body(front: FrontThread, rig: Rig) -> None:
+    rig.topic.say(telling(12))
+    rig.wait(lambda: front.get("/api/v1/alerts/al-12").status == 200, "it is not listed")
+    status, answer = send(front, "POST", "/api/v1/alerts/al-12/acknowledge", "")
+    assert status == 200 and answer["data"]["acknowledged"] is True
+    status, answer = send(front, "POST", "/api/v1/alerts", "")
+    assert status == 400 and answer["details"]["field"] == "body", "here it is needed"
 
 
 def test_an_alert_and_a_rule_can_be_made(front: FrontThread, rig: Rig) -> None:

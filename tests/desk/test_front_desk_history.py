@@ -85,6 +85,7 @@ def history(server: Server) -> History:
 @pytest.fixture
 def topic(tmp_path: Path) -> Iterator[Topic]:
     made = Topic(tmp_path, "exec.reports.v1")
+    made.offset = 1000  # behind what is stored
     yield made
     made.close()
 
@@ -125,6 +126,19 @@ def test_fill_received_after_the_end_of_its_range_is_in_it(front: FrontThread, t
     range_ms = f"start_time={(NOW - 2 * HOUR) // 10**6}&end_time={(NOW - HOUR // 2) // 10**6}"
     assert [fill["fill_id"] for fill in front.data(f"/api/v1/fills?{range_ms}")] == ["f-1"]
     assert front.data(f"/api/v1/fills/summary?{range_ms}")["total_fills"] == 1
+
+
+def test_fill_of_an_event_that_came_again_counts_once(front: FrontThread, topic: Topic, history: History) -> None:
+    """Its row was stored before shared memory was lost; the event itself was not, and came again."""
+    fills = [a_fill(n, timestamp=NOW - HOUR + n * SECOND) for n in range(5)]
+    history.events("fills", topic.topic, fills)
+    topic.offset = 3
+    for fill in fills[3:]:
+        topic.fill(fill, recv_ns=NOW)
+    answer = front.get("/api/v1/fills").json
+    assert [fill["fill_id"] for fill in answer["data"]] == [f"f-{n}" for n in range(4, -1, -1)]
+    assert answer["count"] == 5
+    assert front.data("/api/v1/fills/summary")["total_fills"] == 5
 
 
 def test_fill_told_again_after_the_seam_counts_once(front: FrontThread, topic: Topic, history: History) -> None:

@@ -161,6 +161,8 @@ def test_the_legacy_answer_has_its_own_shape(front: FrontThread, topic: Topic) -
 def test_legacy_errors_have_the_codes_of_that_service(front: FrontThread) -> None:
     answer = front.get("/api/fills?page=0")
     assert answer.status == 422 and answer.json["detail"][0]["loc"] == ["query", "page"]
+    answer = front.get("/api/fills?side=LONG")
+    assert answer.status == 400 and answer.json["error_code"] == "HTTP_400"
     answer = front.get("/api/fills?start_time=2025-03-02&end_time=2025-03-01")
     assert answer.status == 400 and answer.json["error_code"] == "HTTP_400" and answer.json["success"] is False
     answer = front.get("/api/fills/none")

@@ -259,9 +259,9 @@ def test_topic_made_anew_below_a_position_without_events_is_held_back_and_read_o
     kafka.renew_topics(broker.bootstrap, [topic])
     kafka.produce(broker.bootstrap, topic, [(0, None, report(20), None), (1, None, report(21), None)])
     rig.start()
-    wait_for(lambda: "0" in rig.detail()["stuck"] and rig.published() == 1, "the event of the other partition")
+    wait_for(lambda: "0" in rig.detail().get("stuck", {}) and rig.published() == 1, "the event of the other partition")
     kafka.produce(broker.bootstrap, topic, [(0, None, report(30 + i), None) for i in range(12)])
-    wait_for(lambda: rig.ends() == {0: 13, 1: 1}, "events with numbers that are not taken")
+    wait_for(lambda: rig.published() == 4, "events with numbers that are not taken")
     rig.stop()
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tickring.actors.portfolio.book import Book, Telling
 from tickring.actors.portfolio.errors import StateUnusable
 from tickring.actors.portfolio.fold import DAY_NS, FIRST, RATE_UNIT, Execution, State, Terms, opened, to_units
+from tickring.actors.portfolio.publish import key_text
 from tickring.actors.portfolio.store import SNAPSHOT_EACH, Store
 from tickring.actors.portfolio.totals import NO_MARK, Mark, Totals
 from tickring.codecs.desk.canonical import ALL_SYMBOLS as ALL
@@ -250,6 +251,22 @@ def test_group_in_another_currency_is_converted(tmp_path):
     assert totals.groups["a", ALL, ALL].sums.pnl == 0
     totals.update(position, NO_MARK, RATE_UNIT)
     assert totals.groups["a", ALL, ALL].sums.unrealized == 0
+
+
+def test_group_whose_rate_is_known_late_has_its_days_all_the_same(tmp_path):
+    book, totals = make_book(tmp_path), Totals(lambda account: 0)
+    fills = [trade(day * DAY_NS, f"{day}", side, price, key=(*KEY[:3], "ETHBTC"))
+             for day, side, price in ((1, 2, 3), (2, -2, 4))]  # fmt: skip
+    [position] = book.apply(fills)
+    totals.update(position, NO_MARK, 0)
+    totals.update(position, NO_MARK, 50_000 * RATE_UNIT)
+    assert to_units(totals.groups["a", ALL, ALL].start_of(3, 1)) == 100_000 * UNIT
+
+
+def test_keys_with_separators_in_their_parts_have_names_of_their_own():
+    assert key_text(("a|b", "s")) != key_text(("a", "b|s"))
+    assert key_text(("a\\", "|s")) != key_text(("a\\|", "s"))
+    assert key_text(KEY) == "a|s|binance|BTCUSDT"
 
 
 def test_group_history_gives_starts_of_day_week_and_month(tmp_path):

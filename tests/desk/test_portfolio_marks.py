@@ -118,6 +118,7 @@ def fill(ts_ns: int = NOW, price: int = 100) -> Execution:
         ("BNB", NOW - 10**18, 500),  # and they are better than nothing
         ("XAU", NOW, 2000), ("NOPE", NOW, 0),
     ],
+    ids=["settlement", "none", "same", "base", "now", "long-ago", "configured", "unknown"],
 )  # fmt: skip
 def test_fee_is_converted_with_the_best_rate_known(marks, asset, ts_ns, rate):
     assert marks.fee_rate(asset, position("BTCUSDT"), fill(ts_ns), NOW) == rate * RATE_UNIT

@@ -84,6 +84,13 @@ def test_event_that_no_table_can_hold_is_a_dead_letter_and_the_others_are_stored
     assert (found["exec_reports"], found["raw_events"]) == (every["exec_reports"] - 1, every["raw_events"])
 
 
+@pytest.mark.parametrize("stamp", [1_750_000_000_000_000_000, 2**63 - 1, -(2**63), -1])
+def test_event_whose_kafka_time_fits_no_column_is_stored_all_the_same(deriver, values, stamp):
+    raw = raw_of(values)
+    raw.rows["timestamp"][3] = stamp  # producers write what they like, nanoseconds too
+    assert rows_of(deriver.batches(raw, {})) == rows_of(deriver.batches(raw_of(values), {}))
+
+
 def test_event_on_which_the_decoder_breaks_is_a_dead_letter(values):
     def decode(value, partition, offset, broker_ms):
         raise ZeroDivisionError

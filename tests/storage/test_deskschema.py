@@ -192,6 +192,6 @@ def test_positions_have_side_and_time_as_people_query_them(with_client):
 
     ms = now // 10**6
     assert with_client(work) == [
-        (ms, Decimal(3), "BUY", "LONG"), ((now + 1) // 10**6, Decimal(-2), "SELL", "SHORT"),
-        ((now + 2) // 10**6, Decimal(0), "BUY", "FLAT"),
+        (ms, Decimal(3), "LONG", "LONG"), ((now + 1) // 10**6, Decimal(-2), "SHORT", "SHORT"),
+        ((now + 2) // 10**6, Decimal(0), "FLAT", "FLAT"),
     ]  # fmt: skip

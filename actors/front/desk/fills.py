@@ -219,7 +219,7 @@ class Fills:
 
     def __init__(self, state: FrontState) -> None:
         self.state = state
-        self.table: Table[Fill] = Table(state, Fill, "fills", IDENTITY)
+        self.table: Table[Fill] = Table(state, Fill, "fills", IDENTITY, state.desk.fills)
 
     def page(self, wanted: Filter, arguments: Arguments, page: int, size: int) -> Page[Fill] | Awaitable[Page[Fill]]:
         """A page of a range, newest first. Raises InvalidTimeRange."""

@@ -19,6 +19,7 @@ from .shelf import ALL
 
 TOPIC = "system.health.v1"
 TOPIC_ACTORS = "topic-"
+WRITER = "writer"
 REPORTED_NS = 600 * NS  # what was reported longer ago says nothing of now
 READS = frozenset(("consuming", "held"))
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -45,6 +46,18 @@ def kafka_status(state: FrontState) -> str:
         return "disabled"
     away = len(kafka_issues(state))
     return "healthy" if not away else "unhealthy" if away == len(pages) else "degraded"
+
+
+def writer_behind(state: FrontState) -> str:
+    """Why ClickHouse may not have everything that was received; empty where it has, a moment's delay apart."""
+    for page in state.tree.pages():
+        if page.actor == WRITER:
+            for detail in (page.detail, page.detail.get("desk", {})):
+                oldest = detail.get("spool", {}).get("oldest")
+                if oldest:
+                    since = rfc3339(oldest["ts_first_ns"])
+                    return f"the writer is behind: what was received since {since} may not be in ClickHouse yet"
+    return ""
 
 
 def kafka_stats(state: FrontState) -> dict[str, Any]:

@@ -215,7 +215,9 @@ class Performances:
 
     def __init__(self, state: FrontState) -> None:
         self.state = state
-        self.table: Table[Performance] = Table(state, Performance, "strategy_performance", ("event_id",))
+        self.table: Table[Performance] = Table(
+            state, Performance, "strategy_performance", ("event_id",), lambda: state.desk.statements(TOPIC)
+        )
 
     async def days(self, account: str | None, strategy: str | None, symbol: str | None, start: int, end: int) -> Days:
         """PnL by day."""

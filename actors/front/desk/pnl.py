@@ -30,6 +30,7 @@ from .form import (
     lists,
     objects,
 )
+from .health import writer_behind
 from .legacy import bare, modelled
 from .params import (
     ACCOUNT,
@@ -258,6 +259,8 @@ def _origin(state: FrontState, curve: Curve) -> dict[str, Any]:
         return {"data_source": "memory", "completeness": 0.0, "note": "memory only: ClickHouse did not answer"}
     if not state.history.configured:
         return {"data_source": "memory", "completeness": 0.0, "note": "memory only: no history is configured"}
+    if note := writer_behind(state):
+        return {"data_source": "mixed", "completeness": 99.99, "note": note}
     return {"data_source": "mixed", "completeness": 100.0}
 
 

@@ -29,6 +29,7 @@ from .form import (
     naive,
     objects,
 )
+from .health import writer_behind
 from .legacy import bare, modelled
 from .params import (
     ACCOUNT,
@@ -333,6 +334,8 @@ def _past(state: FrontState, arguments: Arguments, form: Form) -> Answerer:
         }  # fmt: skip
         if found is None:
             metadata["note"] = "ClickHouse did not answer" if state.history.configured else "no history is configured"
+        elif note := writer_behind(state):
+            metadata |= {"completeness": 99.99, "note": note}
         pagination = {"page": page, "page_size": size, "has_next": more, "has_prev": page > 1, "next_cursor": None}
         body = members(
             encode(rows), metadata=metadata, count=None, pagination=pagination,

@@ -134,7 +134,9 @@ class Measured:
         if rows:
             self.daily_pnl = now["total_pnl"] - now["day_start_pnl"]
             self.exposure, self.positions = now["exposure"], now["positions"]
-            self.drawdown, self.sharpe = now["max_drawdown"], now["sharpe_ratio"]
+            # ours is a fraction of a capital that may not be configured
+            stated = (risk.max_drawdown if risk else None) or 0.0
+            self.drawdown, self.sharpe = max(now["max_drawdown"], stated), now["sharpe_ratio"]
         else:
             self.daily_pnl = (risk.daily_pnl if risk else None) or 0
             self.exposure = (risk.total_exposure if risk else None) or 0
@@ -289,7 +291,9 @@ class Statements:
 
     def __init__(self, state: FrontState) -> None:
         self.state = state
-        self.table: Table[Risk] = Table(state, Risk, "risk_metrics", ("event_id",))
+        self.table: Table[Risk] = Table(
+            state, Risk, "risk_metrics", ("event_id",), lambda: state.desk.statements(TOPIC)
+        )
 
     def page(
         self, arguments: Arguments, account: str | None, strategy: str | None, span_ns: int, page: int, size: int

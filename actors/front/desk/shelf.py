@@ -24,6 +24,11 @@ class Shelf(Generic[T]):
         recent: where they come from.
         keys: the keys under which an item is found, beside `ALL`.
         identity: items of one identity are one: the first that came counts. None = each is its own.
+
+    Attributes:
+        known_from_ns: an item counts unless its like was received from then on; our wall clock, 0 before there is one.
+        began_ns: when the first item was received, 0 before there is one.
+        begins: partition -> offset of its first item.
     """
 
     def __init__(
@@ -39,6 +44,8 @@ class Shelf(Generic[T]):
         # identities of the newest items: once there are many, the older half is forgotten
         self._seen: set[Hashable] = set()
         self._seen_before: set[Hashable] = set()
+        self._seen_from = self.known_from_ns = self.began_ns = 0
+        self.begins: dict[int, int] = {}
         self._taken = 0
         self.next = 0  # sequence of the first item that was not looked at
 
@@ -60,6 +67,8 @@ class Shelf(Generic[T]):
 
     def _take(self, item: Item[T]) -> None:
         self._taken += 1
+        self.began_ns = self.began_ns or item.recv_ns
+        self.begins.setdefault(item.partition, item.offset)
         if item.flags & _REPEATED:
             return
         if self.identity is not None:
@@ -67,6 +76,8 @@ class Shelf(Generic[T]):
             if identity in self._seen or identity in self._seen_before:
                 return
             self._seen.add(identity)
+            self._seen_from = self._seen_from or item.recv_ns
+            self.known_from_ns = self.known_from_ns or item.recv_ns
         self._arrived.append(item)
         for key in (ALL, *self._keys(item.value)):
             known = self._lists.setdefault(key, [])
@@ -80,6 +91,7 @@ class Shelf(Generic[T]):
         kept = {key: [item for item in known if item.sequence >= oldest] for key, known in self._lists.items()}
         self._lists = {key: known for key, known in kept.items() if known}
         self._seen, self._seen_before = set(), self._seen
+        self._seen_from, self.known_from_ns = 0, self._seen_from
         self._taken = 0
 
     @property

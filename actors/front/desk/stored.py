@@ -16,6 +16,7 @@ from ....storage.client import quote_name
 from ..stamps import NS
 from ..state import FrontState
 from .ranged import Happened
+from .shelf import Shelf
 
 T = TypeVar("T", bound=Happened)
 NOT_REPEATED = f"bitAnd(flags, {int(Flag.REPEATED)}) = 0"
@@ -72,14 +73,18 @@ class Table(Generic[T]):
         kind: the struct.
         name: of the table.
         identity: columns in which rows of one thing agree: of these the first counts. Empty = each row is one.
+        shelf: what memory holds of them, whose items may have an earlier row here.
     """
 
-    def __init__(self, state: FrontState, kind: type[T], name: str, identity: Sequence[str] = ()) -> None:
+    def __init__(
+        self, state: FrontState, kind: type[T], name: str, identity: Sequence[str] = (),
+        shelf: Callable[[], Shelf[T] | None] = lambda: None,
+    ) -> None:  # fmt: skip
         self._state, self._kind = state, kind
         self._members = members_of(kind)  # type: ignore[arg-type]
         self.place = f"{quote_name(state.history.database)}.{quote_name(name)}"
         self._columns = ", ".join(member.expression for member in self._members)
-        self.identity = ", ".join(identity)
+        self.identity, self.shelf = ", ".join(identity), shelf
         self.name = name
 
     async def rows(self, condition: str, parameters: Mapping[str, Any], tail: str = "") -> list[T] | None:
@@ -119,7 +124,9 @@ class Table(Generic[T]):
 class Older(Generic[T]):
     """What a table holds of a range and a filter: items received before a time.
 
-    A thing that was told of before that time and again since is not among them: memory has its later telling.
+    What memory holds is not among them, even where it was received before: shared memory was lost, and an event whose
+    rows an interrupted batch had stored came again. Nor is a thing that was told of before memory began and again
+    since: memory, which does not know of the first time, counts it.
     """
 
     def __init__(self, state: FrontState, table: Table[T], filters: Mapping[str, Any]) -> None:
@@ -136,16 +143,29 @@ class Older(Generic[T]):
             "ts_recv_ns >= fromUnixTimestamp64Nano({received:Int64}, 'UTC')",
             "ts_recv_ns < fromUnixTimestamp64Nano({before:Int64}, 'UTC')",
         ]
+        conditions.append(
+            "(ts_recv_ns >= fromUnixTimestamp64Nano({began:Int64}, 'UTC') OR "
+            "offset < transform(partition, {partitions:Array(UInt16)}, {begins:Array(Int64)}, offset + 1))"
+        )
         if table.identity:
+            known = "fromUnixTimestamp64Nano({known:Int64}, 'UTC')"
             conditions.append(
-                f"({table.identity}) NOT IN (SELECT {table.identity} FROM {table.place} WHERE {NOT_REPEATED} "
-                "AND ts_recv_ns >= fromUnixTimestamp64Nano({before:Int64}, 'UTC'))"
+                f"(ts_recv_ns >= {known} OR ({table.identity}) NOT IN (SELECT {table.identity} FROM {table.place} "
+                f"WHERE {NOT_REPEATED} AND ts_recv_ns >= {known} "
+                "AND ts_event_ns < fromUnixTimestamp64Nano({happened:Int64}, 'UTC')))"
             )
         self._condition = " AND ".join(conditions)
 
     def _bound(self, before_recv_ns: int, start_ns: int, end_ns: int) -> dict[str, Any]:
         received = max(0, start_ns - SKEW_NS)
-        times = {"start": start_ns, "end": end_ns, "received": received, "before": before_recv_ns}
+        times: dict[str, Any] = {"start": start_ns, "end": end_ns, "received": received, "before": before_recv_ns}
+        shelf = self._table.shelf()
+        begins = dict(shelf.begins) if shelf is not None else {}
+        where = {"partitions": list(begins), "begins": list(begins.values())}
+        times |= {"began": shelf.began_ns if shelf is not None else 0, **where}
+        if self._table.identity:
+            known = shelf.known_from_ns if shelf is not None and shelf.known_from_ns else before_recv_ns
+            times |= {"known": known, "happened": min(known + SKEW_NS, (1 << 63) - 1)}
         return {**self._parameters, **times}
 
     async def rows(self, before_recv_ns: int, start_ns: int, end_ns: int, limit: int) -> list[T] | None:
