@@ -124,6 +124,10 @@ class Campaign:
         folder: for logs and data; kept.
     """
 
+    tree: Tree
+    network: Network
+    actors: Sequence[str] = ACTORS  # that the daemon has
+
     def __init__(self, seed: int, folder: Path, say: Callable[[str], None] = print, clients: int = 2) -> None:
         self.seed, self.folder, self.say, self._clients = seed, folder, say, clients
         self.skipped: list[str] = []
@@ -218,7 +222,7 @@ class Campaign:
         for actor in actors:
             if actor["state"] == "fatal":
                 self._revive(actor)
-        return len(actors) == len(ACTORS) and all(actor["state"] == "running" for actor in actors)
+        return len(actors) == len(self.actors) and all(actor["state"] == "running" for actor in actors)
 
     def _published(self) -> dict[str, int]:
         try:

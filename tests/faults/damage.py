@@ -6,7 +6,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -269,14 +269,21 @@ DAMAGES: dict[str, Damage] = {
 
 def make_steps(seed: int, kills: int, rounds: int, names: Iterable[str] = DAMAGES) -> list[Step]:
     """The campaign of a seed: at least so many SIGKILLs, every other damage `rounds` times, in a shuffled order."""
+    return draw_steps(seed, kills, rounds, names, DAMAGES, Step)
+
+
+def draw_steps(
+    seed: int, kills: int, rounds: int, names: Iterable[str], damages: Mapping[str, Damage], step: type[Step]
+) -> list[Step]:
+    """The same of any damages, among which is `kill`."""
     rng = random.Random(seed)
     steps: list[Step] = []
     drawn = 0
     while drawn < kills:
-        steps.append(Step("kill", _draw_kill(rng)))
+        steps.append(step("kill", damages["kill"].draw(rng)))
         drawn += len(steps[-1].parameters["actors"])
     for name in names:
         if name != "kill":
-            steps += [Step(name, DAMAGES[name].draw(rng)) for _ in range(rounds)]
+            steps += [step(name, damages[name].draw(rng)) for _ in range(rounds)]
     rng.shuffle(steps)
     return steps

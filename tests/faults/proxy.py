@@ -17,11 +17,12 @@ class Network(threading.Thread):
 
     Args:
         routes: name -> port of the exchange on loopback. `ports` has ours by the same names.
+        ports: those of ours that must be certain ones; the others are free ones.
     """
 
-    def __init__(self, routes: Mapping[str, int]) -> None:
+    def __init__(self, routes: Mapping[str, int], ports: Mapping[str, int] | None = None) -> None:
         super().__init__(name="network", daemon=True)
-        self._routes = dict(routes)
+        self._routes, self._wanted = dict(routes), ports or {}
         self.ports: dict[str, int] = {}
         self.accepted = 0
         self._up = threading.Event()
@@ -63,7 +64,9 @@ class Network(threading.Thread):
         self._tasks: set[asyncio.Task[None]] = set()
         servers = []
         for name, port in self._routes.items():
-            server = await asyncio.start_server(lambda r, w, port=port: self._connected(r, w, port), "127.0.0.1", 0)
+            server = await asyncio.start_server(
+                lambda r, w, port=port: self._connected(r, w, port), "127.0.0.1", self._wanted.get(name, 0)
+            )
             self.ports[name] = server.sockets[0].getsockname()[1]
             servers.append(server)
         self._up.set()

@@ -293,12 +293,12 @@ def _order(numbers: list[int], gaps: set[int]) -> str:
 # -- growth
 
 
-def growth(before: Usage, after: Usage) -> list[Verdict]:
+def growth(before: Usage, after: Usage, memory_more: int = MEMORY_MORE) -> list[Verdict]:
     different = sorted(after.segments ^ before.segments)
     return [
         Verdict("processes", after.processes == before.processes, f"{before.processes} -> {after.processes}"),
         _bounded("descriptors", before.descriptors, after.descriptors, DESCRIPTORS_MORE, ENGINE_DESCRIPTORS_MORE),
-        _bounded("MiB", before.memory, after.memory, MEMORY_MORE, ENGINE_MEMORY_MORE),
+        _bounded("MiB", before.memory, after.memory, memory_more, ENGINE_MEMORY_MORE),
         Verdict("segments in shared memory", not different, _shown(different) or f"{len(after.segments)} files"),
     ]
 
