@@ -100,7 +100,14 @@ class _WholeBatches(fetcher.PartitionRecords):
         return [one for one in record if one.offset >= position]  # a batch may begin before what was asked for
 
 
-fetcher.PartitionRecords = _WholeBatches  # the library has no place to pass it; nothing else here consumes
+@contextlib.contextmanager
+def _whole_batches() -> Iterator[None]:
+    """While a session lasts. The library has no place to pass the class, and nothing else of this process consumes."""
+    usual, fetcher.PartitionRecords = fetcher.PartitionRecords, _WholeBatches
+    try:
+        yield
+    finally:
+        fetcher.PartitionRecords = usual
 
 
 def _records(batches: Iterable[Any]) -> list[Any]:
@@ -160,7 +167,8 @@ class Link:
             self._words.text = ""
             began = time.monotonic()
             try:
-                await self._session()
+                with _whole_batches():
+                    await self._session()
             except Stopped:
                 break
             except UnknownTopicOrPartitionError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import Any
 
 from tickring.actors.alerts.past import past_alerts
@@ -21,8 +22,9 @@ async def stored(server: Server, values: list[tuple[str, int, int, bytes]], offs
     client = Client(server)
     try:
         await ensure_desk(client, SchemaOptions(database=server.database))
+        now = time.time_ns()  # what is older than its retention would not stay
         rows = [
-            (topic, partition, offset, 10**18, None, value, [], "", "", 0, 10**18, 10**18)
+            (topic, partition, offset, now, None, value, [], "", "", 0, now, now)
             for topic, partition, offset, value in values
         ]
         block = encode_rows([(name, kind) for name, kind, _ in RAW_EVENTS.columns], rows)

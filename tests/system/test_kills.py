@@ -122,7 +122,7 @@ def quote_changes(demo: Demo) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_demo_told_to_end_ends_in_order_and_leaves_nothing_behind(demo, number, whom):
     quote_changes(demo)
-    assert len(demo.pids()) == len(ACTORS)
+    assert len(demo.pids()) >= len(ACTORS)
     if whom == "the supervisor":
         demo.process.send_signal(number)
     else:
