@@ -333,6 +333,7 @@ def test_filters_choose_and_do_not_renumber(shm):
             Client.loose = frozenset((FILLS,))
             try:
                 await c.subscribe({"channel": FILLS, "filters": {"side": "sell"}})
+                await c.until("snapshot")  # what is published before it would be in it
                 for n in range(1, 7):
                     r.fill(n, side="SELL" if n % 3 == 0 else "BUY")
                 await c.until_seq(FILLS, 7)
