@@ -83,6 +83,8 @@ def test_bars_show_the_last_two_and_bring_every_closed_one(shm):
             await closed_only.subscribe({"channel": KLINE, "filters": {"closed": True}})
             await all_changes.subscribe({"channel": KLINE, "conflate": False})
             snapshot = await c.until("snapshot")
+            for one in (closed_only, all_changes):
+                await one.until("snapshot")  # what is published before it would be in it
             assert [one["open_ts"] for one in snapshot["data"]] == [540_000, 600_000]
             before, now = snapshot["data"]
             assert before["closed"] is True and before["close"] == "109.50" and "seq" not in before
