@@ -11,6 +11,7 @@ import msgspec
 from ..ringbuf.errors import TickringError
 
 CONTROL_SOCKET = "control.sock"  # the supervisor's, in the instance's folder
+ALERTS_SOCKET = "alerts.sock"  # that of the alerts
 ANSWER_BYTES_MAX = 4 << 20
 
 

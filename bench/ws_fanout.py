@@ -35,7 +35,7 @@ import picows
 import uvloop
 from harness import Line
 
-from tickring.actors.front.catalog import Catalog
+from tickring.actors.catalog import Catalog
 from tickring.actors.front.ws import WsConfig, close_ws, setup_ws
 from tickring.actors.runtime import ActorContext
 from tickring.codecs.records import TRADE

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ..actors.topic import topic_actor
+from ..actors.recent import topic_actor
 from ..codecs.desk.canonical import TOPICS
 from ..ringbuf.bytering import BYTES_AT
 from ..ringbuf.layout import StreamSpec

@@ -68,6 +68,8 @@ class Alerts:
         self._repeated = page.counter("tickring_alerts_repeated_total", "Tellings that changed nothing")
         self._failed = page.gauge("tickring_alerts_unwritten", "Changes that wait for room on the disk")
         self._look_s = page.gauge("tickring_alerts_look_seconds", "Time that the last look at the rules took")
+        damaged = page.gauge("tickring_alerts_damaged_lines", "Lines of the state on disk that could not be read")
+        damaged.set(self.store.damaged)
         self._restore()
 
     # -- rules ------------------------------------------------------------------------------------------------------

@@ -27,10 +27,10 @@ from typing import Any
 import msgspec
 
 from ...ringbuf.errors import TickringError
+from ..control import ALERTS_SOCKET
 
 log = logging.getLogger(__name__)
 
-SOCKET = "alerts.sock"
 LINE_MAX = 1 << 16
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
@@ -46,7 +46,7 @@ class BadCommand(TickringError):
 
 async def serve(folder: Path, handlers: dict[str, Handler]) -> asyncio.Server:
     """Listen. The caller closes the server and calls `unlink`."""
-    path = folder / SOCKET
+    path = folder / ALERTS_SOCKET
     path.unlink(missing_ok=True)  # of one that was killed
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -66,7 +66,7 @@ async def serve(folder: Path, handlers: dict[str, Handler]) -> asyncio.Server:
 
 
 def unlink(folder: Path) -> None:
-    (folder / SOCKET).unlink(missing_ok=True)
+    (folder / ALERTS_SOCKET).unlink(missing_ok=True)
 
 
 def _answer(line: bytes, handlers: dict[str, Handler]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...codecs.record import PRICE, QUANTITY
-from .catalog import Source
+from ..catalog import Source
 from .endpoints import Answer, Answerer, Enveloped
 from .envelope import members
 from .folding import rounded

@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from ...codecs.klines import INTERVALS, bar_start, bar_stop
+from ..catalog import Source
 from ..keeper.errors import KeeperError
 from ..keeper.protocol import Fill, Filled, ask
 from .bars import PARTIAL, Bars, Wanted, bars_of
-from .catalog import Source
 from .state import FrontState
 
 MS = 1_000_000

@@ -16,7 +16,7 @@ from ...codecs.klines import DAY_MS, INTERVALS, bar_start, bar_stop, rolls_up
 from ...codecs.record import Flag
 from ...codecs.records import KLINE, KLINE_OPEN
 from ...storage.schema import EVENT_TIME
-from .catalog import Source
+from ..catalog import Source
 from .endpoints import Arguments
 from .errors import NotFound
 from .folding import rounded

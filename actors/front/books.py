@@ -8,7 +8,7 @@ import numpy as np
 
 from ...codecs.book import BookState
 from ...codecs.records import BOOK_DEPTH, BOOK_TOP
-from .catalog import Source
+from ..catalog import Source
 from .endpoints import Answerer, Arguments, Endpoint
 from .errors import NotFound
 from .params import integer

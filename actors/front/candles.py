@@ -15,11 +15,11 @@ import numpy as np
 
 from ...codecs.klines import INTERVALS, rolls_up
 from ...codecs.records import KLINE
+from ..catalog import Source
 from .aggregates import AGGREGATE_METADATA, Writer
 from .backfill import BACKFILL_METADATA, filled_bars
 from .bars import ONE_KEY, Bars, Wanted, bars_between, bars_in_memory, key_parameters, open_bar, source_of
 from .candle_statistics import STATS_SCHEMA, candle_statistics
-from .catalog import Source
 from .endpoints import Answer, Answerer, Arguments, Endpoint
 from .envelope import encode, joined_rows, members
 from .newest_bars import newest_members

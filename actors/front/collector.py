@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from ...codecs.records import BOOK_TOP, MARKET_RECORDS, TRADE
+from ..catalog import ANY, Source
 from .activity import SERVICE, describe, exchanges_of, totals_of
-from .catalog import ANY, Source
 from .endpoints import Answerer, Arguments, Endpoint
 from .envelope import encode, members
 from .errors import NotFound, ServiceUnavailable

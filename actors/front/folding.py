@@ -14,7 +14,7 @@ import numpy as np
 
 from ...codecs.record import Flag
 from ...codecs.records import TRADE
-from .catalog import Source
+from ..catalog import Source
 from .history import Span, missing_of
 from .merge import Recent, coverage, percent, recent, within
 from .paging import DAY_NS

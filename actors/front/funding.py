@@ -9,8 +9,8 @@ import numpy as np
 from ...codecs.record import RATE, Flag
 from ...codecs.records import FUNDING
 from ...storage.schema import EVENT_TIME
+from ..catalog import Source
 from .aggregates import AGGREGATE_METADATA, Aggregate, kept_answer
-from .catalog import Source
 from .endpoints import Answerer, Arguments, Endpoint
 from .envelope import encode, members
 from .folding import NOT_VOID, Parts, parts_of, rounded

@@ -21,7 +21,7 @@ from ...codecs.records import (
     TICKER,
     TRADE,
 )
-from .catalog import Source
+from ..catalog import Source
 from .desk.health import kafka_issues, kafka_status, reported
 from .stamps import NS, rfc3339
 from .state import FrontState

@@ -15,8 +15,8 @@ from ...codecs.record import Flag, RecordType
 from ...storage import history as storage_history
 from ...storage.errors import StorageError, Unavailable
 from ...storage.schema import EVENT_TIME, qualified_table
+from ..catalog import Source
 from ..runtime import ActorContext
-from .catalog import Source
 from .config import Config
 from .kept import Keeper
 from .merge import CountAll, FetchOlder, Older, Seam

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...codecs.records import MARKET_RECORDS
-from .catalog import ANY, Source
+from ..catalog import ANY, Source
 from .endpoints import Answerer, Arguments, Endpoint
 from .envelope import encode, members
 from .errors import NotFound

@@ -19,8 +19,8 @@ from ...codecs.records import BOOK_TOP, MARKET_RECORDS
 from ...storage.gaps import REASONS, Gap
 from ...storage.gaps import read_gaps as storage_gaps
 from ...storage.offsets import WRITER_FOLDER
+from ..catalog import Source
 from .aggregates import AGGREGATE_METADATA, Aggregate, kept_answer
-from .catalog import Source
 from .endpoints import Answerer, Arguments, Endpoint
 from .envelope import encode
 from .errors import NotFound

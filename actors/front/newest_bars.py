@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...codecs.records import KLINE_OPEN
+from ..catalog import Source
 from .bars import OPEN_STALE_MS, bars_in_memory, open_bar, unbroken_since
-from .catalog import Source
 from .endpoints import Arguments
 from .envelope import members
 from .paging import pagination

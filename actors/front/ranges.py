@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...codecs.record import RecordType
-from .catalog import Source
+from ..catalog import Source
 from .endpoints import Answer, Answerer, Arguments
 from .envelope import encode, joined_rows, members
 from .merge import Seam, merge

@@ -7,7 +7,7 @@ from typing import Any
 
 from ...codecs.errors import UnknownExchange, UnknownSymbol
 from ...codecs.symbols import EXCHANGES, MARKET_TYPES, parse_exchange, parse_symbol
-from .catalog import Catalog, Source
+from ..catalog import Catalog, Source
 from .errors import NotFound
 from .params import Param, choice, text
 

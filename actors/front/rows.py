@@ -18,7 +18,7 @@ import numpy as np
 
 from ...codecs.numbers import decimal_formatter
 from ...codecs.record import PRICE, QUANTITY, RATE, Flag, Kind, RecordType
-from .catalog import Source
+from ..catalog import Source
 from .stamps import rfc3339
 
 encode = msgspec.json.encode

@@ -13,12 +13,12 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
+from ..catalog import Catalog
 from ..runtime import ActorContext
 from . import openapi
 from .auth import Authenticator
 from .books import book_endpoints
 from .candles import candle_endpoints
-from .catalog import Catalog
 from .collector import collector_endpoints
 from .config import Config
 from .derivatives import derivative_endpoints

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...codecs.records import FUNDING
 from ...storage.backfill import BACKFILL_EPOCH
-from .catalog import Source
+from ..catalog import Source
 from .endpoints import Answer, Answerer, Arguments
 from .envelope import joined_rows, members
 from .merge import Merged, Seam, merge, times_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .catalog import Source
+from ..catalog import Source
 from .endpoints import Arguments
 from .envelope import encode
 from .rows import Options

@@ -9,8 +9,8 @@ from operator import attrgetter
 from typing import Any
 
 from ...codecs.record import RecordType
+from ..catalog import Catalog, Source
 from ..runtime import ActorContext
-from .catalog import Catalog, Source
 from .config import Config
 from .desk.desk import Desk
 from .history import History

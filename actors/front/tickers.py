@@ -16,7 +16,7 @@ import numpy as np
 from ...codecs.numbers import decimal_text
 from ...codecs.record import PRICE, QUANTITY, RATE, Field
 from ...codecs.records import QUOTE, TICKER, TRADE
-from .catalog import Source
+from ..catalog import Source
 from .endpoints import Answer, Answerer, Arguments, Endpoint, Enveloped
 from .envelope import members
 from .errors import NotFound

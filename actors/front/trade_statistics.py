@@ -8,8 +8,8 @@ import numpy as np
 
 from ...codecs.records import TRADE
 from ...storage.schema import EVENT_TIME
+from ..catalog import Source
 from .aggregates import AGGREGATE_METADATA, Aggregate, Writer, kept_answer
-from .catalog import Source
 from .endpoints import Answerer, Arguments, Endpoint
 from .envelope import encode, joined_rows
 from .folding import NOT_VOID, Parts, fold_trades, parts_of

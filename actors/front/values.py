@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ...codecs.record import RecordType
-from .catalog import Source
+from ..catalog import Source
 from .endpoints import Answerer, Arguments, Endpoint
 from .envelope import members
 from .errors import NotFound

@@ -12,7 +12,7 @@ from pathlib import Path
 from ...codecs.desk.money import UNIT, divide, parse_amount
 from ...codecs.errors import UnknownExchange, UnknownSymbol
 from ...codecs.symbols import EXCHANGES, parse_exchange, parse_symbol
-from ..front.catalog import Catalog, FileId, Source
+from ..catalog import Catalog, FileId, Source
 from .book import Position
 from .config import Config
 from .fold import RATE_UNIT, Execution, Terms

@@ -14,11 +14,12 @@ import msgspec
 from ...codecs.desk.canonical import TOPICS, MarketData, PositionUpdate, Risk
 from ...codecs.desk.records import STATEMENT, TEXTS
 from ...ringbuf import ByteRingReader, RingError, StreamReader, bytes_filename
+from ..recent import topic_actor
 
 log = logging.getLogger(__name__)
 
 PRODUCERS = {
-    f"topic-{topic.replace('.', '-')}": msgspec.json.Decoder(kind).decode
+    topic_actor(topic): msgspec.json.Decoder(kind).decode
     for topic, kind in TOPICS.items()
     if kind in (Risk, MarketData, PositionUpdate)
 }

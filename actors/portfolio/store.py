@@ -240,9 +240,6 @@ class Store:
         ):
             yield Execution(ts_ns, fill_id, *_body.decode(body))
 
-    def fill_count(self) -> int:
-        return self.db.execute("SELECT count(*) FROM fill").fetchone()[0]
-
     def put_disagreement(self, book: int, kept: Execution, other: Execution) -> bool:
         """Keep a telling that says something else; False where it is there already."""
         row = (book, other.fill_id, _encode(kept).decode(), _encode(other).decode())

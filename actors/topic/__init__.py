@@ -15,7 +15,7 @@ broker keeps what we have not read, so nothing has to be dropped: where a durabl
 from __future__ import annotations
 
 from .config import Config
-from .specs import byte_rings, keys_numbered, streams, topic_actor
+from .specs import byte_rings, keys_numbered, streams
 from .topic import main
 
-__all__ = ["Config", "byte_rings", "keys_numbered", "main", "streams", "topic_actor"]
+__all__ = ["Config", "byte_rings", "keys_numbered", "main", "streams"]

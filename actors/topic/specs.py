@@ -12,11 +12,6 @@ from .config import Config
 DEAD_CAPACITY = 4096
 
 
-def topic_actor(topic: str) -> str:
-    """Name of a topic's actor."""
-    return "topic-" + topic.replace(".", "-")
-
-
 def live_record(topic: str) -> RecordType | None:
     """The record type of a topic's live stream; None for a topic whose events are kept as they are."""
     return (FILL if topic == EXECUTION_REPORTS else STATEMENT) if TOPICS[topic] is not None else None

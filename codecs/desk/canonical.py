@@ -20,12 +20,7 @@ Json = Annotated[str, Meta(extra={"kind": "json"})]
 Word = Annotated[str, Meta(extra={"kind": "word"})]  # of few different ones
 
 VARIANTS = ("", "api", "dashboard", "mon-rich", "mon-flat")
-Variant = Literal["", "api", "dashboard", "mon-rich", "mon-flat"]
-Side = Literal["BUY", "SELL"]
-OrderStatus = Literal["NEW", "PARTIALLY_FILLED", "FILLED", "CANCELED", "REJECTED", "EXPIRED"]
-OrderType = Literal["MARKET", "LIMIT", "STOP_LOSS", "STOP_LOSS_LIMIT", "TAKE_PROFIT", "TAKE_PROFIT_LIMIT"]
 Severity = Literal["INFO", "LOW", "MEDIUM", "HIGH", "CRITICAL"]
-Health = Literal["healthy", "degraded", "unhealthy", "unknown"]
 
 ALL_SYMBOLS = "ALL"  # what belongs to no symbol
 DEFAULT_ACCOUNT = "default"

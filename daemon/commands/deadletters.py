@@ -17,7 +17,8 @@ from typing import Any
 
 import msgspec
 
-from ...actors.topic import Config, topic_actor
+from ...actors.recent import topic_actor
+from ...actors.topic import Config
 from ...codecs.desk.canonical import TOPICS
 from ...codecs.desk.decoder import Defaults, decoder
 from ...codecs.desk.records import BY_NAME, DEAD_LETTER, EVENT, NO_KEY, TEXTS

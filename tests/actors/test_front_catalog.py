@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tickring.actors.front import catalog as catalog_module
-from tickring.actors.front.catalog import Catalog
+from tickring.actors import catalog as catalog_module
+from tickring.actors.catalog import Catalog
 from tickring.codecs.records import QUOTE, TRADE
 from tickring.ringbuf import create_stream
 

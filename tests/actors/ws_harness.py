@@ -23,8 +23,8 @@ from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tickring.actors.catalog import Catalog
 from tickring.actors.feed.publish import RingSink
-from tickring.actors.front.catalog import Catalog
 from tickring.actors.front.ws import WsConfig, close_ws, setup_ws
 from tickring.actors.runtime import ActorContext
 from tickring.codecs.book import BookState, OrderBook

@@ -15,10 +15,9 @@ import msgspec
 import pytest
 
 from tickring.actors.alerts import Config, actor, byte_rings, main, streams
-from tickring.actors.alerts.commands import SOCKET
 from tickring.actors.alerts.rules import Condition, Rule
 from tickring.actors.alerts.store import Store
-from tickring.actors.control import CommandRefused, NoAnswer, command
+from tickring.actors.control import ALERTS_SOCKET, CommandRefused, NoAnswer, command
 from tickring.actors.recent import Recent
 from tickring.actors.runtime import ActorContext
 from tickring.codecs.desk.canonical import Alert
@@ -99,7 +98,7 @@ class Rig:
 
     def ask(self, name: str, /, **members: Any) -> Any:
         try:
-            return asyncio.run(command(self.folder / SOCKET, name, 10.0, **members))
+            return asyncio.run(command(self.folder / ALERTS_SOCKET, name, 10.0, **members))
         except NoAnswer:
             return None
 

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from ....codecs.desk.canonical import Alert
-from ...alerts.commands import SOCKET
-from ...control import CommandRefused, NoAnswer, command
+from ...control import ALERTS_SOCKET, CommandRefused, NoAnswer, command
 from ..endpoints import Answer, Answerer, Arguments, Endpoint, Enveloped
 from ..envelope import encode, members
 from ..errors import InvalidParameter, NotFound, ServiceUnavailable
@@ -233,7 +232,7 @@ class Alerts:
         Raises:
             InvalidParameter, NotFound, ServiceUnavailable
         """
-        path = self.state.ctx.folder / SOCKET
+        path = self.state.ctx.folder / ALERTS_SOCKET
         try:
             return await command(path, name, COMMAND_TIMEOUT_S, **request)
         except CommandRefused as refused:

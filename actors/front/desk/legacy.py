@@ -18,7 +18,6 @@ from .form import BOOLEAN, INTEGER, OBJECT, TEXT, Form, form_of, naive
 from .params import query_params
 
 MODELLED_FORM = form_of("string", "naive")
-BARE_FORM = form_of("number", "naive")
 ENVELOPE: dict[str, Any] = {
     "success": BOOLEAN, "timestamp": TEXT, "query_params": OBJECT, "execution_time_ms": INTEGER,
 }  # fmt: skip

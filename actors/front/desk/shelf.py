@@ -133,8 +133,3 @@ class Shelf(Generic[T]):
         self.refresh()
         known = self._lists.get(key)
         return known[-1] if known else None
-
-    def known_keys(self) -> list[Hashable]:
-        """Every key that has items."""
-        self.refresh()
-        return list(self._lists)

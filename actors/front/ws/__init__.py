@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from ...catalog import Catalog
 from ...runtime import ActorContext
-from ..catalog import Catalog
 from ..desk.config import DeskConfig
 from ..desk.desk import Desk
 from .auth import Authenticator, Identity, NoAuthentication

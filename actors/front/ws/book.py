@@ -16,7 +16,7 @@ from ....codecs.book import BookState
 from ....codecs.numbers import decimal_formatter
 from ....codecs.records import BOOK_DEPTH, BOOK_TOP
 from ....ringbuf import StreamReader
-from ..catalog import Source
+from ...catalog import Source
 from .channels import Channel
 from .meters import Meters
 from .subscription import Subscription

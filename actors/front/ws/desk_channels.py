@@ -16,8 +16,8 @@ from ....codecs.desk.canonical import ALL_SYMBOLS, Alert, Fill, Performance, Ris
 from ....codecs.desk.records import ALERT_STATE, EVENT, FILL, PNL, POSITION, STATEMENT
 from ....codecs.record import RecordType
 from ....ringbuf import Key, StreamReader
+from ...catalog import ANY
 from ...recent import ALERTS_ACTOR, PORTFOLIO_ACTOR, topic_actor
-from ..catalog import ANY
 from .channels import CHANNELS, Channel
 from .outbox import Delivery
 

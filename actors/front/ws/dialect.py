@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ..catalog import Source
+from ...catalog import Source
 from ..stamps import rfc3339
 from .auth import Authenticator
 from .connection import CLOSE_POLICY, Connection

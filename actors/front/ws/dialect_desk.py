@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from ..catalog import ANY
+from ...catalog import ANY
 from .desk_channels import DESK_CHANNELS, STATES, SYSTEM, DeskSource
 from .dialect import ClientFrame, Dialect
 from .errors import FORBIDDEN, NOT_SUPPORTED, FrameError

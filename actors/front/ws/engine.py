@@ -19,9 +19,9 @@ import numpy as np
 from ....codecs.record import Flag
 from ....ringbuf import LayoutMismatch, SegmentMissing, StreamReader, full_barrier
 from ....ringbuf.doorbell import SLEEP_MAX_S
+from ...catalog import Catalog, Source
 from ...latency import FrontLatency
 from ...runtime import ActorContext
-from ..catalog import Catalog, Source
 from .book import BookTopic, View
 from .cadence import Cadence
 from .config import WsConfig

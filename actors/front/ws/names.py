@@ -15,7 +15,7 @@ from msgspec import Meta
 from ....codecs.errors import CodecError
 from ....codecs.klines import INTERVALS
 from ....codecs.symbols import MARKET_TYPES, parse_exchange, parse_symbol
-from ..catalog import ANY, Source
+from ...catalog import ANY, Source
 from .channels import ALIASES, BOOK, Channel
 from .desk_channels import ALL_CHANNELS, STATES, DeskChannel, DeskSource
 from .errors import INVALID_PARAMETER, LIMIT_EXCEEDED, NOT_SUPPORTED, FrameError

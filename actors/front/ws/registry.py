@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ....codecs.desk.records import TEXTS
 from ....ringbuf import ByteRingReader, LayoutMismatch, SegmentMissing, StreamReader, bytes_filename
-from ..catalog import ANY, Catalog, Source
+from ...catalog import ANY, Catalog, Source
 from .book import BookTopic, View
 from .channels import BOOK, CHANNELS, KLINE_KIND, RECORDS, Channel
 from .config import WsConfig

@@ -10,8 +10,8 @@ import time
 
 from aiohttp import WSMsgType, web
 
+from ...catalog import Catalog
 from ...runtime import ActorContext
-from ..catalog import Catalog
 from ..desk.desk import Desk
 from . import stats
 from .auth import ANONYMOUS, Authenticator, NoAuthentication, handshake_token

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....ringbuf import StreamReader
-from ..catalog import Source
+from ...catalog import Source
 from .audience import Audience
 from .channels import Channel
 from .epochs import epoch_text

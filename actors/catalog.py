@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...codecs.records import BY_NAME
-from ...ringbuf import Key, LayoutMismatch, SegmentMissing, StreamReader, keys_filename
+from ..codecs.records import BY_NAME
+from ..ringbuf import Key, LayoutMismatch, SegmentMissing, StreamReader, keys_filename
 
 log = logging.getLogger(__name__)
 
