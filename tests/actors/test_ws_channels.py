@@ -96,6 +96,28 @@ def test_trades_resume_continues_after_the_last_seq(shm):
         asyncio.run(run(d))
 
 
+def test_client_that_is_ahead_of_its_worker_gets_nothing_twice(shm):
+    """Another worker showed it records whose producer died before it had counted them."""
+
+    async def run(d):
+        d.producer.trades(0, 0, 100)
+        async with client(d.front) as c:
+            await c.subscribe(TRADES)
+            epoch = c.epochs[TRADES]
+        async with client(d.front) as c:
+            reply = await c.subscribe({"channel": TRADES, "from_seq": 103, "epoch": epoch})
+            assert reply["channels"][0]["resumed"] is True
+            d.producer.trade(0, 100)
+            d.producer.trades(0, 101, 5)
+            await c.until_seq(TRADES, 106)
+            assert sorted(c.records[TRADES]) == [104, 105, 106] and not c.gaps
+            d.producer.trade(0, 106)
+            await c.until_seq(TRADES, 107)
+
+    with desk(shm) as d:
+        asyncio.run(run(d))
+
+
 def test_trades_resume_beyond_what_is_held_names_the_gap_and_starts_over(shm):
     async def run(d):
         d.producer.trades(0, 0, 9000)

@@ -487,7 +487,8 @@ class Engine:
             return
         if topic.state is not State.LIVE and sub.form is None:
             sub.connection.send_control(topic.status())
-        if resumed or (not request.snapshot and request.from_seq is None):
+        shown = request.snapshot and topic.channel.snapshot_rows > 0  # else nothing stands for what came since
+        if resumed or (not shown and request.from_seq is None):
             sub.connection.replaying.append(sub)
             self.room(sub.connection)
         else:

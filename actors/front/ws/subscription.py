@@ -21,14 +21,15 @@ class Subscription:
     Attributes:
         live: gets what the channel publishes; else it is still replaying, or waits for a book's first snapshot.
         position: number of the next record it wants, while it replays.
+        ahead: the last `seq` that it has seen, where that is more than its worker has: it is not sent again.
         form: what makes its frames where they are not those of `v1`; None = they are.
         waiting: its frames in the connection's outbox; `gap` stands there for what was dropped.
         held: the newest frame, kept until the least time between two has passed (`conflate`).
     """
 
     __slots__ = (
-        "connection", "delivery", "due", "filters", "form", "gap", "held", "live", "position", "replay", "request",
-        "topic", "view", "waiting",
+        "ahead", "connection", "delivery", "due", "filters", "form", "gap", "held", "live", "position", "replay",
+        "request", "topic", "view", "waiting",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, topic: Topic, request: ChannelRequest) -> None:
@@ -40,6 +41,7 @@ class Subscription:
         self.form: Form | None = connection.form
         self.live = False
         self.position = 0
+        self.ahead = 0
         self.replay: Any = ()  # read ahead of `position`: rows of a record, frames of a book
         self.waiting: deque[Entry] = deque()
         self.gap: Entry | None = None
@@ -50,7 +52,7 @@ class Subscription:
     @property
     def plain(self) -> bool:
         """Whether it takes every frame as it is."""
-        return self.filters is None and not self.request.conflate_ms
+        return self.filters is None and not self.request.conflate_ms and not self.ahead
 
     def describe(self) -> dict[str, Any]:
         """For `list`."""

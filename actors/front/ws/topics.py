@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .subscription import Subscription
 
 BATCH_ROWS_MAX = 512  # a trade takes about 400 bytes, so a batch stays far below the outgoing limit
+AHEAD_MAX = 1024  # records by which a client may be ahead of its worker
 REPLAY_ROWS_READ = 4096  # read ahead for one replaying connection; a search of the ring is too dear for less
 REPLAY_ROWS_SENT = 256
 _NS_PER_MS = 1_000_000
@@ -260,10 +261,14 @@ class RecordTopic(Topic):
     def _fan_out(self, frame: Frame, members: list[Members], now: float, held: Callable[[Subscription], None]) -> None:
         first, last = members[0]["seq"], members[-1]["seq"]
         self.plain.send(frame, first, last)
-        for sub in self.special:
+        for sub in tuple(self.special):
             mine, mine_first, mine_last = frame, first, last
-            if sub.filters is not None:
-                wanted = [one for one in members if passes(sub.filters, one)]
+            filters, ahead = sub.filters, sub.ahead
+            if 0 < ahead <= last:
+                sub.ahead = 0
+                self.refilter(sub)
+            if filters is not None or ahead >= first:
+                wanted = [one for one in members if one["seq"] > ahead and (filters is None or passes(filters, one))]
                 if not wanted:
                     continue
                 if len(wanted) < len(members):
@@ -319,8 +324,14 @@ class RecordTopic(Topic):
     def prepare(self, sub: Subscription) -> bool:
         request = sub.request
         sub.position = self.next
-        if request.from_seq is None or request.epoch not in (None, self.epoch) or request.from_seq > self.next:
+        if request.from_seq is None or request.epoch not in (None, self.epoch):
             return False
+        if request.from_seq > self.next:
+            # Another worker has shown it records that we do not know of yet, or whose producer died in the middle.
+            if request.from_seq > self.next + AHEAD_MAX:
+                return False
+            sub.ahead = sub.position = request.from_seq
+            return True
         rows = self.reader.since(self.key_id, request.from_seq, REPLAY_ROWS_READ)
         if rows is None:
             return False
