@@ -53,7 +53,8 @@ class ActorContext:
     async def stopped_within(self, seconds: float) -> bool:
         """Wait at most so long for the stop; True when it came."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):  # `wait_for` would make a task each time
+                await self.stopping.wait()
         return self.stopping.is_set()
 
     async def beat_until_stopped(self) -> None:

@@ -235,7 +235,8 @@ class Supervisor:
             for process in self.processes.values()
         )
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), TURN_QUIET_S if settled else TURN_BUSY_S)
+            async with asyncio.timeout(TURN_QUIET_S if settled else TURN_BUSY_S):
+                await self._wake.wait()
         self._wake.clear()
 
     def _start_due(self, now: float) -> None:

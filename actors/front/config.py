@@ -33,7 +33,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     history_total_keep_s: Seconds = 30.0  # and totals are kept so long, brought up to date by what came since
     aggregate_keep_s: Seconds = 10.0  # statistics over ranges are kept so long (X-Cache: HIT)
     aggregates_max: Positive = 1024
-    history_probe_s: Seconds = 1.0  # how often ClickHouse is asked whether it lives; while it does not, nobody waits
+    history_probe_s: Seconds = 1.0  # so often ClickHouse is asked whether it is back; while it is away, nobody waits
 
     backfill_wait_s: Annotated[float, Meta(ge=0, le=60)] = 3.0  # for the keeper, where bars are missing; 0: never asked
     command_timeout_s: Seconds = 30.0  # how long a request waits for the supervisor to carry something out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -25,6 +26,7 @@ from .stamps import NS
 log = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 0.5
+LOOKS_PER_PROBE = 5  # while it answers: a query that fails meanwhile tells just as well
 ERROR_MAX = 300  # characters of the last error that status shows
 TOTALS_MAX = 4096  # kept at once
 NEARBY_NS = storage_history.DAY_NS
@@ -119,24 +121,29 @@ class History:
         return {None: "unknown", True: "healthy", False: "unhealthy"}[self.alive]
 
     async def probe_until(self, stopping: asyncio.Event) -> None:
-        """Look at intervals whether ClickHouse answers."""
+        """Look at intervals whether ClickHouse answers: at each while it does not."""
+        looks = 0
         while self.configured and not stopping.is_set():
-            started = time.monotonic()
-            alive = await self._store.client.ping(PROBE_TIMEOUT_S)
-            self.checked_ns = time.time_ns()
-            if alive:
-                self.response_s = time.monotonic() - started
-                self.error = ""
-            if alive != self.alive:
-                answers = "answers" if alive else "does not answer"
-                # at the start of the tree it may simply come up later than we do
-                level = logging.WARNING if self.alive else logging.INFO
-                log.log(level, "clickhouse=%s %s", self._store.client.url, answers)
-            self.alive = alive
-            try:
-                await asyncio.wait_for(stopping.wait(), self._probe_interval_s)
-            except TimeoutError:
-                continue
+            if not self.alive or looks % LOOKS_PER_PROBE == 0:
+                await self._probe()
+            looks += 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._probe_interval_s):
+                    await stopping.wait()
+
+    async def _probe(self) -> None:
+        started = time.monotonic()
+        alive = await self._store.client.ping(PROBE_TIMEOUT_S)
+        self.checked_ns = time.time_ns()
+        if alive:
+            self.response_s = time.monotonic() - started
+            self.error = ""
+        if alive != self.alive:
+            answers = "answers" if alive else "does not answer"
+            # at the start of the tree it may simply come up later than we do
+            level = logging.WARNING if self.alive else logging.INFO
+            log.log(level, "clickhouse=%s %s", self._store.client.url, answers)
+        self.alive = alive
 
     def fetcher(self, record: RecordType, source: Source, *, hint: bool) -> FetchOlder | None:
         """The function that asks for older records of a key; None without a history."""

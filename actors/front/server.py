@@ -40,6 +40,7 @@ from .status import package_version, status_endpoints
 from .subscribing import subscribe_endpoints
 from .temporary import temporary_endpoints
 from .tickers import ticker_endpoints
+from .tokens import token_endpoints
 from .trade_statistics import trade_statistics_endpoints
 from .trades import trade_endpoints
 from .tree import Tree
@@ -120,7 +121,7 @@ def all_endpoints(state: FrontState, more: Iterable[Endpoint] = ()) -> list[Endp
         *trade_endpoints(state), *trade_statistics_endpoints(state), *book_endpoints(state), *ticker_endpoints(state),
         *candle_endpoints(state), *funding_endpoints(state), *derivative_endpoints(state),
         *instrument_endpoints(state), *status_endpoints(state), *collector_endpoints(state, package_version()),
-        *subscribe_endpoints(state), *temporary_endpoints(state),
+        *subscribe_endpoints(state), *temporary_endpoints(state), *token_endpoints(),
         *desk_endpoints(state),
         *integrity_endpoints(state), *monitoring_endpoints(state), *page_endpoints(state), *docs_endpoints(),
     ]  # fmt: skip
@@ -200,7 +201,7 @@ class Front:
 
     async def _refresh(self) -> None:
         while not await self.ctx.stopped_within(REFRESH_S):
-            self.catalog.refresh()
+            self.catalog.refresh_after(REFRESH_S * 0.9)  # the channels look too, where there are any
             self.state.desk.refresh()
 
     async def stop(self) -> None:
