@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal, localcontext
 from typing import Any
 
-from tickring.actors.alerts.commands import SOCKET
-from tickring.actors.control import NoAnswer, command
+from tickring.actors.control import ALERTS_SOCKET, NoAnswer, command
 from tickring.actors.recent import ALERTS_ACTOR, PORTFOLIO_ACTOR, topic_actor
 from tickring.codecs.desk.money import amount_of
 from tickring.codecs.desk.records import BY_NAME
@@ -363,7 +362,7 @@ def fill_summary(tree: Tree, fills: Mapping[Any, TrueFill]) -> Verdict:
 def _entries(tree: Tree) -> dict[str, dict[str, Any]]:
     """The alerts actor's own list, by id."""
     try:
-        answer = asyncio.run(command(tree.folder / SOCKET, "list", 30.0))
+        answer = asyncio.run(command(tree.folder / ALERTS_SOCKET, "list", 30.0))
     except NoAnswer as error:
         raise AssertionError(str(error)) from None
     return {entry["alert"]["alert_id"]: entry for entry in answer["alerts"]}
