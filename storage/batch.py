@@ -80,12 +80,13 @@ def make_batch(
     rows = stored_rows(rows)
     if not len(rows):
         return None
+    receipts = np.sort(rows["ts_recv_ns"]) if kind == SAMPLE else rows["ts_recv_ns"]
     middle = "sample/" if kind == SAMPLE else ""
     head = BatchHead(
         stream=stream, record=record.name, table=table, columns=column_names(record), kind=kind,
         epoch=epoch, first=first, stop=stop, rows=len(rows), token=f"{stream}/{epoch}/{middle}{first}-{stop}",
         identity=identity_of(record, keys, int(rows["key_id"][0]), epoch, int(rows["nth"][0])),
-        ts_first_ns=int(rows["ts_recv_ns"][0]), ts_last_ns=int(rows["ts_recv_ns"][-1]),
+        ts_first_ns=int(receipts[0]), ts_last_ns=int(receipts[-1]),
     )  # fmt: skip
     return Batch(head, encode_block(record, rows, keys, epoch))
 

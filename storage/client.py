@@ -30,6 +30,7 @@ log = logging.getLogger("tickring.storage.client")
 PING_TIMEOUT_S = 2.0
 EMBEDDED_ACTOR = "clickhouse"  # name of the engine's actor, and of its store in the data folder
 EMBEDDED_URL = "http://127.0.0.1:8123"
+ROWS_OF_ONE_BLOCK = 1_048_449  # ClickHouse's own default: blocks of an insert become one until it has so many rows
 
 # ClickHouse's error codes that say "not now" about a request that is right in itself.
 # https://github.com/ClickHouse/ClickHouse/blob/master/src/Common/ErrorCodes.cpp (read 2026-11)
@@ -203,19 +204,23 @@ class Client:
     async def insert(
         self, table: str, columns: Sequence[str], block: bytes, token: str, timeout_s: float | None = None
     ) -> None:
-        """Insert one Native block, once: a repetition with the same token is dropped by the server.
+        """Insert Native blocks as one block, once: a repetition with the same token is dropped by the server.
 
         Args:
             table: quoted, with its database.
             columns: in the block's order.
-            block: see `native.encode_block`; one insert is one block, so that it is stored whole or not at all.
+            block: see `native.encode_block`; one or several of at most `ROWS_MAX` rows together, which the server
+                squashes into one, so that within one partition they are stored whole or not at all.
             token: names exactly these rows; the same token with other rows would drop them silently.
 
         Raises:
             Unavailable: it is unknown whether the rows were stored.
             Refused: they were not.
         """
-        settings = {"async_insert": 0, "insert_deduplicate": 1, "insert_deduplication_token": token}
+        settings = {
+            "async_insert": 0, "insert_deduplicate": 1, "insert_deduplication_token": token,
+            "min_insert_block_size_rows": ROWS_OF_ONE_BLOCK, "min_insert_block_size_bytes": 0,
+        }  # fmt: skip
         # As a memoryview the statement travels in the URL and the block is not copied behind it.
         await self._call(
             f"insert into {table}", timeout_s,

@@ -18,7 +18,7 @@ import msgspec
 from .client import SCHEMA_CODES, Client
 from .errors import DiskUnusable, Refused, SpoolWaits
 from .schema import qualified
-from .spool import waiting_heads
+from .spoolhead import waiting_heads
 
 RAW_TABLE = "raw_events"
 WRITER_FOLDER = "writer"  # in the instance's data folder
@@ -48,7 +48,7 @@ async def table_ends(client: Client, table: str, topic: str) -> Ends:
         raise
 
 
-async def stored_offsets(client: Client, data_folder: Path, topic: str) -> Ends:
+async def stored_offsets(client: Client, data_folder: Path, topic: str, epoch: int = 1 << 64) -> Ends:
     """Where a topic goes on of which shared memory knows nothing: for each partition the offset of the next event.
 
     A partition that is not named has no event stored.
@@ -56,6 +56,7 @@ async def stored_offsets(client: Client, data_folder: Path, topic: str) -> Ends:
     Args:
         client: of the database in which the tables are.
         data_folder: the instance's, on disk.
+        epoch: what waits on disk counts as far as its ring was made before it, UNIX ns.
 
     Raises:
         SpoolWaits: events of the topic wait on disk for ClickHouse: ask again when they have been replayed.
@@ -63,7 +64,7 @@ async def stored_offsets(client: Client, data_folder: Path, topic: str) -> Ends:
         Refused
     """
     folder = data_folder / WRITER_FOLDER / DESK_SPOOL
-    if waiting := sum(head.identity.get("topic") == topic for head in waiting_heads(folder)):
+    if waiting := sum(head.identity.get("topic") == topic and head.epoch < epoch for head in waiting_heads(folder)):
         raise SpoolWaits(f"topic {topic}: {waiting} batches wait in {folder}: they are sent when ClickHouse takes them")
     return await table_ends(client, RAW_TABLE, topic)
 

@@ -3,8 +3,10 @@
 A queue of batches in files ``<number>.spool`` of one folder. `append` returns when the batch is safe (fsync); batches
 leave in the order in which they came.
 
-The file ``head`` says which record is the next to be sent. It is not fsynced: if it is lost, records are sent again,
-and their tokens and the table itself keep them from being stored twice.
+Batches leave in windows: as many of the first as may be sent together (see `joining`), so that what gathered while
+ClickHouse was away follows in few inserts. Before a window is handed out its extent is in the file ``head``, fsynced: a
+window that was perhaps sent is handed out again with just the same batches, and so with the same tokens, also in a next
+life. If that file is lost all batches are handed out singly, each to be looked for in its table first.
 
 The size is bounded. At the bound the oldest file yields: of market data the newest is worth most. It is renamed to
 ``<number>-<offset of the first that waited>.yielded`` and stays until its batches are in the gap ledger, so that a
@@ -19,21 +21,21 @@ import contextlib
 import dataclasses
 import logging
 import os
-import struct
 import threading
-import zlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from .batch import Batch, BatchHead
 from .errors import DiskUnusable, SpoolFull, StorageError
-from .spoolfile import CRC, Entry, encode_record, next_record, read_body, read_head
+from .joining import joinable
+from .spoolfile import Entry, encode_record, read_body, scan
+from .spoolhead import HEAD, HEAD_FILE, SpoolHead, decode_head
 
 log = logging.getLogger("tickring.storage.spool")
 
-POSITION = struct.Struct("<QQ")
 SEGMENT_BYTES = 64 << 20
 SEGMENT_BYTES_MIN = 1 << 20
 SEGMENTS_MIN = 8  # the bound holds at least so many files, so that little yields at a time
@@ -46,6 +48,14 @@ class SpoolRecordBroken(StorageError):
     def __init__(self, message: str, entry: Entry) -> None:
         super().__init__(message)
         self.entry = entry
+
+
+@dataclass(frozen=True)
+class Window:
+    """Batches to be sent next, in their order; several go together. Uncertain ones may have been sent before."""
+
+    entries: Sequence[Entry]
+    batches: Sequence[Batch]
 
 
 @dataclass(frozen=True)
@@ -99,13 +109,14 @@ class Spool:
         self._entries: deque[Entry] = deque()
         self._yielded: deque[Yielded] = deque()
         self._last_number = 0  # numbers never come again, even when every file is gone: the position refers to them
-        self._sending: Entry | None = None
+        self._sending = -1  # number of the file of the window that is being sent
         self._fd = -1  # of the last segment, for appending
         self.size = 0  # bytes on disk
-        self._unsure = 0  # so many of the first entries may have been sent by an earlier life
+        # Of the first entries so many are one window, or else so many may have been sent and go alone.
+        self._together = self._alone = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._position_fd = os.open(folder / "head", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            self._head_fd = os.open(folder / HEAD_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
             self._open()
         except OSError as error:
             raise DiskUnusable(f"spool {folder}: {error.strerror}: make room or mend its rights") from error
@@ -115,10 +126,10 @@ class Spool:
     def _open(self) -> None:
         self._find_yielded()
         paths = sorted(self.folder.glob("*.spool"), key=lambda path: int(path.stem))
-        position = self._load_position()
-        if position is None and not paths:
-            self._store_position(0, 0)
-        head_segment, head_offset = position or (0, 0)
+        head = decode_head(os.pread(self._head_fd, HEAD.size + 4, 0))
+        if head is None and not paths:
+            self._show_head((0, 0))
+        head_segment, head_offset = (head or SpoolHead()).next
         self._last_number = max([self._last_number, head_segment, *(int(path.stem) for path in paths)])
         for path in paths:
             number = int(path.stem)
@@ -127,60 +138,37 @@ class Spool:
                 continue
             start = head_offset if number == head_segment else 0
             segment = _Segment(number, path, path.stat().st_size)
-            self._scan(segment, start, last=path is paths[-1])
+            self._entries += self._scan(segment, start, last=path is paths[-1])
             self._segments.append(segment)
             self.size += segment.size
-        if self._entries:
-            self._unsure = 1 if position is not None else len(self._entries)
+        if head is None:
+            self._alone = len(self._entries)
+        elif tried := sum((entry.segment, entry.offset) < head.tried for entry in self._entries):
+            if tried == head.together:
+                self._together = tried
+            else:  # one of them is damaged, and the rest is another insert than theirs
+                self._alone = tried
         self._drop_finished()
 
     def _find_yielded(self) -> None:
         """Batches that an earlier life let yield, and perhaps had no time to enter into the gap ledger."""
         for path in sorted(self.folder.glob(f"*{YIELDED_SUFFIX}")):
-            number, start = map(int, path.stem.split("-"))
-            self._scan(_Segment(number, path, path.stat().st_size), start, last=False)
-            if self._entries:
-                # whether the first had been tried is not known any more
-                self._entries[0] = dataclasses.replace(self._entries[0], uncertain=True)
-            self._yielded.append(Yielded(list(self._entries), path))
-            self._entries.clear()
+            number, start, tried = map(int, path.stem.split("-"))
+            entries = self._scan(_Segment(number, path, path.stat().st_size), start, last=False)
+            self._yielded.append(Yielded(_tried(entries, tried), path))
             self._last_number = max(self._last_number, number)
 
-    def _load_position(self) -> tuple[int, int] | None:
-        return _position_of(os.pread(self._position_fd, POSITION.size + CRC.size, 0))
-
-    def _scan(self, segment: _Segment, start: int, *, last: bool) -> None:
-        """Find the records of a file.
-
-        Only the last one of the last file can be torn by a crash: each was fsynced before the next. Damage before that
-        is the disk's; what follows it is looked for and kept.
-        """
-        fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            offset = 0
-            while offset < segment.size:
-                found = read_head(fd, segment.number, offset)
-                if found is None or (last and self._is_torn(fd, segment, found)):
-                    if following := next_record(fd, segment.number, offset + 1, segment.size):
-                        self.counters.broken += 1
-                        log.error("spool=%s damaged=%d bytes at=%d", segment.path, following - offset, offset)
-                        offset = following
-                        continue
-                    self.counters.torn += 1
-                    log.warning("spool=%s torn=%d bytes at=%d: cut off", segment.path, segment.size - offset, offset)
-                    os.ftruncate(fd, offset)
-                    segment.size = offset
-                    break
-                if offset >= start:
-                    self._entries.append(found)
-                    segment.waiting += 1
-                offset += found.size
-        finally:
-            os.close(fd)
-
-    def _is_torn(self, fd: int, segment: _Segment, entry: Entry) -> bool:
-        end = entry.offset + entry.size
-        return end > segment.size or (end == segment.size and read_body(fd, entry) is None)
+    def _scan(self, segment: _Segment, start: int, *, last: bool) -> list[Entry]:
+        """The records of a file from `start` on; what a crash cut short is cut off."""
+        entries, damaged, end = scan(segment.path, segment.number, start, last=last)
+        self.counters.broken += damaged
+        if end < segment.size:
+            self.counters.torn += 1
+            log.warning("spool=%s torn=%d bytes at=%d: cut off", segment.path, segment.size - end, end)
+            os.truncate(segment.path, end)
+            segment.size = end
+        segment.waiting = len(entries)
+        return entries
 
     # -- in life ------------------------------------------------------------------------------------------------
 
@@ -239,19 +227,23 @@ class Spool:
         return [self._yielded.popleft() for _ in range(len(self._yielded))]
 
     def _make_room(self, size: int) -> None:
-        kept = self._sending.segment if self._sending is not None else -1
-        for segment in [s for s in self._segments if s.number != kept]:
+        for segment in [s for s in self._segments if s.number != self._sending]:
             if self.size + size <= self.bytes_max:
                 break
             if segment is self._segments[-1]:
                 self._close_tail()
             if entries := [entry for entry in self._entries if entry.segment == segment.number]:
-                aside = self.folder / f"{segment.number:010d}-{entries[0].offset}{YIELDED_SUFFIX}"
+                # a window lies in one file, the first; those that go alone may lie in several
+                before = next(i for i, entry in enumerate(self._entries) if entry.segment == segment.number)
+                tried = min(len(entries), max(0, max(self._together, self._alone) - before))
+                aside = self.folder / f"{segment.number:010d}-{entries[0].offset}-{tried}{YIELDED_SUFFIX}"
                 segment.path.rename(aside)
-                if entries[0] is self._entries[0] and self._unsure:
-                    entries[0] = dataclasses.replace(entries[0], uncertain=True)
-                self._yielded.append(Yielded(entries, aside))
+                self._yielded.append(Yielded(_tried(entries, tried), aside))
                 self._entries = deque(entry for entry in self._entries if entry.segment != segment.number)
+                if self._together:
+                    self._together -= tried
+                else:
+                    self._alone -= tried
             else:
                 segment.path.unlink(missing_ok=True)  # its first record found no room on the disk
             self._segments.remove(segment)
@@ -297,62 +289,103 @@ class Spool:
             os.close(self._fd)
             self._fd = -1
 
-    def first(self) -> tuple[Entry, Batch] | None:
-        """The batch to be sent next; it stays where it is until `sent` or `yield_back`. None when the spool is empty.
+    def first(self) -> Window | None:
+        """What is to be sent next; it stays where it is until `sent` or `yield_back`. None when the spool is empty.
 
         Raises:
-            SpoolRecordBroken: its bytes are not what was written; `sent` takes it out.
+            SpoolRecordBroken: the first batch's bytes are not what was written; `sent` takes it out.
+            DiskUnusable: what is to be sent could not be entered into the file ``head``.
         """
         with self._lock:
             if not self._entries:
                 return None
-            entry = self._entries[0]
-            path = next(segment.path for segment in self._segments if segment.number == entry.segment)
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    body = read_body(fd, entry)
-                finally:
-                    os.close(fd)
-            except OSError as error:
-                log.error("spool=%s at=%d: %s", path, entry.offset, error)
-                body = None
-            self._sending = entry
-            if body is None:
+            tried = bool(self._together or self._alone)
+            count = self._together or (1 if self._alone else joinable(self._entries))
+            entries = list(islice(self._entries, count))
+            bodies = self._read(entries)
+            if self._together and len(bodies) < count:
+                log.error("spool=%s %d batches went together, not all can be read: each alone", self.folder, count)
+                self._enter(alone=count)
+                entries, bodies = entries[:1], bodies[:1]
+            self._sending = entries[0].segment
+            if not bodies:
                 raise SpoolRecordBroken(
-                    f"spool {path}: the record at {entry.offset} does not match its CRC: skipped", entry
-                )
-            return entry, Batch(entry.head, body, uncertain=entry.uncertain or self._unsure > 0)
+                    f"spool {self.folder}: the record at {entries[0].offset} of file {entries[0].segment} does not "
+                    "match its CRC: skipped", entries[0],
+                )  # fmt: skip
+            if not tried:
+                self._enter(together=len(bodies))
+            entries = entries[: len(bodies)]
+            batches = [Batch(e.head, body, tried or e.uncertain) for e, body in zip(entries, bodies, strict=True)]
+            return Window(entries, batches)
 
-    def sent(self, entry: Entry) -> None:
-        """The batch is in ClickHouse, or given up and in the gap ledger: forget it."""
+    def _read(self, entries: Sequence[Entry]) -> list[bytes]:
+        """The blocks of entries of one file, up to the first that is not what was written."""
+        path = next(segment.path for segment in self._segments if segment.number == entries[0].segment)
+        bodies = []
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                for entry in entries:
+                    if (body := read_body(fd, entry)) is None:
+                        break
+                    bodies.append(body)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            log.error("spool=%s: %s", path, error)
+        return bodies
+
+    def sent(self, entries: Sequence[Entry]) -> None:
+        """Batches are in ClickHouse, or given up and in the gap ledger: forget them."""
         with self._lock:
-            assert self._entries and self._entries[0] is entry, f"spool {self.folder}: sent out of order"
-            self._sending = None
-            self._forget_first()
+            self._sending = -1
+            for entry in entries:
+                assert self._entries and self._entries[0] is entry, f"spool {self.folder}: sent out of order"
+                self._entries.popleft()
+                next(segment for segment in self._segments if segment.number == entry.segment).waiting -= 1
+            self._together, self._alone = 0, max(0, self._alone - len(entries))
+            end = entries[-1]
+            self._show_head((end.segment, end.offset + end.size))
+            self._drop_finished()
 
-    def yield_back(self, entry: Entry) -> None:
-        """It was tried and may or may not be in ClickHouse: keep it, and look before the next attempt."""
+    def yield_back(self) -> None:
+        """What `first` gave was tried and may or may not be in ClickHouse: the same again, and look before."""
         with self._lock:
-            self._sending = None
-            self._unsure = max(self._unsure, 1)
+            self._sending = -1
 
-    def _forget_first(self) -> None:
-        entry = self._entries.popleft()
-        self._unsure = max(0, self._unsure - 1)
-        segment = next(segment for segment in self._segments if segment.number == entry.segment)
-        segment.waiting -= 1
-        following = self._entries[0] if self._entries else None
-        if following is not None:
-            self._store_position(following.segment, following.offset)
-        else:
-            self._store_position(entry.segment, entry.offset + entry.size)
-        self._drop_finished()
+    def part(self) -> None:
+        """What `first` gave does not go together: from now on each of it alone, after a look.
 
-    def _store_position(self, segment: int, offset: int) -> None:
-        data = POSITION.pack(segment, offset)
-        with contextlib.suppress(OSError):  # then records are sent again, and found to be there
-            os.pwrite(self._position_fd, data + CRC.pack(zlib.crc32(data)), 0)
+        Raises:
+            DiskUnusable: it was not parted.
+        """
+        with self._lock:
+            self._sending = -1
+            self._enter(alone=self._together)
+
+    def _enter(self, *, together: int = 0, alone: int = 0) -> None:
+        """Say which batches are tried now, and how, so that no next life takes it for something else."""
+        before = self._together, self._alone
+        self._together, self._alone = together, alone
+        try:
+            self._store_head()
+            os.fdatasync(self._head_fd)
+        except OSError as error:
+            self._together, self._alone = before
+            raise DiskUnusable(f"spool {self.folder / HEAD_FILE}: {error.strerror}: make room on that disk") from error
+
+    def _store_head(self, end: tuple[int, int] = (0, 0)) -> None:
+        """Write the file ``head``; `end` is the next place where no batch waits."""
+        place = tried = (self._entries[0].segment, self._entries[0].offset) if self._entries else end
+        if count := self._together or self._alone:
+            last = self._entries[count - 1]
+            tried = last.segment, last.offset + last.size
+        os.pwrite(self._head_fd, SpoolHead(place, tried, self._together).encode(), 0)
+
+    def _show_head(self, end: tuple[int, int]) -> None:
+        with contextlib.suppress(OSError):  # then a next life takes what was sent for tried, and finds it
+            self._store_head(end)
 
     def _drop_finished(self) -> None:
         while self._segments and not self._segments[0].waiting:
@@ -360,51 +393,16 @@ class Spool:
             self.size -= segment.size
             if not self._segments:
                 self._close_tail()
-                self._store_position(segment.number + 1, 0)
+                self._show_head((segment.number + 1, 0))
             segment.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the files; everything stays on disk."""
         with self._lock:
             self._close_tail()
-            os.close(self._position_fd)
+            os.close(self._head_fd)
 
 
-def _position_of(data: bytes) -> tuple[int, int] | None:
-    """What the file `head` says; None where it is damaged or empty."""
-    if len(data) < POSITION.size + CRC.size:
-        return None
-    whole = zlib.crc32(data[: POSITION.size]) == CRC.unpack_from(data, POSITION.size)[0]
-    return POSITION.unpack_from(data) if whole else None
-
-
-def waiting_heads(folder: Path) -> list[BatchHead]:
-    """What a spool holds and may not have been sent yet, for somebody other than its process."""
-    heads: list[BatchHead] = []
-    try:
-        data = (folder / "head").read_bytes()
-    except FileNotFoundError:
-        return heads
-    head_segment, head_offset = _position_of(data) or (0, 0)
-    for path in sorted(folder.glob("*.spool"), key=lambda path: int(path.stem)):
-        number = int(path.stem)
-        if number < head_segment:
-            continue
-        with contextlib.suppress(FileNotFoundError):  # it was sent meanwhile
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                offset, end = head_offset if number == head_segment else 0, os.fstat(fd).st_size
-                while offset < end:
-                    if (entry := read_head(fd, number, offset)) is not None:
-                        heads.append(entry.head)
-                        offset += entry.size
-                    else:
-                        offset = next_record(fd, number, offset + 1, end) or end
-            finally:
-                os.close(fd)
-    return heads
-
-
-def spool_bytes(folder: Path) -> int:
-    """The size of a spool's files, for somebody other than its process."""
-    return sum(path.stat().st_size for path in folder.glob("*.spool"))
+def _tried(entries: Sequence[Entry], count: int) -> list[Entry]:
+    """Entries of which the first so many may have been sent."""
+    return [dataclasses.replace(entry, uncertain=True) if i < count else entry for i, entry in enumerate(entries)]

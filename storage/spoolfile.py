@@ -14,14 +14,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from .batch import Batch, BatchHead
+
+log = logging.getLogger("tickring.storage.spool")
 
 RECORD = struct.Struct("<IIIII")
 CRC = struct.Struct("<I")
@@ -84,3 +88,36 @@ def next_record(fd: int, segment: int, start: int, end: int) -> int | None:
             return start + at
         at = data.find(MAGIC_BYTES, at + 1)
     return None
+
+
+def scan(path: Path, segment: int, start: int, *, last: bool) -> tuple[list[Entry], int, int]:
+    """The records of a file from offset `start` on, how many damaged places were gone over, and where they end.
+
+    Only the last one of the last file can be torn by a crash: each was fsynced before the next. Damage before that is
+    the disk's; what follows it is looked for and kept.
+    """
+    entries, damaged, offset = [], 0, 0
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        while offset < size:
+            found = read_head(fd, segment, offset)
+            if found is None or (last and _is_torn(fd, found, size)):
+                following = next_record(fd, segment, offset + 1, size)
+                if following is None:
+                    break
+                damaged += 1
+                log.error("spool=%s damaged=%d bytes at=%d", path, following - offset, offset)
+                offset = following
+                continue
+            if offset >= start:
+                entries.append(found)
+            offset += found.size
+    finally:
+        os.close(fd)
+    return entries, damaged, offset
+
+
+def _is_torn(fd: int, entry: Entry, size: int) -> bool:
+    end = entry.offset + entry.size
+    return end > size or (end == size and read_body(fd, entry) is None)

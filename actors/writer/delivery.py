@@ -4,8 +4,9 @@ What must not be lost (the desk's events) has a delivery with a spool of its own
 its followers then wait in their rings.
 
 States: AWAY at the start and after an insert that got no acknowledgement: every batch goes to the spool, and a task
-knocks, brings the tables up to date and replays. UP once the spool is empty and nobody is writing to it: so the batches
-of a stream reach ClickHouse in the order of its sequences.
+knocks, brings the tables up to date and replays, which is CATCHING UP: many small batches go in few inserts, and new
+ones still queue behind them. UP once the spool is empty and nobody is writing to it: so the batches of a stream reach
+ClickHouse in the order of its sequences.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from pathlib import Path
 
 from ...storage.batch import Batch, BatchHead, insert_batch
 from ...storage.client import SCHEMA_CODES, Client
-from ...storage.errors import Refused, SchemaConflict, StorageError, Unavailable
+from ...storage.errors import DiskUnusable, Refused, SchemaConflict, StorageError, Unavailable
 from ...storage.gaps import REFUSED, SPOOL_BROKEN, SPOOL_FULL, Gap, GapLedger
-from ...storage.spool import Entry, Spool, SpoolRecordBroken
+from ...storage.joining import joined
+from ...storage.offsets import RAW_TABLE
+from ...storage.spool import Spool, SpoolRecordBroken, Window
 from .config import Config
 from .metrics import Metrics
 
@@ -54,6 +57,7 @@ class Delivery:
         self._prepare = prepare
         self._acknowledged = acknowledged
         self.up = False
+        self.catching_up = False  # ClickHouse answers, and the spool is being sent
         self.tried = asyncio.Event()  # the first attempt to reach ClickHouse is over
         self._away = asyncio.Event()
         self._away.set()
@@ -144,11 +148,13 @@ class Delivery:
                     delay = self.config.retry_delay_s
                     self.tried.set()
                     continue
-            except (Unavailable, Refused, SchemaConflict) as error:
+            except (Unavailable, Refused, SchemaConflict, DiskUnusable) as error:
                 if str(error) != self._reason:
                     level = logging.ERROR if isinstance(error, SchemaConflict) else logging.WARNING
                     log.log(level, "clickhouse=away: %s", error)
                 self._reason = str(error)
+            finally:
+                self.catching_up = False
             self.tried.set()
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, self.config.retry_delay_max_s)
@@ -158,32 +164,51 @@ class Delivery:
         replayed = 0
         while True:
             try:
-                first = await asyncio.to_thread(self.spool.first)
+                window = await asyncio.to_thread(self.spool.first)
             except SpoolRecordBroken as error:
                 log.error("%s", error)
                 self.metrics.spool_broken.inc()
                 self._lose(error.entry.head, SPOOL_BROKEN)
-                await asyncio.to_thread(self.spool.sent, error.entry)
+                await asyncio.to_thread(self.spool.sent, (error.entry,))
                 continue
-            if first is None:
+            if window is None:
                 if self._spooling:
                     await asyncio.sleep(0.01)  # a batch is being written to the spool
                     continue
                 self._come_back(replayed)
                 return True
-            entry, batch = first
+            if not self.catching_up:
+                log.info("clickhouse=catching up spool=%s batches=%d", self.spool.folder.name, len(self.spool))
+                self.catching_up = True
+            if not await self._send(window):
+                continue
+            await asyncio.to_thread(self.spool.sent, window.entries)
+            for batch in window.batches:
+                replayed += batch.head.rows
+                self.metrics.replayed_rows.inc(batch.head.rows)
+                self._acknowledged(batch.head)
+            self.show()
+
+    async def _send(self, window: Window) -> bool:
+        """Send a window; False when what ClickHouse does not take of it was put out of the way.
+
+        Raises:
+            Unavailable, Refused: the window is the spool's first again.
+        """
+        for batch in joined(window.batches, last=RAW_TABLE):
             try:
                 await self._insert(batch, 2 * self.config.insert_timeout_s)
             except BaseException as error:
-                if isinstance(error, Refused) and await self._put_aside(entry, batch, error):
-                    continue
-                self.spool.yield_back(entry)
+                if isinstance(error, Refused) and self._is_final(batch, error):
+                    if len(window.entries) > 1:
+                        log.error("%d batches refused, each is tried alone: %s", len(window.entries), error)
+                        await asyncio.to_thread(self.spool.part)
+                    else:
+                        await self._put_aside(window, error)
+                    return False
+                self.spool.yield_back()
                 raise
-            await asyncio.to_thread(self.spool.sent, entry)
-            replayed += batch.head.rows
-            self.metrics.replayed_rows.inc(batch.head.rows)
-            self._acknowledged(batch.head)
-            self.show()
+        return True
 
     def _come_back(self, replayed: int) -> None:
         log.info("clickhouse=up spool=%s replayed=%d rows", self.spool.folder.name, replayed)
@@ -193,22 +218,25 @@ class Delivery:
         self._away.clear()
         self.show()
 
-    async def _put_aside(self, entry: Entry, batch: Batch, error: Refused) -> bool:
-        """Take a batch that ClickHouse will never take out of everybody's way; True when that was done.
+    def _is_final(self, batch: Batch, error: Refused) -> bool:
+        """Whether a refusal is to stay.
 
-        The first refusal may come from a table that somebody changed, which the next round mends.
+        The first may come from a table that somebody changed, which the next round mends.
         """
+        token = batch.head.token
+        refusals = self._refusals[token] = self._refusals.get(token, 0) + 1
+        return refusals > 2 or (refusals == 2 and error.code not in SCHEMA_CODES)
+
+    async def _put_aside(self, window: Window, error: Refused) -> None:
+        """Take a batch that ClickHouse will never take out of everybody's way."""
+        (batch,) = window.batches
         head = batch.head
-        refusals = self._refusals[head.token] = self._refusals.get(head.token, 0) + 1
-        if refusals == 1 or (error.code in SCHEMA_CODES and refusals < 3):
-            return False
         kept = await asyncio.to_thread(self._keep_refused, batch)
         log.error("batch=%s rows=%d refused: %s; block kept=%s", head.token, head.rows, error, kept or "no room")
         self.metrics.refused.inc()
         self._lose(head, REFUSED)
-        await asyncio.to_thread(self.spool.sent, entry)
+        await asyncio.to_thread(self.spool.sent, window.entries)
         self._acknowledged(head)
-        return True
 
     def _keep_refused(self, batch: Batch) -> Path | None:
         folder = self.spool.folder / "refused"
@@ -231,13 +259,18 @@ class Delivery:
         metrics.gaps_pending.set(len(self.ledger.pending))
         metrics.gaps_unrecorded.inc(self.ledger.unrecorded - metrics.gaps_unrecorded.value)
 
+    def _state(self) -> str:
+        """Why batches do not go to ClickHouse at once; empty where they do."""
+        return f"catching up: {len(self.spool)} batches left" if self.catching_up else self._reason
+
     def detail(self) -> dict[str, object]:
         """For the actor's page."""
         server, oldest = self.config.clickhouse, self.spool.oldest()
         return {
             "clickhouse": {
                 "url": self.client.url, "user": server.user, "password_file": server.password_file,
-                "database": server.database, "up": self.up, "reason": self._reason[:300],
+                "database": server.database, "up": self.up, "catching_up": self.catching_up,
+                "reason": self._state()[:300],
             },
             "spool": {
                 "bytes": self.spool.size, "batches": len(self.spool), "bytes_max": self.spool.bytes_max,

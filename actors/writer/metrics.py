@@ -22,7 +22,9 @@ class Metrics:
         self.labels = {"lane": lane} if lane else {}
         counter, gauge = partial(page.counter, **self.labels), partial(page.gauge, **self.labels)
         self.page = page
-        self.up = gauge(_P + "clickhouse_up", "1 = ClickHouse takes inserts, 0 = batches go to the spool")
+        self.up = gauge(
+            _P + "clickhouse_up", "1 = batches go to ClickHouse, 0 = to the spool: it is away, or the spool is replayed"
+        )
         self.insert_seconds = page.histogram(_P + "insert_seconds", "Time of one insert", INSERT_SECONDS, **self.labels)
         self.insert_bytes = counter(_P + "insert_bytes_total", "Bytes of Native blocks that ClickHouse acknowledged")
         self.insert_errors = counter(_P + "clickhouse_insert_errors_total", "Inserts without an acknowledgement")

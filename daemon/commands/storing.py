@@ -20,7 +20,7 @@ from ...storage.errors import StorageError
 from ...storage.gaps import gap_totals, read_gaps
 from ...storage.offsets import DESK_SPOOL
 from ...storage.overview import table_statuses
-from ...storage.spool import spool_bytes
+from ...storage.spoolhead import spool_bytes
 from ..control import ask
 from ..errors import EXIT_OK, EXIT_UNAVAILABLE, NotRunning
 from .output import print_json, print_table
@@ -77,6 +77,7 @@ def _facts(folder: Path, data: Path, detail: dict[str, Any]) -> dict[str, Any]:
     """What needs no ClickHouse: from the writer's page, its folder, and the rings."""
     return {
         "clickhouse": dict(detail.get("clickhouse", {})),
+        "desk_clickhouse": detail.get("desk", {}).get("clickhouse"),  # None: the desk has stored nothing yet
         "tables": None,
         "spool": _spool(data / "spool", detail),
         "desk_spool": _spool(data / DESK_SPOOL, detail.get("desk", {})),
@@ -110,8 +111,9 @@ def _cursors(folder: Path) -> list[dict[str, Any]]:
 
 def _print(facts: dict[str, Any]) -> None:
     clickhouse = facts["clickhouse"]
-    state = "takes rows" if clickhouse.get("up") else f"away: {clickhouse.get('reason') or 'starting'}"
-    print(f"clickhouse {clickhouse.get('url')}, database {clickhouse.get('database')}: {state}")
+    print(f"clickhouse {clickhouse.get('url')}, database {clickhouse.get('database')}: {_state(clickhouse)}")
+    if facts["desk_clickhouse"] is not None:
+        print(f"the desk's events: {_state(facts['desk_clickhouse'])}")
     if facts["tables"] is None:
         print(f"tables are not known: {clickhouse['error']}")
     elif facts["tables"]:
@@ -137,6 +139,14 @@ def _print(facts: dict[str, Any]) -> None:
             print_table(list(rows[0]), [[_cell(name, value) for name, value in row.items()] for row in rows], title)
         else:
             print(f"{title}: none")
+
+
+def _state(clickhouse: dict[str, Any]) -> str:
+    """Of one way to ClickHouse, as the writer's page tells of it."""
+    reason = clickhouse.get("reason") or "starting"
+    if clickhouse.get("up"):
+        return "takes rows"
+    return reason if clickhouse.get("catching_up") else f"away: {reason}"
 
 
 def _cell(name: str, value: object) -> str:

@@ -219,18 +219,25 @@ def test_writer_killed_while_spooling_stores_every_event_once(desk, wiped, targe
 
 @pytest.mark.parametrize("wiped", [False, True], ids=["ring kept", "ring wiped"])
 @pytest.mark.parametrize(("target", "when", "call"), [
-    (INSERT, "before", 2), (INSERT, "after", 2), (INSERT, "after", 5), (SENT, "before", 3), (SENT, "after", 5),
+    (INSERT, "before", 2), (INSERT, "after", 2), (INSERT, "after", 4), (INSERT, "after", 5), (INSERT, "before", 9),
+    (SENT, "before", 1), (SENT, "after", 1), (SENT, "before", 2),
 ])  # fmt: skip
 def test_writer_killed_while_replaying_the_spool_stores_every_event_once(desk, wiped, target, when, call):
-    desk.begin()
+    desk.begin(500)
     player = paused(desk)
     filled_once(desk)
     player.play()
-    desk.writer.start(desk.away())
+    desk.writer.start(desk.away(desk_batch_rows=3))  # so many batches that they go in two windows
     wait_for("all spooled", lambda: desk.cursors(player).get("writer") == player.sequence)
     desk.writer.kill()
     desk.writer.start(desk.config(), {"target": target, "when": when, "call": call})
     desk.writer.wait()
+    database = desk.server.database
+    early = desk.query(
+        f"SELECT count() FROM {database}.raw_events WHERE (partition, offset) NOT IN (SELECT partition, offset "
+        f"FROM {database}.exec_reports UNION ALL SELECT partition, offset FROM {database}.dead_letters)"
+    )
+    assert early == [(0,)], "an event is stored before what follows from it"
     if wiped:
         desk.reboot()
         desk.writer.start(desk.config())
@@ -239,6 +246,23 @@ def test_writer_killed_while_replaying_the_spool_stores_every_event_once(desk, w
         desk.writer.start(desk.config())
     desk.finish()
     desk.check()
+
+
+def test_spool_of_many_small_batches_is_replayed_in_few_inserts(desk):
+    desk.begin(500)
+    player = paused(desk)
+    filled_once(desk)
+    player.play()
+    desk.writer.start(desk.away(desk_batch_rows=3))
+    wait_for("all spooled", lambda: desk.cursors(player).get("writer") == player.sequence)
+    wait_for("the count", lambda: desk.writer.metric("tickring_storage_spool_batches", lane="desk") > 300)
+    batches = desk.writer.metric("tickring_storage_spool_batches", lane="desk")
+    desk.writer.kill()
+    desk.writer.start(desk.config())
+    desk.finish()
+    desk.check()
+    inserts = desk.writer.metric("tickring_storage_insert_seconds", lane="desk")
+    assert inserts <= 5 * (batches // 256 + 1) + 5, "five tables; and perhaps a last range that came behind"
 
 
 def test_spool_at_its_bound_holds_the_topic_up_and_nothing_yields(desk):

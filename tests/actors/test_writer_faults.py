@@ -14,8 +14,10 @@ import pytest
 
 from tickring.codecs.records import QUOTE, TRADE
 from tickring.ringbuf import read_page
+from tickring.storage.batch import Batch
 from tickring.storage.client import Server
 from tickring.storage.gaps import LAPPED, RING_GONE, SPOOL_FULL
+from tickring.storage.spoolfile import encode_record, scan
 
 from ..ports import free_port
 from ..storage.conftest import engine, server  # noqa: F401
@@ -131,12 +133,13 @@ def test_writer_killed_around_the_spool_keeps_every_row(instance, target, when, 
 
 
 @pytest.mark.parametrize(
-    ("target", "when", "call"), [(INSERT, "before", 3), (INSERT, "after", 3), (SENT, "before", 2), (SENT, "after", 2)]
+    ("target", "when", "call"),
+    [(INSERT, "before", 1), (INSERT, "after", 1), (INSERT, "after", 2), (SENT, "before", 2), (SENT, "after", 1)],
 )
 def test_writer_killed_while_replaying_sends_the_rest_once(instance, target, when, call):
     producer = instance.producer()
     rows = producer.publish(1000)
-    instance.writer.start(instance.away(batch_rows=200))
+    instance.writer.start(instance.away(batch_rows=3))  # so many batches that they go in two inserts
     wait_for("all spooled", lambda: instance.cursors(producer).get("writer") == 1000)
     assert instance.cursors(producer)["writer.stored"] == 0
     instance.writer.kill()
@@ -338,28 +341,52 @@ def test_writer_after_a_table_was_dropped_makes_it_again_and_loses_nothing_new(i
     instance.check_content((producer, rows))
 
 
+def replace_block(folder: Path, number: int, block: bytes) -> Path:
+    """Make a batch's block one that is whole on disk but nonsense to ClickHouse: as of another version's format."""
+    path = next(folder.glob("*.spool"))
+    data = path.read_bytes()
+    entry = scan(path, int(path.stem), 0, last=True)[0][number]
+    record = b"".join(encode_record(Batch(entry.head, block)))
+    path.write_bytes(data[: entry.offset] + record + data[entry.offset + entry.size :])
+    return path
+
+
 def test_writer_puts_a_batch_that_is_never_taken_aside_and_goes_on(instance):
     producer = instance.producer()
     rows = producer.publish(1000)
     instance.writer.start(instance.away(batch_rows=500))
     wait_for("all spooled", lambda: instance.cursors(producer).get("writer") == 1000)
     instance.writer.kill()
-    path = next((instance.data / "writer" / "spool").glob("*.spool"))
-    data = path.read_bytes()
-    # A block that is whole on disk but nonsense to ClickHouse: as of a version that wrote another format.
-    from tickring.storage.batch import Batch
-    from tickring.storage.spool import Spool
-    from tickring.storage.spoolfile import encode_record
-
-    spool = Spool(path.parent, 1 << 30)
-    head = spool.heads()[0]
-    size = spool._entries[0].size
-    spool.close()
-    nonsense = b"".join(encode_record(Batch(head, b"\xff" * 300)))
-    path.write_bytes(nonsense + data[size:])
+    path = replace_block(instance.data / "writer" / "spool", 0, b"\xff" * 300)
     instance.writer.start(instance.config())
     instance.wait_stored()
     instance.check_content((producer, rows[500:]))
     (gap,) = instance.gaps()
     assert (gap.first, gap.stop, gap.reason) == (0, 500, "refused")
     assert [one.read_bytes() for one in (path.parent / "refused").iterdir()] == [b"\xff" * 300]
+
+
+def test_writer_replays_many_small_batches_in_few_inserts(instance):
+    producer = instance.producer()
+    rows = producer.publish(3000)
+    instance.writer.start(instance.away(batch_rows=2))
+    wait_for("all spooled", lambda: instance.cursors(producer).get("writer") == 3000)
+    instance.writer.kill()
+    instance.writer.start(instance.config())
+    instance.wait_stored()
+    instance.check_content((producer, rows))
+    assert instance.writer.metric("tickring_storage_insert_seconds") == 6
+
+
+def test_writer_puts_one_batch_of_many_aside_and_stores_the_others_once(instance):
+    producer = instance.producer()
+    rows = producer.publish(1000)
+    instance.writer.start(instance.away(batch_rows=50))
+    wait_for("all spooled", lambda: instance.cursors(producer).get("writer") == 1000)
+    instance.writer.kill()
+    replace_block(instance.data / "writer" / "spool", 7, b"\xff" * 300)
+    instance.writer.start(instance.config())
+    instance.wait_stored()
+    instance.check_content((producer, np.delete(rows, np.s_[350:400])))
+    (gap,) = instance.gaps()
+    assert (gap.first, gap.stop, gap.reason) == (350, 400, "refused")

@@ -89,7 +89,7 @@ def test_writer_killed_around_the_spool_by_a_reboot_replays_what_is_on_disk(inst
 def test_writer_killed_while_replaying_after_a_reboot_sends_the_rest_once(instance, target, when):
     producer = instance.producer()
     rows = producer.publish(1000)
-    instance.writer.start(instance.away(batch_rows=200))
+    instance.writer.start(instance.away(batch_rows=3))  # so many batches that they go in two inserts
     wait_for("all spooled", lambda: instance.cursors(producer).get("writer") == 1000)
     instance.end(producer)
     instance.writer.stop()  # it leaves an empty ring: nothing of it is lost
@@ -146,13 +146,13 @@ def test_writer_killed_around_an_insert_whose_token_is_forgotten_compares_it_wit
     assert instance.gaps() == []
 
 
-@pytest.mark.parametrize(("target", "when", "call"), [(INSERT, "before", 3), (INSERT, "after", 3), (SENT, "before", 2)])
+@pytest.mark.parametrize(("target", "when", "call"), [(INSERT, "before", 2), (INSERT, "after", 2), (SENT, "before", 1)])
 def test_writer_killed_while_replaying_tokens_that_are_forgotten_compares_them_with_the_table(
     instance, target, when, call
 ):
     producer = instance.producer()
     rows = producer.publish(1000)
-    instance.writer.start(instance.away(batch_rows=200))
+    instance.writer.start(instance.away(batch_rows=3))  # so many batches that they go in two inserts
     wait_for("all spooled", lambda: instance.cursors(producer).get("writer") == 1000)
     instance.writer.kill()
     instance.writer.start(instance.config(), {"target": target, "when": when, "call": call})

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 
-from tickring.daemon.commands.storing import _kept
+from tickring.daemon.commands.storing import _kept, _state
 from tickring.ringbuf import read_page
 
 from .conftest import wait_for
@@ -74,3 +74,16 @@ def test_storage_status_without_a_daemon_ends_with_one_line(tmp_path):
 )
 def test_retention_is_said_in_days(ttl, said):
     assert _kept(ttl) == said
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"up": True, "catching_up": False, "reason": ""}, "takes rows"),
+        ({"up": False, "catching_up": True, "reason": "catching up: 12 batches left"}, "catching up: 12 batches left"),
+        ({"up": False, "catching_up": False, "reason": "no answer"}, "away: no answer"),
+        ({}, "away: starting"),
+    ],
+)
+def test_state_of_clickhouse_is_said_in_words(told, said):
+    assert _state(told) == said

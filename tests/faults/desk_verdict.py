@@ -11,6 +11,7 @@ import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from decimal import Decimal, localcontext
 from typing import Any
 
@@ -19,7 +20,7 @@ from tickring.actors.recent import ALERTS_ACTOR, PORTFOLIO_ACTOR, topic_actor
 from tickring.codecs.desk.money import amount_of
 from tickring.codecs.desk.records import BY_NAME
 from tickring.codecs.record import Flag
-from tickring.ringbuf import StreamReader
+from tickring.ringbuf import RingError, StreamReader, page_filename, read_page
 
 from ..desk.messages import START_MS, TrueFill
 from ..system.tree import Tree, until
@@ -44,6 +45,7 @@ from .verdict import SHOWN, Usage, Verdict, growth
 
 ARRIVE_S = 300.0  # the last rows reach the tables within this, once the load has ended
 FOLLOW_S = 60.0  # and everything else follows within this
+_FOLLOWED: ContextVar[float] = ContextVar("followed", default=0.0)  # monotonic time by which it has
 MEMORY_MORE = 160  # MiB: a writer that comes back makes batches of all topics at once, row by row
 PAGE = 1000
 SEEN = "acct-rule"
@@ -55,8 +57,8 @@ SELECT_RAW = (
 )
 
 
-def judge(campaign: DeskCampaign, before: Usage) -> list[Verdict]:
-    """Let the damage and the load end, wait until everything is stored, then compare."""
+def judge(campaign: DeskCampaign, before: Usage, arrive_s: float = ARRIVE_S) -> list[Verdict]:
+    """Let the damage and the load end, wait until everything is stored, but no longer than `arrive_s`, then compare."""
     tree = campaign.tree
     trouble = campaign.trouble
     found = [
@@ -71,8 +73,9 @@ def judge(campaign: DeskCampaign, before: Usage) -> list[Verdict]:
     except AssertionError as error:
         return [*found, Verdict("whole again after the last damage", False, f"{error}\n{tree.logged(15)}")]
     found.append(Verdict("whole again after the last damage", True, f"{len(produced)} events produced"))
-    with contextlib.suppress(AssertionError):  # the comparison says what is missing
-        until(f"{len(produced)} raw events", lambda: _stored(tree) >= len(produced), ARRIVE_S)
+    found.append(arrival(tree, len(produced), arrive_s))
+    # What has not arrived by now is not waited for once more by each of the comparisons.
+    _FOLLOWED.set(time.monotonic() + (FOLLOW_S if found[-1].ok else 0.0))
     good, fills = live(produced), distinct_fills(produced)
     found += [raw_events(tree, produced), dead_letters(tree, produced)]
     found += [derived(tree, table, [one for one in good if one.message.topic == table.topic]) for table in TABLES]
@@ -81,6 +84,24 @@ def judge(campaign: DeskCampaign, before: Usage) -> list[Verdict]:
     found += [stream_of_positions(tree, positions), rest_positions(tree, positions), pnl(tree, positions)]
     found += [rest_fills(tree, fills), fill_summary(tree, fills), *alerts(tree, good)]
     return found + growth(before, Usage.of(tree), MEMORY_MORE)
+
+
+def arrival(tree: Tree, count: int, within_s: float) -> Verdict:
+    """Wait for the raw events; where some do not come, the writer's page tells where they are."""
+    began = time.monotonic()
+    try:
+        until("all raw events", lambda: _stored(tree) >= count, within_s)
+        return Verdict("all raw events arrive", True, f"within {time.monotonic() - began:.1f} s")
+    except AssertionError:
+        detail: dict[str, Any] = {}
+        with contextlib.suppress(RingError, OSError):
+            detail = read_page(tree.folder / page_filename("writer")).detail
+        lanes = {lane: [of.get("clickhouse", {}).get("reason"), of.get("spool", {}).get("batches")]
+                 for lane, of in (("market", detail), ("desk", detail.get("desk", {})))}  # fmt: skip
+        said = (
+            f"{_stored(tree)} of {count} within {within_s:g} s; reason and spooled batches: {lanes}\n{tree.logged(15)}"
+        )
+        return Verdict("all raw events arrive", False, said)
 
 
 def _stored(tree: Tree) -> int:
@@ -120,16 +141,16 @@ def difference(expected: Iterable[Row], seen: Iterable[Row]) -> str:
     return "; ".join(lines)
 
 
-def _same(what: str, expected: Iterable[Row], ask: Callable[[], Iterable[Row]], wait_s: float = FOLLOW_S) -> Verdict:
-    """Ask until the answer is as expected, or until it will not come to that."""
-    wanted, end = list(expected), time.monotonic() + wait_s
+def _same(what: str, expected: Iterable[Row], ask: Callable[[], Iterable[Row]]) -> Verdict:
+    """Ask until the answer is as expected, or until it will not come to that; once at least."""
+    wanted = list(expected)
     while True:
         try:
             seen = list(ask())
             wrong = difference(wanted, seen)
         except (OSError, AssertionError, KeyError) as error:
             seen, wrong = [], f"no answer: {type(error).__name__}: {error}"
-        if not wrong or time.monotonic() > end:
+        if not wrong or time.monotonic() > _FOLLOWED.get():
             break
         time.sleep(1.0)
     return Verdict(what, not wrong, wrong or f"{len(seen)} rows, {digest(seen)}")
@@ -347,7 +368,8 @@ def rest_fills(tree: Tree, fills: Mapping[Any, TrueFill]) -> Verdict:
 def fill_summary(tree: Tree, fills: Mapping[Any, TrueFill]) -> Verdict:
     with localcontext(EXACT):
         volume = sum((fill.quantity * fill.price for fill in fills.values()), Decimal(0))
-        commission = sum((fill.commission for fill in fills.values()), Decimal(0))
+        # told in USDT; the rate of a fee in BNB is not in its fill
+        commission = sum((f.commission for f in fills.values() if f.commission_asset != "BNB"), Decimal(0))
 
     def ask() -> list[Row]:
         told = tree.get(f"/api/v1/fills/summary?account_id=*&{_range(fills)}").data

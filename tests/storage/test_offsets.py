@@ -14,7 +14,8 @@ from tickring.storage.errors import SpoolFull, SpoolWaits, Unavailable
 from tickring.storage.nativerows import encode_rows
 from tickring.storage.offsets import DESK_SPOOL, WRITER_FOLDER, Overlap, stored_offsets
 from tickring.storage.schema import SchemaOptions, qualified
-from tickring.storage.spool import Spool, waiting_heads
+from tickring.storage.spool import Spool
+from tickring.storage.spoolhead import waiting_heads
 
 
 def batch(topic="a.v1", n=0, size=100):
@@ -56,8 +57,7 @@ def test_stored_offsets_wait_for_the_spool_of_that_topic(with_client, tmp_path):
     assert with_client(lambda client: stored_offsets(client, tmp_path, "b.v1")) == {}
     with pytest.raises(SpoolWaits, match=r"topic a\.v1: 1 batches wait"):
         with_client(lambda client: stored_offsets(client, tmp_path, "a.v1"))
-    entry, _ = spool.first()
-    spool.sent(entry)
+    spool.sent(spool.first().entries)
     assert with_client(lambda client: stored_offsets(client, tmp_path, "a.v1")) == {}
     spool.close()
 
@@ -69,15 +69,15 @@ def test_stored_offsets_without_clickhouse_are_not_known(tmp_path):
 
 def test_waiting_heads_of_a_spool_are_those_that_were_not_sent_whatever_is_damaged(tmp_path):
     spool = desk_spool(tmp_path)
-    for n in range(4):
+    spool.append(batch(n=0))
+    spool.sent(spool.first().entries)
+    for n in range(1, 4):
         spool.append(batch(n=n))
-    entry, _ = spool.first()
-    spool.sent(entry)
     folder = spool.folder
     assert [head.first for head in waiting_heads(folder)] == [1, 2, 3]
     path = next(folder.glob("*.spool"))
     data = bytearray(path.read_bytes())
-    data[2 * len(data) // 4 + 30] ^= 1  # in the head of the third
+    data[len(data) // 3 + 30] ^= 1  # in the head of the second
     path.write_bytes(data)
     assert [head.first for head in waiting_heads(folder)] == [1, 3]
     assert waiting_heads(tmp_path / "none") == []
@@ -92,9 +92,8 @@ def test_spool_that_does_not_yield_is_full_and_takes_more_when_some_is_sent(tmp_
         spool.append(batch(n=3, size=300_000))
     assert [head.first for head in spool.heads()] == [0, 1, 2]
     assert spool.take_yielded() == []
-    for _ in range(3):
-        entry, _ = spool.first()
-        spool.sent(entry)
+    while (window := spool.first()) is not None:
+        spool.sent(window.entries)
     spool.append(batch(n=3, size=300_000))
     spool.close()
 

@@ -28,12 +28,28 @@ def batch(n, size=1000, uncertain=False):
 def take(spool):
     """Everything in the spool, in order."""
     taken = []
-    while (first := spool.first()) is not None:
-        entry, found = first
-        assert found.block == bytes([found.head.first % 251]) * len(found.block)
-        taken.append(found.head.first)
-        spool.sent(entry)
+    while (window := spool.first()) is not None:
+        for found in window.batches:
+            assert found.block == bytes([found.head.first % 251]) * len(found.block)
+            taken.append(found.head.first)
+        spool.sent(window.entries)
     return taken
+
+
+def send(spool, count):
+    """Send the first so many batches, each alone."""
+    for _ in range(count):
+        window = spool.first()
+        if len(window.entries) > 1:
+            spool.part()
+            window = spool.first()
+        spool.sent(window.entries)
+
+
+def looked_at(spool):
+    """What would be sent next: numbers, and whether they may have been sent before."""
+    window = spool.first()
+    return [(found.head.first, found.uncertain) for found in window.batches]
 
 
 def yielded(spool):
@@ -65,38 +81,114 @@ def test_spool_opened_again_goes_on_behind_what_was_sent(tmp_path):
     spool = Spool(tmp_path, 100 * MIB)
     for n in range(10):
         spool.append(batch(n))
-    for _ in range(4):
-        spool.sent(spool.first()[0])
+    send(spool, 4)
     again = Spool(tmp_path, 100 * MIB)
     assert [head.first for head in again.heads()] == [4, 5, 6, 7, 8, 9]
     again.append(batch(10))
     assert take(again) == [4, 5, 6, 7, 8, 9, 10]
 
 
-def test_spool_opened_again_marks_the_first_batch_as_perhaps_sent(tmp_path):
-    spool = Spool(tmp_path, 100 * MIB)
-    for n in range(3):
-        spool.append(batch(n, uncertain=n == 2))
-    again = Spool(tmp_path, 100 * MIB)
-    seen = []
-    while (first := again.first()) is not None:
-        seen.append(first[1].uncertain)
-        again.sent(first[0])
-    assert seen == [True, False, True]
-
-
-def test_spool_whose_position_is_lost_marks_all_as_perhaps_sent(tmp_path):
+def test_window_is_handed_out_again_in_a_next_life_with_just_the_same_batches(tmp_path):
     spool = Spool(tmp_path, 100 * MIB)
     for n in range(3):
         spool.append(batch(n))
-    spool.sent(spool.first()[0])
-    (tmp_path / "head").write_bytes(b"rubbish rubbish rubbish")
+    assert looked_at(spool) == [(0, False), (1, False), (2, False)]
+    for n in range(3, 5):
+        spool.append(batch(n))
+    for again in (spool, Spool(tmp_path, 100 * MIB)):
+        assert looked_at(again) == [(0, True), (1, True), (2, True)]
+        again.append(batch(5))
+    again.sent(again.first().entries)
+    assert looked_at(again) == [(3, False), (4, False), (5, False)]
+
+
+def test_spool_whose_head_is_lost_looks_for_each_batch_alone(tmp_path):
+    spool = Spool(tmp_path, 100 * MIB)
+    for n in range(3):
+        spool.append(batch(n))
+    send(spool, 1)
+    (tmp_path / "head").write_bytes(b"rubbish" * 10)
     again = Spool(tmp_path, 100 * MIB)
     assert [head.first for head in again.heads()] == [0, 1, 2]
-    for _ in range(3):
-        entry, found = again.first()
-        assert found.uncertain
-        again.sent(entry)
+    for n in range(3):
+        assert looked_at(again) == [(n, True)]
+        again.sent(again.first().entries)
+
+
+def test_spool_opened_again_without_having_handed_out_anything_knows_that_nothing_was_sent(tmp_path):
+    spool = Spool(tmp_path, 100 * MIB)
+    for n in range(3):
+        spool.append(batch(n, uncertain=n == 1))
+    again = Spool(tmp_path, 100 * MIB)
+    for expected in ([(0, False)], [(1, True)], [(2, False)]):
+        assert looked_at(again) == expected, "what was sent before goes alone"
+        again.sent(again.first().entries)
+
+
+def test_window_that_was_parted_goes_alone_in_this_life_and_the_next(tmp_path):
+    spool = Spool(tmp_path, 100 * MIB)
+    for n in range(4):
+        spool.append(batch(n))
+    spool.first()
+    spool.append(batch(4))
+    spool.part()
+    assert looked_at(spool) == [(0, True)]
+    spool.sent(spool.first().entries)
+    for again in (spool, Spool(tmp_path, 100 * MIB)):
+        assert looked_at(again) == [(1, True)]
+    for n in (1, 2, 3):
+        assert looked_at(again) == [(n, True)]
+        again.sent(again.first().entries)
+    assert looked_at(again) == [(4, False)]
+
+
+def test_window_of_which_a_part_is_damaged_goes_alone(tmp_path):
+    for place in ("body", "head"):
+        folder = tmp_path / place
+        spool = Spool(folder, 100 * MIB)
+        for n in range(4):
+            spool.append(batch(n, 500))
+        spool.first()
+        damage(files(folder)[0], 4, 2, 400 if place == "body" else 30)
+        again = Spool(folder, 100 * MIB)
+        assert looked_at(again) == [(0, True)]
+        send(again, 2)
+        if place == "body":
+            with pytest.raises(SpoolRecordBroken) as broken:
+                again.first()
+            again.sent((broken.value.entry,))
+        assert looked_at(again) == [(3, True)]
+
+
+def damage(path, records, record, at):
+    """One byte of a record of a file of so many of one size."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // records * record + at] ^= 1
+    path.write_bytes(data)
+
+
+def test_window_ends_before_a_damaged_body(tmp_path):
+    spool = Spool(tmp_path, 100 * MIB)
+    for n in range(4):
+        spool.append(batch(n, 500))
+    damage(files(tmp_path)[0], 4, 2, 400)
+    again = Spool(tmp_path, 100 * MIB)
+    assert looked_at(again) == [(0, False), (1, False)]
+    again.sent(again.first().entries)
+    with pytest.raises(SpoolRecordBroken) as broken:
+        again.first()
+    again.sent((broken.value.entry,))
+    assert looked_at(again) == [(3, False)]
+
+
+def test_window_that_cannot_be_entered_is_not_handed_out(tmp_path, monkeypatch):
+    spool = Spool(tmp_path, 100 * MIB)
+    spool.append(batch(0))
+    with monkeypatch.context() as patched:
+        patched.setattr("tickring.storage.spool.os.pwrite", lambda *_: (_ for _ in ()).throw(OSError(28, "no space")))
+        with pytest.raises(DiskUnusable, match="make room"):
+            spool.first()
+    assert looked_at(spool) == [(0, False)]
 
 
 def test_spool_used_up_and_filled_again_after_a_restart_keeps_nothing_old(tmp_path):
@@ -109,17 +201,15 @@ def test_spool_used_up_and_filled_again_after_a_restart_keeps_nothing_old(tmp_pa
         assert take(again) == [10 * life, 10 * life + 1, 10 * life + 2]
 
 
-def test_spool_batch_tried_in_vain_is_looked_for_before_the_next_attempt(tmp_path):
+def test_spool_batches_tried_in_vain_are_looked_for_before_the_next_attempt(tmp_path):
     spool = Spool(tmp_path, 100 * MIB)
     spool.append(batch(0))
+    assert looked_at(spool) == [(0, False)]
     spool.append(batch(1))
-    entry, found = spool.first()
-    assert not found.uncertain
-    spool.yield_back(entry)
-    entry, found = spool.first()
-    assert (found.head.first, found.uncertain) == (0, True)
-    spool.sent(entry)
-    assert not spool.first()[1].uncertain
+    spool.yield_back()
+    assert looked_at(spool) == [(0, True)]
+    spool.sent(spool.first().entries)
+    assert looked_at(spool) == [(1, False)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -145,18 +235,14 @@ def test_spool_with_a_damaged_body_skips_it_and_says_which(tmp_path):
     spool = Spool(tmp_path, 100 * MIB)
     for n in range(3):
         spool.append(batch(n, 500))
-    path = files(tmp_path)[0]
-    data = bytearray(path.read_bytes())
-    data[len(data) // 3 + 400] ^= 1  # inside the second record's block
-    path.write_bytes(data)
+    damage(files(tmp_path)[0], 3, 1, 400)
     again = Spool(tmp_path, 100 * MIB)
-    again.sent(again.first()[0])
-    with pytest.raises(SpoolRecordBroken) as broken:
-        again.first()
-    assert broken.value.entry.head.first == 1
-    with pytest.raises(SpoolRecordBroken):
-        again.first()  # until it is in the gap ledger
-    again.sent(broken.value.entry)
+    again.sent(again.first().entries)
+    for _ in range(2):
+        with pytest.raises(SpoolRecordBroken) as broken:
+            again.first()  # until it is in the gap ledger
+        assert broken.value.entry.head.first == 1
+    again.sent((broken.value.entry,))
     assert take(again) == [2]
 
 
@@ -172,32 +258,33 @@ def test_spool_at_its_bound_lets_the_oldest_file_yield_and_names_its_batches(tmp
     assert take(spool) == list(range(len(lost), 100))
 
 
-def test_spool_at_its_bound_keeps_the_batch_that_is_being_sent(tmp_path):
+def test_spool_at_its_bound_keeps_the_batches_that_are_being_sent(tmp_path):
     spool = Spool(tmp_path, 8 * MIB)
-    spool.append(batch(0, 250_000))
-    entry, _ = spool.first()
-    for n in range(1, 100):
+    for n in range(3):
+        spool.append(batch(n, 250_000))
+    window = spool.first()
+    for n in range(3, 100):
         spool.append(batch(n, 250_000))
     lost = yielded(spool)
-    assert 0 not in lost
-    spool.sent(entry)
-    assert sorted([0, *lost, *take(spool)]) == list(range(100))
+    assert not {0, 1, 2} & set(lost)
+    spool.sent(window.entries)
+    assert sorted([0, 1, 2, *lost, *take(spool)]) == list(range(100))
 
 
 def test_spool_killed_before_what_yielded_was_entered_names_it_again(tmp_path):
     spool = Spool(tmp_path, 8 * MIB)
     for n in range(10):
         spool.append(batch(n, 250_000))
-    for _ in range(2):
-        spool.sent(spool.first()[0])  # the first file has four: two of them are stored, and no loss
-    spool.yield_back(spool.first()[0])
+    send(spool, 2)  # the first file has four: two of them are stored, and no loss
+    assert looked_at(spool) == [(2, True)]
+    spool.yield_back()
     for n in range(10, 60):
         spool.append(batch(n, 250_000))
     (first, *_) = spool.take_yielded()
-    assert [(entry.head.first, entry.uncertain) for entry in first.entries] == [(2, True), (3, False)]
+    assert [(entry.head.first, entry.uncertain) for entry in first.entries] == [(2, True), (3, True)]
     again = Spool(tmp_path, 8 * MIB)
     (first, *_) = again._yielded
-    assert [(entry.head.first, entry.uncertain) for entry in first.entries] == [(2, True), (3, False)]
+    assert [(entry.head.first, entry.uncertain) for entry in first.entries] == [(2, True), (3, True)]
     lost = yielded(again)
     assert lost == list(range(2, 2 + len(lost)))
     assert take(again) == list(range(2 + len(lost), 60))
@@ -244,10 +331,11 @@ def test_spool_on_a_full_disk_raises_and_goes_on_when_there_is_room(tmp_path):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.sampled_from(["append", "large", "send", "retry", "reopen"]), max_size=60))
+@given(st.lists(st.sampled_from(["append", "large", "send", "retry", "part", "reopen"]), max_size=60))
 def test_spool_behaves_as_a_list(tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("spool")
     spool, model, n = Spool(folder, 100 * MIB), [], 0
+    tried, parted = [], False  # the newest window, and whether its batches go alone since
     for step in steps:
         if step in ("append", "large"):
             spool.append(batch(n, 600_000 if step == "large" else 100))
@@ -256,13 +344,21 @@ def test_spool_behaves_as_a_list(tmp_path_factory, steps):
         elif step == "reopen":
             spool.close()
             spool = Spool(folder, 100 * MIB)
-        elif (first := spool.first()) is not None:
-            assert first[1].head.first == model[0]
-            if step == "send":
-                spool.sent(first[0])
-                model.pop(0)
+        elif (window := spool.first()) is not None:
+            numbers = [found.head.first for found in window.batches]
+            assert numbers == model[: len(numbers)]
+            if window.batches[0].uncertain:  # what may have gone together goes together again, or each alone
+                assert numbers == tried or (parted and len(numbers) == 1)
             else:
-                spool.yield_back(first[0])
+                tried, parted = numbers, False
+            if step == "send":
+                spool.sent(window.entries)
+                del model[: len(numbers)]
+            elif step == "part" and len(numbers) > 1:
+                spool.part()
+                parted = True
+            else:
+                spool.yield_back()
         else:
             assert not model
         assert [head.first for head in spool.heads()] == model
