@@ -10,12 +10,13 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from ..codecs.record import Flag
-from ..ringbuf import ByteRingReader, StreamReader
+from ..ringbuf import ByteRingReader, MetricsPage, StreamReader
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 READ_ROWS = 1024
+UNREADABLE = "tickring_desk_unreadable_items_total"
 # Names of the desk's actors.
 ALERTS_ACTOR = "alerts"
 PORTFOLIO_ACTOR = "portfolio"
@@ -50,19 +51,24 @@ class Recent(Generic[T]):
         texts: the byte ring of its producer.
         kind: what the texts are.
         size: items kept.
+        page: where what could not be read is counted too.
 
     Attributes:
         items: oldest first, in the order of their arrival.
-        unreadable: items whose texts were overwritten before somebody asked, or that are damaged.
+        unreadable: items whose texts were overwritten before somebody asked, are damaged, or of another version.
     """
 
-    def __init__(self, reader: StreamReader, texts: ByteRingReader, kind: type[T], size: int) -> None:
+    def __init__(
+        self, reader: StreamReader, texts: ByteRingReader, kind: type[T], size: int, page: MetricsPage | None = None
+    ) -> None:
         self.reader, self.size = reader, size
         self._texts = texts
         self._decode = msgspec.json.Decoder(kind).decode
         self._origin = "offset" in (reader.dtype.names or ())
         self.items: deque[Item[T]] = deque(maxlen=size)
         self.unreadable = 0
+        name = f"{reader.producer}.{reader.record}"
+        self._counter = page.counter(UNREADABLE, "Items whose texts could not be read", stream=name) if page else None
         self._cursor = max(reader.oldest(), reader.published() - size)
         self._whole = self._cursor == 0
 
@@ -96,6 +102,7 @@ class Recent(Generic[T]):
             origin = [rows[name].tolist() for name in ("partition", "offset", "item")]
         else:
             origin = [[0] * len(rows), [-1] * len(rows), [0] * len(rows)]
+        unreadable, why = 0, "their texts were overwritten"
         for index, (at, size, *header) in enumerate(zip(*where, *columns, *origin, strict=True)):
             if header[4] & _VOID:
                 continue
@@ -103,15 +110,20 @@ class Recent(Generic[T]):
             try:
                 value = self._decode(text) if text is not None else None
             except msgspec.DecodeError as error:
-                log.warning("stream=%s.%s at=%d: %s", self.reader.producer, self.reader.record, first + index, error)
-                value = None
+                value, why = None, str(error)
             if value is None:
-                self.unreadable += 1
+                unreadable += 1
                 self._whole = False
                 continue
             if len(self.items) == self.size:
                 self._whole = False
             self.items.append(Item(value, first + index, *header))
+        if unreadable:
+            self.unreadable += unreadable
+            if self._counter is not None:
+                self._counter.inc(unreadable)
+            producer, record = self.reader.producer, self.reader.record
+            log.warning("stream=%s.%s unreadable=%d from=%d: %s", producer, record, unreadable, first, why)
 
     def since(self, sequence: int) -> list[Item[T]]:
         """Items from a sequence of the ring on, oldest first."""

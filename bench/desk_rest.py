@@ -91,6 +91,7 @@ class Producers:
         size, texts = {"capacity": 1 << 15}, 1 << 25
         self.fills = Topic(folder, "exec.reports.v1", texts_bytes=texts, **size)
         self.risk = Topic(folder, "risk.metrics.v1", texts_bytes=texts, **size)
+        self.fills.offset = 10**9  # behind everything that is stored
         self.portfolio = Portfolio(folder, keys_max=1024, **size)
         self.n = self.stated = 0
 

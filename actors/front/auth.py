@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from .endpoints import Arguments, Endpoint
 from .errors import Forbidden, NotAuthenticated
 from .ws.auth import ANONYMOUS, Authenticator, Identity, NoAuthentication
 
@@ -48,6 +49,24 @@ async def authenticate(request: web.BaseRequest, authenticator: Authenticator, p
     return identity
 
 
+ALL_ACCOUNTS = frozenset(("*", "all", "ALL"))
+OF_ACCOUNTS = frozenset(("desk", "legacy"))  # tags of what tells of accounts; the legacy paths always of all
+
+
+def refuse_other_accounts(identity: Identity, endpoint: Endpoint, arguments: Arguments) -> None:
+    """Whoever may see some accounts alone must name one of them. Raises Forbidden."""
+    if identity.accounts is None or endpoint.tag not in OF_ACCOUNTS:
+        return
+    account = arguments.get("account_id")
+    if account is None or account in ALL_ACCOUNTS:
+        raise Forbidden(
+            "this tells of all accounts: name one that the token is for with account_id, under /api/v1",
+            details={"account_id": account},
+        )
+    if not identity.may_see(account):
+        raise Forbidden(f"the token is not for account {account[:100]!r}", details={"account_id": account[:100]})
+
+
 def refuse_other_origins(request: web.BaseRequest) -> None:
     """A page of another site, open in a browser on this machine, must not change anything here.
 
@@ -58,4 +77,12 @@ def refuse_other_origins(request: web.BaseRequest) -> None:
         raise Forbidden(f"a page of {origin[:100]!r} may not change anything here", details={"origin": origin[:100]})
 
 
-__all__ = ["Authenticator", "Identity", "NoAuthentication", "authenticate", "refuse_other_origins", "request_token"]
+__all__ = [
+    "Authenticator",
+    "Identity",
+    "NoAuthentication",
+    "authenticate",
+    "refuse_other_accounts",
+    "refuse_other_origins",
+    "request_token",
+]

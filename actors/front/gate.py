@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import HttpVersion11, web
 
 from . import envelope
-from .auth import Authenticator, NoAuthentication, authenticate, refuse_other_origins
+from .auth import Authenticator, NoAuthentication, authenticate, refuse_other_accounts, refuse_other_origins
 from .endpoints import JSON, Answerer, Bare, Endpoint, Enveloped, Router
 from .errors import FrontError, MalformedRequest, PayloadTooLarge, RateLimitExceeded, is_legacy, legacy_code
 from .limiter import RateLimiter
@@ -135,15 +135,22 @@ class Gate:
         if "://" in path[:10]:  # a proxy's absolute form
             path = "/" + path.split("://", 1)[1].partition("/")[2]
         endpoint, path_values = self.router.find(path, request.method)
+        identity = None
         if self._locked and not endpoint.public:
-            await authenticate(request, self._authenticator, endpoint.permission)
+            identity = await authenticate(request, self._authenticator, endpoint.permission)
         if endpoint.method != "GET":
             refuse_other_origins(request)
-            return endpoint, endpoint.prepare(endpoint.arguments(path_values, query, await self._body(request)))
+            arguments = endpoint.arguments(path_values, query, await self._body(request))
+            if identity is not None:
+                refuse_other_accounts(identity, endpoint, arguments)
+            return endpoint, endpoint.prepare(arguments)
         known = self._prepared.get(target)
-        if known is not None:
+        if known is not None and (identity is None or identity.accounts is None):
             return known
-        prepared = endpoint, endpoint.prepare(endpoint.arguments(path_values, query))
+        arguments = endpoint.arguments(path_values, query)
+        if identity is not None:
+            refuse_other_accounts(identity, endpoint, arguments)
+        prepared = known or (endpoint, endpoint.prepare(arguments))
         if len(self._prepared) >= self.state.config.prepared_calls_max:
             self._prepared.clear()
             self.state.kept_bytes = 0

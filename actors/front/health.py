@@ -23,11 +23,13 @@ from ...codecs.records import (
 )
 from ..catalog import Source
 from .desk.health import kafka_issues, kafka_status, reported
+from .host import used_percent
 from .stamps import NS, rfc3339
 from .state import FrontState
 
 ACTIVE_S = 60.0
 LOOK_S = 0.25  # a look at the newest record of every key of every type takes milliseconds
+FULL_PERCENT = 95.0  # of memory or of a file system
 STALE_ADVICE = "no fresh data"
 OCCASIONAL = frozenset(("liquidation", "funding_rate", "open_interest"))
 
@@ -124,6 +126,16 @@ def examine(state: FrontState, version: str) -> Health:
         "name": "database", "status": history if history != "disabled" else "unknown", "last_check": checked,
         "response_time": round(state.history.response_s, 6) or None,
         "details": {"configured": state.history.configured},
+    }  # fmt: skip
+    used = used_percent(state.ctx.folder, state.ctx.data)
+    full = max(used.values()) >= FULL_PERCENT
+    components |= {
+        name: {"name": name, "status": word, "last_check": checked, "details": details}
+        for name, word, details in (
+            ("cache", "healthy", {"kind": "shared memory"}), ("websocket", "healthy", {"worker": state.ctx.name}),
+            ("system", "degraded" if full else "healthy",
+             {f"{name}_percent": round(percent, 1) for name, percent in used.items()}),
+        )
     }  # fmt: skip
     components |= {f"reported:{name}": one for name, one in reported(state).items()}
     body = {

@@ -54,12 +54,20 @@ def process_samples(actor: str, pid: int) -> Iterable[Sample]:
 def host_samples(scrapes: Scrapes, folder: Path, data: Path) -> Iterable[Sample]:
     """Use of the machine: CPU, memory, the file systems of the rings and of the data."""
     yield Sample("gauge", "tickring_host_cpu_percent", "CPU time used, all CPUs = 100", {}, (scrapes.cpu_percent(),))
-    memory = _memory_percent()
+    used = used_percent(folder, data)
+    memory = used.pop("memory")
     yield Sample("gauge", "tickring_host_memory_percent", "Memory that is not available", {}, (memory,))
+    for name, percent in used.items():
+        yield Sample("gauge", "tickring_host_disk_percent", "Use of the file system", {"place": name}, (percent,))
+
+
+def used_percent(folder: Path, data: Path) -> dict[str, float]:
+    """How much of the memory, and of the file systems of the rings and of the data, is in use."""
+    found = {"memory": _memory_percent()}
     for name, place in (("shared_memory", folder), ("data", data)):
         usage = shutil.disk_usage(place)
-        labels, told = {"place": name}, "Use of the file system"
-        yield Sample("gauge", "tickring_host_disk_percent", told, labels, (100.0 * usage.used / usage.total,))
+        found[name] = 100.0 * usage.used / usage.total
+    return found
 
 
 def _memory_percent() -> float:

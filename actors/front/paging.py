@@ -126,14 +126,18 @@ def window_of(arguments: Arguments, span_ns: int = DAY_NS) -> Window:
     page = (arguments["page"] or 1) if paged and before is None else None
     window = Window(arguments["start_time"], arguments["end_time"], size, page, before, span_ns)
     if window.offset > OFFSET_MAX:
-        raise InvalidTimeRange(
-            f"page {page} of {size} rows steps over more than {OFFSET_MAX:,} rows: follow next_cursor, or give a "
-            "narrower range of time",
-            code="TIME_RANGE_TOO_LARGE", details={"field": "page", "value": page},
-        )  # fmt: skip
+        raise too_far(page, size)
     if window.start is not None and window.end is not None:
         window.bounds()
     return window
+
+
+def too_far(page: int | None, size: int) -> InvalidTimeRange:
+    return InvalidTimeRange(
+        f"page {page} of {size} rows steps over more than {OFFSET_MAX:,} rows: follow next_cursor, or give a "
+        "narrower range of time",
+        code="TIME_RANGE_TOO_LARGE", details={"field": "page", "value": page},
+    )  # fmt: skip
 
 
 def empty_range(start: int, end: int) -> InvalidTimeRange:

@@ -57,6 +57,19 @@ def test_alerts_are_listed_filtered_and_summed(front: FrontThread, rig: Rig) -> 
         "source=RISK_MANAGER&page_size=1": ["al-1"],
     }.items():  # fmt: skip
         assert ids(front.data(f"/api/v1/alerts?{query}")["alerts"]) == expected, query
+    for query, size in {"limit=0": 1, "limit=-5": 1, "limit=2": 2, "limit=99999999999999999999": 1000}.items():
+        answer = front.get(f"/api/v1/alerts?{query}").json
+        assert answer["pagination"]["page_size"] == size and len(answer["data"]["alerts"]) <= size, query
+    assert front.get("/api/v1/alerts?limit=some").status == front.get("/api/v1/alerts?page_size=0").status == 400
+    paged, cursor = list[dict[str, Any]](), ""
+    for _ in range(3):
+        answer = front.get(f"/api/v1/alerts?source=strategy&limit=1{cursor}").json
+        paged += answer["data"]["alerts"]
+        cursor = f"&cursor={answer['pagination']['next_cursor']}"
+        if not answer["pagination"]["has_next"]:
+            break
+    every = front.data("/api/v1/alerts?source=strategy")["alerts"]
+    assert paged == every[:3]
     assert ids(front.data("/api/v1/alerts/active")) == ["al-2", "al-1"]
     assert front.data("/api/v1/alerts/summary")["critical_alerts"] >= 1
     watched = {one.get("alert_id"): one["severity"] for one in front.data("/api/v1/monitoring/alerts")["alerts"]}

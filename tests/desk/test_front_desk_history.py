@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from tickring.storage.schema import SchemaOptions, qualified, qualified_table
 
 from ..actors.front_rig import FrontThread, engine_fixture, server_fixture  # noqa: F401
 from .desk_rig import Topic
-from .test_front_fills import a_fill
+from .test_front_fills import a_fill, walk
 
 SECOND, HOUR = 10**9, 3600 * 10**9
 NOW = time.time_ns()
@@ -120,6 +121,44 @@ def test_pages_go_from_memory_into_history_without_a_seam(front: FrontThread, to
     assert old["quantity"] == "12.5" and old["timestamp"].endswith("Z")
 
 
+@pytest.mark.parametrize("seed", range(2))
+def test_every_way_through_the_pages_tells_each_fill_once(
+    front: FrontThread, topic: Topic, history: History, seed: int
+) -> None:
+    """Times that many share, late ones, some that are told twice, in memory, in ClickHouse, in both."""
+    rng = random.Random(seed)
+    times = [NOW - HOUR + rng.randrange(12) * SECOND for _ in range(60)]
+    fills = [a_fill(n, timestamp=at, account_id=f"acct-{n % 2}") for n, at in enumerate(times)]
+    expected = [
+        fill.fill_id
+        for fill in sorted(fills, key=lambda fill: (fill.timestamp, fill.account_id, fill.fill_id), reverse=True)
+    ]
+    history.events("fills", topic.topic, fills[:40])
+    history.events("fills", topic.topic, fills[10:14])  # stored twice
+    for fill in fills[36:]:
+        topic.fill(fill, recv_ns=NOW - HOUR // 2)
+    history.events("fills", topic.topic, fills[36:50], recv_ns=NOW - HOUR // 2)
+    span = f"account_id=*&start_time={(NOW - 2 * HOUR) // 10**6}&end_time={NOW // 10**6}"
+    for query in (f"account_id=*&page_size={rng.randrange(1, 9)}", f"{span}&page_size=7", f"{span}&page_size=1000"):
+        assert walk(front, f"/api/v1/fills?{query}") == expected, query
+    for size in (4, 9, 60):
+        paged: list[str] = []
+        for page in range(1, 60 // size + 3):
+            answer = front.get(f"/api/v1/fills?{span}&page={page}&page_size={size}").json
+            paged += [fill["fill_id"] for fill in answer["data"]]
+            assert answer["count"] == 60 and answer["metadata"]["completeness"] == 100.0
+        assert paged == expected, size
+
+
+def test_fill_told_twice_with_different_times_stands_on_one_page(
+    front: FrontThread, topic: Topic, history: History
+) -> None:
+    fills = [a_fill(n, timestamp=NOW - HOUR + n * SECOND) for n in range(6)]
+    history.events("fills", topic.topic, fills)
+    history.events("fills", topic.topic, [a_fill(1, timestamp=NOW - HOUR + 4 * SECOND + 1)])
+    assert walk(front, "/api/v1/fills?page_size=2") == ["f-5", "f-1", "f-4", "f-3", "f-2", "f-0"]
+
+
 def test_fill_received_after_the_end_of_its_range_is_in_it(front: FrontThread, topic: Topic, history: History) -> None:
     """Also while memory, which would say where its own begins, holds nothing."""
     history.events("fills", topic.topic, [a_fill(1, timestamp=NOW - HOUR)], recv_ns=NOW)
@@ -195,6 +234,21 @@ def test_sums_are_of_both_places(front: FrontThread, topic: Topic, history: Hist
     assert front.get("/api/fills").json["summary"]["total_fills"] == 4
 
 
+def test_fees_in_both_places_are_told_by_asset(front: FrontThread, topic: Topic, history: History) -> None:
+    history.events("fills", topic.topic, [
+        a_fill(1, commission=UNIT // 100, commission_asset="SOL"), a_fill(2, commission=3, commission_asset="BNB"),
+        a_fill(3, symbol="ETHBTC", commission=5, commission_asset="BTC"), a_fill(4),
+    ])  # fmt: skip
+    topic.fill(a_fill(5, commission=4, commission_asset="BNB"))
+    topic.fill(a_fill(6))
+    found = front.data("/api/v1/fills/summary")
+    assert found["commission_by_asset"] == {"BNB": "0.00000007", "BTC": "0.00000005", "SOL": "0.01", "USDT": "1.4318"}
+    assert found["unconverted_commission"] == {"BNB": "0.00000007", "BTC": "0.00000005"}
+    assert found["total_commission"] == "2.8636"  # 0.01 at 143.18, and twice 0.7159
+    volume = front.data("/api/v1/fills/analysis/volume?interval=5m")
+    assert volume["commission_by_asset"] == found["commission_by_asset"] and volume["total_fills"] == 6
+
+
 def test_statements_of_risk_come_back_from_history(front: FrontThread, history: History) -> None:
     risk = Risk(event_id="r-1", timestamp=NOW - HOUR, variant="api", strategy_id="s", account_id="default",
                 var_1d=41 * UNIT, max_drawdown=0.018, risk_score=34.0)  # fmt: skip
@@ -216,12 +270,38 @@ def test_the_curve_is_told_by_interval(front: FrontThread, history: History) -> 
     assert [point["cumulative_pnl"] for point in answer["data"]] == [65.0, 67.0, 64.0]
     assert [point["total_pnl"] for point in answer["data"]] == [-2.0, 3.0, 64.0]
     assert answer["metadata"]["completeness"] == 100.0
+    assert walk(front, "/api/v1/pnl?interval=1h&page_size=2", "cumulative_pnl") == [65.0, 67.0, 64.0]
     legacy = front.get("/api/pnl?interval=1h").json
     assert [point["value"] for point in legacy["timeseries"]] == [64.0, 67.0, 65.0]
     again = front.get("/api/v1/pnl?interval=1h")
     assert again.headers["x-cache"] == "HIT"
     returns = front.data("/api/v1/performance/returns?period=daily")
     assert sum(one["pnl"] for one in returns["returns"]) == 65.0
+
+
+def test_long_curve_of_several_symbols_is_told_by_the_page(front: FrontThread, history: History) -> None:
+    minute, count = 60 * SECOND, 700
+    first = NOW // minute * minute - count * minute
+    for symbol in ("SOLUSDT", "ETHUSDT"):
+        history.rows(PNL, {"account_id": "default", "strategy_id": "ALL", "symbol": symbol}, [
+            {"ts_recv_ns": first + n * minute, "ts_event_ns": first + n * minute, "total_pnl": n * n * UNIT}
+            for n in range(count) if symbol == "SOLUSDT" or not n % 3
+        ])  # fmt: skip
+    path = f"/api/v1/pnl?symbols=SOLUSDT,ETHUSDT&interval=1m&start_time={(first + minute) // 10**6}&page_size=300"
+    told, cursor = list[dict[str, Any]](), ""
+    for _ in range(4):
+        answer = front.get(path + cursor).json
+        told += answer["data"]
+        cursor = f"&cursor={answer['pagination']['next_cursor']}"
+    assert not answer["pagination"]["has_next"] and answer["count"] == len(told) == 699 + 233
+    for symbol, step in (("SOLUSDT", 1), ("ETHUSDT", 3)):
+        mine = [point for point in told if point["symbol"] == symbol][::-1]
+        numbers = range(step, count, step)
+        assert [point["cumulative_pnl"] for point in mine] == [n * n for n in numbers]
+        # before the range ETHUSDT had none in the minute that is looked at, but for the first of all
+        assert [point["total_pnl"] for point in mine[1:]] == [n * n - (n - step) ** 2 for n in numbers[1:]]
+    legacy = front.get(f"/api/pnl?symbol=SOLUSDT&interval=1m&start_time={(first + minute) // 10**6}").json
+    assert [point["value"] for point in legacy["timeseries"]] == [n * n for n in range(1, count)]
 
 
 def test_positions_are_told_as_they_were(front: FrontThread, history: History) -> None:
@@ -234,6 +314,11 @@ def test_positions_are_told_as_they_were(front: FrontThread, history: History) -
     start, end = (NOW - 24 * HOUR) // 10**6, (NOW + HOUR) // 10**6
     answer = front.get(f"/api/v1/positions?latest=false&start_time={start}&end_time={end}&page_size=2").json
     assert [row["quantity"] for row in answer["data"]] == [2.0, 1.0] and answer["pagination"]["has_next"]
+    assert answer["count"] == answer["pagination"]["total_count"] == 3 and answer["pagination"]["total_pages"] == 2
+    path = f"/api/v1/positions?latest=false&start_time={start}&end_time={end}&page_size=1"
+    assert walk(front, path, "quantity") == [2.0, 1.0, 0.0]
+    assert len(front.data(f"{path}0&symbol=sol-usdt&strategy_id=s")) == 3
+    assert front.data(f"{path}&symbol=ETHUSDT") == front.data(f"{path}&strategy_id=other") == []
     assert answer["data"][0]["position_side"] == "LONG" and answer["metadata"]["data_source"] == "database"
 
 

@@ -15,7 +15,7 @@ from tickring.codecs.desk.canonical import Fill
 from tickring.codecs.desk.money import UNIT, parse_amount
 from tickring.codecs.record import Flag
 
-from ..actors.front_rig import FrontThread
+from ..actors.front_rig import FrontThread, Producer, instrument
 from .desk_rig import Topic
 
 NOW = time.time_ns()
@@ -82,6 +82,53 @@ def test_a_filter_leaves_what_it_names(front: FrontThread, topic: Topic, query: 
     assert [fill["fill_id"] for fill in front.data(f"/api/v1/fills?{query}")] == expected
 
 
+def walk(front: FrontThread, path: str, name: str = "fill_id") -> list[str]:
+    """What the pages of a list hold, each behind the cursor of the one before."""
+    found: list[str] = []
+    cursor = ""
+    while True:
+        answer = front.get(f"{path}{cursor}").json
+        found += [row[name] for row in answer["data"]]
+        pagination = answer["pagination"]
+        assert pagination["has_next"] is (pagination["next_cursor"] is not None)
+        assert pagination["has_prev"] is bool(cursor)
+        if not pagination["has_next"]:
+            return found
+        cursor = f"&cursor={pagination['next_cursor']}"
+
+
+def test_cursor_goes_on_below_the_last_row_while_others_arrive(front: FrontThread, topic: Topic) -> None:
+    for n in random.Random(3).sample(range(20), 20):
+        topic.fill(a_fill(n, timestamp=NOW - n // 7 * SECOND))  # many at one time
+    assert walk(front, "/api/v1/fills?page_size=3") == [
+        f"f-{n}" for n in sorted(range(20), key=lambda n: (-(n // 7), f"f-{n}"), reverse=True)
+    ]
+    first = front.get("/api/v1/fills?page_size=5").json
+    topic.fill(a_fill(99, timestamp=NOW - SECOND // 2))
+    cursor = first["pagination"]["next_cursor"]
+    second = front.get(f"/api/v1/fills?page_size=5&cursor={cursor}").json
+    assert not {fill["fill_id"] for fill in first["data"]} & {fill["fill_id"] for fill in second["data"]}
+    assert second["query_params"]["cursor"] == cursor and second["pagination"]["page"] is None
+    assert second["pagination"]["total_count"] == second["count"] == 21
+    assert len(walk(front, "/api/v1/fills?page_size=4&side=BUY&account_id=*")) == 21
+
+
+@pytest.mark.parametrize(
+    "cursor", ["x", "W10", "WzEsMl0", "WzEsImEiXQ", "WyJhIiwiYiIsImMiLCJkIl0", "a" * 3000, "%C3%A4"]
+)
+def test_cursor_that_no_answer_gave_is_refused(front: FrontThread, cursor: str) -> None:
+    answer = front.get(f"/api/v1/fills?cursor={cursor}")
+    assert answer.status == 400 and answer.json["details"]["field"] == "cursor"
+
+
+def test_page_that_steps_over_too_many_rows_is_refused(front: FrontThread) -> None:
+    answer = front.get("/api/v1/fills?page=1002&page_size=100")
+    assert answer.status == 400 and answer.json["error_code"] == "TIME_RANGE_TOO_LARGE"
+    assert "next_cursor" in answer.json["message"]
+    assert front.get("/api/v1/fills?page=1001&page_size=100").status == 200
+    assert front.get("/api/fills?page=1002").json["error_code"] == "HTTP_400"
+
+
 def test_fills_are_sorted_by_their_own_time(front: FrontThread, topic: Topic) -> None:
     order = list(range(20))
     random.Random(7).shuffle(order)
@@ -107,6 +154,49 @@ def test_sums_are_exact(front: FrontThread, topic: Topic) -> None:
     volume = Decimal("5e11") * Decimal("0.00001234") + 2 * Decimal("12.5") * Decimal("143.18")
     assert Decimal(found["total_volume"]) == volume
     assert found["total_fills"] == 3 and found["avg_slippage"] == "3" and found["total_commission"] == "2.1477"
+
+
+def test_fees_of_different_assets_are_not_added_up(front: FrontThread, topic: Topic) -> None:
+    topic.fill(a_fill(1))  # 0.7159 USDT
+    topic.fill(a_fill(2, commission=UNIT // 100, commission_asset="SOL"))  # at its own price of 143.18
+    topic.fill(a_fill(3, commission=UNIT // 1000, commission_asset="BNB"))
+    topic.fill(a_fill(4, symbol="SOL-USDC", commission=-UNIT, commission_asset="USDC"))  # a rebate
+    topic.fill(a_fill(5, symbol="ETHBTC", quantity=UNIT, price=UNIT // 20, commission=7, commission_asset="BTC"))
+    found = front.data("/api/v1/fills/summary")
+    assert Decimal(found["total_commission"]) == Decimal("0.7159") + Decimal("1.4318") - 1
+    assert found["commission_by_asset"] == {
+        "BNB": "0.001", "BTC": "0.00000007", "SOL": "0.01", "USDC": "-1", "USDT": "0.7159",
+    }  # fmt: skip
+    assert found["unconverted_commission"] == {"BNB": "0.001", "BTC": "0.00000007"}
+    assert found["currency"] == "USDT" and Decimal(found["total_volume"]) == 4 * Decimal("12.5") * Decimal("143.18")
+    assert found["volume_by_currency"] == {"BTC": "0.05", "USDC": "1789.75", "USDT": "5369.25"}
+    volume = front.data("/api/v1/fills/analysis/volume?interval=1d")
+    assert sum(Decimal(bucket["commission"]) for bucket in volume["volume_data"]) == Decimal(found["total_commission"])
+    assert volume["unconverted_commission"] == found["unconverted_commission"]
+    of_bitcoin = front.data("/api/v1/fills/summary?symbol=ETHBTC")
+    assert (of_bitcoin["currency"], of_bitcoin["total_commission"]) == ("BTC", "0.00000007")
+    assert of_bitcoin["unconverted_commission"] == {}
+    assert front.get("/api/fills/summary").json["total_commission"] == found["total_commission"]
+
+
+def test_fees_in_another_asset_are_converted_where_there_is_a_fresh_quote(
+    tmp_path: Path, front: FrontThread, topic: Topic
+) -> None:
+    for n in (1, 2):
+        topic.fill(a_fill(n, commission=UNIT // 1000, commission_asset="BNB"))
+    topic.fill(a_fill(3, commission=5, commission_asset="OKB"))
+    feed = Producer(tmp_path)
+    feed.quote(feed.add(instrument("BNB", "USDC")), 600.0, 601.0)
+    front.loop.call_soon_threadsafe(front.front.catalog.refresh)
+    deadline = time.monotonic() + 20
+    while not (found := front.data("/api/v1/fills/summary"))["conversion_rates"]:
+        assert time.monotonic() < deadline, "the quote was not taken"
+    assert found["conversion_rates"] == {"BNB": "600.5"} and found["total_commission"] == "1.201"
+    assert found["unconverted_commission"] == {"OKB": "0.00000005"}
+    assert found["commission_by_asset"] == {"BNB": "0.002", "OKB": "0.00000005"}
+    volume = front.get("/api/fills/analysis/volume?interval=1d").json
+    assert sum(bucket["commission"] for bucket in volume["volume_data"]) == pytest.approx(1.201)
+    feed.close()
 
 
 def test_volume_by_interval_adds_up(front: FrontThread, topic: Topic) -> None:

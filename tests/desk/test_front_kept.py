@@ -7,6 +7,7 @@ import gc
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import pytest
 
 from tickring.actors.front.desk.desk import _fill_keys, fill_identity
 from tickring.actors.front.desk.portfolio import READ_ROWS, LatestRows, Once
-from tickring.actors.front.desk.rendered import Rendered, Series
+from tickring.actors.front.desk.rendered import Rendered
 from tickring.actors.front.desk.running import Span, Sum, Totals
+from tickring.actors.front.desk.series import PIECE, Series, joined
 from tickring.actors.front.desk.shelf import ALL, Shelf
 from tickring.actors.recent import Recent
 from tickring.codecs.desk.canonical import Fill
@@ -214,21 +216,75 @@ def test_row_is_written_once_and_never_for_another_value() -> None:
     gc.collect()
 
 
-def test_series_is_joined_again_when_it_has_changed() -> None:
-    joined: list[int] = []
+@dataclass
+class Told:
+    timestamp: int
+    n: int
 
-    class Rows(Rendered[Value]):
-        def array(self, values: Any) -> bytes:
-            joined.append(len(values))
-            return super().array(values)
 
-    series, values = Series(Rows(lambda value: value.n), lambda value: value.n != 2), [Value(n) for n in range(4)]
-    assert series.array(values) == series.array(values) == b"[0,1,3]" and joined == [3]
-    values.insert(2, Value(7))
-    assert series.array(values) == b"[0,1,7,3]"
-    del values[0]
-    values.append(Value(9))
-    assert series.array(values) == b"[1,7,3,9]" and series.array([]) == b"[]"
+def numbers(values: list[Told]) -> bytes:
+    return b",".join(b"%d" % value.n for value in values if value.n % 7)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_series_tells_what_a_plain_list_tells(seed: int) -> None:
+    rng, series, plain = random.Random(seed), Series[Told](), list[Told]()
+    for n in range(3000):
+        told = Told(n - rng.choice((0, 0, 0, 3, rng.randrange(900))), n)
+        series.add(told)
+        plain.append(told)
+        plain.sort(key=lambda value: value.timestamp)
+        if not n % 11:
+            start, most = n - rng.choice((400, 5000)), rng.choice((300, 10_000))
+            series.cut(start, most)
+            plain = [value for value in plain if value.timestamp >= start][-most:]
+            assert len(series) == len(plain) and list(series) == plain
+            expected = b"[%b]" % numbers(plain)
+            if rng.random() < 0.5:
+                asyncio.run(series.prepare("numbers", numbers))
+            assert joined(series.each("numbers", numbers)) == expected
+            odd = series.last("odd", lambda values: next((one for one in reversed(values) if one.n % 2), None))
+            assert odd == next((one for one in reversed(plain) if one.n % 2), None)
+
+
+def test_series_works_out_again_only_what_has_changed() -> None:
+    made: list[int] = []
+
+    def count(values: list[Told]) -> int:
+        made.append(len(values))
+        return len(values)
+
+    series = Series([Told(n, n) for n in range(10 * PIECE)])
+    assert sum(series.each("count", count)) == 10 * PIECE and made == [PIECE] * 10
+    series.add(Told(10 * PIECE, 0))
+    series.add(Told(3 * PIECE, 0))
+    series.cut(5, 10_000)
+    assert sum(series.each("count", count)) == 10 * PIECE - 3 and made[10:] == [PIECE - 5, PIECE + 1, 1]
+
+
+def test_shelf_lets_go_of_as_much_as_it_takes(topic: Topic, shelf: Shelf[Fill]) -> None:
+    """However long it is, a refresh costs what came since: no step lets go of everything at once."""
+    rng, dropped = random.Random(1), list[int]()
+    drop, most = shelf._drop, 0
+
+    def counted(item: Any) -> None:
+        dropped.append(item.sequence)
+        drop(item)
+
+    shelf._drop = counted  # type: ignore[method-assign]
+    for n in range(20 * SIZE):
+        topic.fill(a_fill(n, timestamp=NOW + (n - rng.randrange(9)) * SECOND, account_id=f"acct-{n % 3}"))
+        if not n % 3:
+            shelf.refresh()
+            most = max(most, len(dropped))
+            dropped.clear()
+    shelf.refresh()
+    assert 1 <= most <= 3
+    held = {item.value.fill_id for item in shelf.newest_first(ALL, 0, 1 << 62)}
+    assert held == {item.value.fill_id for item in shelf.recent.items}
+    of_one = [item.value.fill_id for item in shelf.newest_first(("acct-1",), 0, 1 << 62)]
+    assert set(of_one) == {fill_id for fill_id in held if int(fill_id[2:]) % 3 == 1}
+    assert shelf.latest(("*", "SOLUSDT")) is shelf.latest()
 
 
 def test_newest_rows_are_those_of_every_key_however_they_were_read(tmp_path: Path) -> None:

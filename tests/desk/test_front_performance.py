@@ -69,6 +69,23 @@ def test_performance_tells_ours_and_what_strategies_state(front: FrontThread, to
     assert len(front.data("/api/v1/performance?strategy_id=*")["history"]) == 3
 
 
+def test_strategy_that_is_not_known_has_no_figures(front: FrontThread, topic: Topic, portfolio: Portfolio) -> None:
+    topic.say(stated(1, strategy_id="grid"))
+    nobody = front.get("/api/v1/performance?strategy_id=nobody").json
+    assert nobody["metadata"] == {"account_id": "default", "strategy_id": "nobody"}
+    assert nobody["data"]["history"] == nobody["data"]["cumulative_pnl"] == []
+    assert nobody["data"]["metrics"]["total_trades"] == 0 and nobody["data"]["by_symbol_performance"] == {}
+    stating = front.data("/api/v1/performance?strategy_id=grid")
+    assert len(stating["history"]) == 1 and stating["metrics"]["total_trades"] == 0
+    for path in ("summary", "trades", "returns"):
+        answer = front.get(f"/api/v1/performance/{path}?strategy_id=nobody").json
+        assert answer["metadata"]["strategy_id"] == "nobody"
+    assert answer["data"]["returns"] == [] and front.data("/api/v1/performance/summary")["total_trades"] == 40
+    portfolio.pnl("default", "grid", winning_trips=3)
+    assert front.data("/api/v1/performance/summary?strategy_id=grid")["total_trades"] == 3
+    assert front.get("/api/v1/performance/summary").json["metadata"]["strategy_id"] == "*"
+
+
 def test_legacy_performance_has_its_own_shape(front: FrontThread) -> None:
     found = front.get("/api/performance").json
     assert set(found) == {

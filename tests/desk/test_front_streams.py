@@ -14,6 +14,7 @@ from tickring.codecs.desk.canonical import Fill, Risk
 from tickring.codecs.desk.money import UNIT
 from tickring.codecs.desk.records import FILL
 from tickring.codecs.record import Flag
+from tickring.ringbuf import MetricsPage, read_page
 
 from .desk_rig import Topic
 
@@ -80,6 +81,23 @@ def test_items_whose_texts_were_overwritten_are_counted(folder: Path) -> None:
     assert kept[-1] == "f-39" and not recent.whole
     streams.close()
     topic.close()
+
+
+def test_items_of_another_version_are_counted_and_the_others_are_read(folder: Path, topic: Topic) -> None:
+    page = MetricsPage(folder, "front-0", 1)
+    streams = DeskStreams(folder, page)
+    topic.fill(a_fill(1))
+    at, size = topic._text({"fill_id": "f-2", "of": "another version"})
+    topic.publish["fill"](1, 1, NOW, 0, bytes(16), bytes(16), bytes(16), 1, at, size, 0, 0)
+    topic.fill(a_fill(3))
+    recent = recent_of(streams)
+    assert [item.value.fill_id for item in recent.refresh()] == ["f-1", "f-3"]
+    assert recent.unreadable == 1 and not recent.whole
+    page.beat(1)
+    [counted] = [one for one in read_page(page.path).samples if one.name == "tickring_desk_unreadable_items_total"]
+    assert (counted.labels, counted.values[0]) == ({"stream": "topic-exec-reports-v1.fill"}, 1)
+    streams.close()
+    page.close()
 
 
 def test_a_withdrawn_item_is_left_out(folder: Path, topic: Topic) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import time
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any
@@ -10,11 +12,13 @@ import msgspec
 
 from ....codecs.desk.canonical import Alert
 from ...control import ALERTS_SOCKET, CommandRefused, NoAnswer, command
-from ..endpoints import Answer, Answerer, Arguments, Endpoint, Enveloped
+from ..endpoints import Answer, Answerer, Arguments, Endpoint
 from ..envelope import encode, members
 from ..errors import InvalidParameter, NotFound, ServiceUnavailable
+from ..paging import LIMIT_MAX
 from ..params import Param, choice, flag, text
 from ..state import FrontState
+from .cursors import Cursor, cursor_param, cut, place_of
 from .form import (
     BOOLEAN,
     INTEGER,
@@ -53,6 +57,7 @@ ACTIVE_MAX = 1000
 SEVERITIES = ("INFO", "LOW", "MEDIUM", "HIGH", "CRITICAL")
 _ASKED = {"WARNING": "MEDIUM", "ERROR": "HIGH", "EMERGENCY": "CRITICAL"}
 COMMAND_TIMEOUT_S = 5.0
+_INTEGER = re.compile(r"-?[0-9]+")
 FILTERS = ("status", "severity", "category", "source", "symbol", "resolved", "account_id")
 
 
@@ -64,6 +69,16 @@ def _severity(value: str) -> str:
     return word
 
 
+def _clamped(value: str) -> int:
+    if not _INTEGER.fullmatch(value):
+        raise ValueError("an integer")
+    return min(max(int(value), 1), LIMIT_MAX)
+
+
+LIMIT = Param(
+    "limit", _clamped, {"type": "integer", "description": "an integer"},
+    f"The same as `page_size`, but taken as 1 below it and as {LIMIT_MAX} above.",
+)  # fmt: skip
 SEVERITY = Param(
     "severity", _severity, {"type": "string", "enum": [*SEVERITIES, *_ASKED], "description": "a severity"},
     "WARNING, ERROR and EMERGENCY mean MEDIUM, HIGH and CRITICAL.",
@@ -74,9 +89,10 @@ CATEGORY = text("category", "Kind of alert.", "a category")
 SOURCE = text("source", "Who raised it.", "a source")
 RESOLVED = Param("resolved", flag("resolved", False, "").parse, {"type": "boolean", "description": "true or false"},
                  "Resolved ones, or the others; both by default.")  # fmt: skip
+CURSOR = cursor_param(1)
+SIZE = dataclasses.replace(PAGE_SIZE, aliases=("size",))
 INTERVAL = choice("interval", ("1h", "1d"), "Length of the intervals.", "1h")
 ALERT_ID = text("alert_id", "The alert.", "an alert's id", where="path", required=True, example="al-301")
-RULE_ID = text("rule_id", "The rule.", "a rule's id", where="path", required=True, example="kafka_lag")
 
 ALERT: dict[str, Any] = objects(
     alert_id=TEXT, id=TEXT, timestamp=MOMENT, severity={"enum": list(SEVERITIES)}, severity_raw=TEXT,
@@ -93,8 +109,6 @@ LISTED: dict[str, Any] = objects(
 SUMMARY: dict[str, Any] = objects(
     total_alerts=INTEGER, active_alerts=INTEGER, critical_alerts=INTEGER, resolved_alerts=INTEGER, alert_rate=NUMBER
 )
-RULE: dict[str, Any] = {"type": "object", "required": ["rule_id", "name", "severity", "conditions"]}
-RULES: dict[str, Any] = objects(rules=lists(RULE), total_count=INTEGER, filtered_count=INTEGER, filters_applied=OBJECT)
 LEGACY_ALERT: dict[str, Any] = objects(
     alert_id=TEXT, timestamp=TEXT, severity=TEXT, code=TEXT, title=TEXT, message=TEXT, source=MAYBE_TEXT,
     symbol=MAYBE_TEXT, resolved=BOOLEAN,
@@ -190,7 +204,7 @@ class Alerts:
                 if alert.alert_id not in newest:
                     found[alert.alert_id] = alert
         alerts = [alert for alert in found.values() if _fits(alert, arguments)]
-        return sorted(alerts, key=lambda alert: -alert.timestamp), start, end
+        return sorted(alerts, key=_rank, reverse=True), start, end
 
     async def _older(self, start: int, end: int) -> list[Alert]:
         if not self.state.history.configured:
@@ -214,7 +228,7 @@ class Alerts:
 
     def active(self) -> list[Alert]:
         """Those that are not resolved, newest first."""
-        return sorted(self._states.active(), key=lambda alert: -alert.timestamp)
+        return sorted(self._states.active(), key=_rank, reverse=True)
 
     async def one(self, alert_id: str) -> Alert:
         """Raises NotFound."""
@@ -263,37 +277,36 @@ def _fits(alert: Alert, arguments: Arguments) -> bool:
 def alert_endpoints(state: FrontState) -> list[Endpoint]:
     """Canonical paths, and those of DipMaster's API."""
     alerts = Alerts(state)
-    return [*_canonical(alerts), *_commands(alerts), *_legacy(alerts)]
+    return [*_canonical(alerts), *_legacy(alerts)]
 
 
 _LISTED: tuple[Param, ...] = (
-    ANY_ACCOUNT, STATUS, SEVERITY, CATEGORY, SOURCE, SYMBOL, RESOLVED, START, END, PAGE, PAGE_SIZE, STRINGS, TIME,
+    ANY_ACCOUNT, STATUS, SEVERITY, CATEGORY, SOURCE, SYMBOL, RESOLVED, START, END, PAGE, SIZE, LIMIT, CURSOR,
+    STRINGS, TIME,
 )  # fmt: skip
 
 
-def _page(rows: Sequence[Any], page: int, size: int) -> tuple[Sequence[Any], dict[str, Any]]:
-    pages = -(-len(rows) // size)
-    return rows[(page - 1) * size : page * size], {
-        "page": page, "page_size": size, "total": len(rows), "total_count": len(rows), "total_pages": pages,
-        "has_next": page < pages, "has_prev": page > 1, "next_cursor": None,
-    }  # fmt: skip
+def _rank(alert: Alert) -> Cursor:
+    return Cursor(alert.timestamp, (alert.alert_id,))
 
 
 def _canonical(alerts: Alerts) -> list[Endpoint]:
     def listed(arguments: Arguments) -> Answerer:
         form = form_of(arguments["decimals"], arguments["time"])
         bounds(arguments, DAY_NS, LONGEST_NS)
+        place = place_of(arguments)
 
         async def answer() -> Answer:
-            found, _, _ = await alerts.among(arguments, DAY_NS)
-            shown, told = _page(found, arguments["page"], arguments["page_size"])
+            found, start, end = await alerts.among(arguments, DAY_NS)
+            shown, told = cut(found, _rank, place)
+            metadata = {"count": len(shown), "start_time": form.moment(start), "end_time": form.moment(end)}
             body = {
                 "alerts": [whole_alert(alert, form) for alert in shown], "total_count": alerts.known,
                 "filtered_count": len(found),
                 "filters_applied": {name: arguments[name] for name in FILTERS if arguments[name] is not None},
             }  # fmt: skip
-            asked = query_params(arguments, _LISTED)
-            return members(encode(body), count=len(found), pagination=told, query_params=asked)
+            asked = query_params(arguments, _LISTED, page_size=place.size)
+            return members(encode(body), metadata=metadata, count=len(found), pagination=told, query_params=asked)
 
         return answer
 
@@ -301,8 +314,9 @@ def _canonical(alerts: Alerts) -> list[Endpoint]:
         form = form_of(arguments["decimals"], arguments["time"])
 
         def answer() -> Answer:
-            found = [alert for alert in alerts.active() if _fits(alert, arguments)][:ACTIVE_MAX]
-            return members(encode([whole_alert(alert, form) for alert in found]), count=len(found))
+            found = [alert for alert in alerts.active() if _fits(alert, arguments)]
+            shown = [whole_alert(alert, form) for alert in found[:ACTIVE_MAX]]
+            return members(encode(shown), metadata={"count": len(shown)}, count=len(found))
 
         return answer
 
@@ -334,10 +348,14 @@ def _canonical(alerts: Alerts) -> list[Endpoint]:
 
     common: dict[str, Any] = {"tag": "desk"}
     return [
-        Endpoint("/api/v1/alerts", listed, "Alerts of a range, newest first", _LISTED, data=LISTED, **common),
+        Endpoint(
+            "/api/v1/alerts", listed, "Alerts of a range, newest first", _LISTED, data=LISTED,
+            metadata={"count": INTEGER, "start_time": MOMENT, "end_time": MOMENT}, **common,
+        ),
         Endpoint(
             "/api/v1/alerts/active", active, "Alerts that are not resolved",
-            (ANY_ACCOUNT, SEVERITY, SOURCE, SYMBOL, STRINGS, TIME), data=lists(ALERT), **common,
+            (ANY_ACCOUNT, SEVERITY, SOURCE, SYMBOL, STRINGS, TIME), data=lists(ALERT), metadata={"count": INTEGER},
+            **common,
         ),
         Endpoint("/api/v1/alerts/summary", summarised, "How many", (ANY_ACCOUNT, START, END), data=SUMMARY, **common),
         Endpoint(
@@ -351,129 +369,10 @@ def _canonical(alerts: Alerts) -> list[Endpoint]:
     ]  # fmt: skip
 
 
-def _body(name: str, doc: str, what: str, **more: Any) -> Param:
-    return text(name, doc, what, where="body", **more)
-
-
-def _object(name: str, doc: str, kind: Any, schema: Mapping[str, Any], **more: Any) -> Param:
-    """A member of the body that is no text."""
-
-    def parse(given: str) -> Any:
-        try:
-            return msgspec.json.decode(given, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise ValueError(str(schema["description"])) from None
-
-    return Param(name, parse, schema, doc, where="body", length_max=20_000, **more)
-
-
-CONDITIONS = _object(
-    "conditions", "All of them must hold.", list[dict[str, Any]],
-    {"type": "array", "minItems": 1, "maxItems": 10, "items": objects(
-        metric_name=TEXT, operator={"enum": [">", ">=", "<", "<=", "==", "!="]}, threshold=NUMBER,
-        duration={"type": "number", "minimum": 0, "maximum": 86_400, "description": "seconds"}),
-     "description": "a list of {metric_name, operator, threshold, duration}"}, required=True,
-)  # fmt: skip
-ENABLED = _object("enabled", "Off: it is kept and not looked at.", bool, {"type": "boolean",
-                  "description": "true or false"}, default=True)  # fmt: skip
-LABELS = _object("labels", "What belongs to it.", dict[str, str | int | float | bool | None],
-                 {"type": "object", "description": "an object of plain values"}, default=None)  # fmt: skip
-
-
-def _commands(alerts: Alerts) -> list[Endpoint]:
-    form = form_of("string", "rfc3339")
-
-    def changed(name: str, *fields: str) -> Any:
-        def prepare(arguments: Arguments) -> Answerer:
-            async def answer() -> Answer:
-                given = {field: arguments[field] for field in fields if arguments[field] is not None}
-                answer = await alerts.ask(name, **given)
-                alert = msgspec.convert(answer["alert"]["alert"], Alert)
-                return members(encode(whole_alert(alert, form)))
-
-            return answer
-
-        return prepare
-
-    def created(arguments: Arguments) -> Answerer:
-        async def answer() -> Answer:
-            given = {param.name: arguments[param.name] for param in _CREATE if arguments[param.name] is not None}
-            answer = await alerts.ask("create", **given)
-            alert = msgspec.convert(answer["alert"]["alert"], Alert)
-            return Enveloped(members(encode(whole_alert(alert, form))), 201)
-
-        return answer
-
-    def rules(arguments: Arguments) -> Answerer:
-        async def answer() -> Answer:
-            every = (await alerts.ask("rules"))["rules"] if alerts.kept else []
-            filters = {
-                name: arguments[name] for name in ("enabled", "category", "severity") if arguments[name] is not None
-            }
-            found = [
-                rule for rule in every
-                if rule.get("enabled", True) == filters.get("enabled", rule.get("enabled", True))
-                and rule.get("category", "system") == filters.get("category", rule.get("category", "system"))
-                and rule["severity"] == filters.get("severity", rule["severity"])
-            ]  # fmt: skip
-            body = {"rules": found, "total_count": len(every), "filtered_count": len(found), "filters_applied": filters}
-            return members(encode(body), count=len(found))
-
-        return answer
-
-    def ruled(arguments: Arguments) -> Answerer:
-        async def answer() -> Answer:
-            rule = {param.name: arguments[param.name] for param in _RULE if arguments[param.name] is not None}
-            return Enveloped(members(encode((await alerts.ask("put_rule", rule=rule))["rule"])), 201)
-
-        return answer
-
-    def dropped(arguments: Arguments) -> Answerer:
-        async def answer() -> Answer:
-            await alerts.ask("drop_rule", rule_id=arguments["rule_id"])
-            return members(encode({"rule_id": arguments["rule_id"]}))
-
-        return answer
-
-    errors = (400, 404, 503)
-    enabled = Param("enabled", RESOLVED.parse, RESOLVED.schema, "Those that are looked at, or the others.")
-    acknowledge = (ALERT_ID, _body("by", "Who has seen it.", "a name"))
-    resolve = (ALERT_ID, _body("action", "What was done.", "a few words"))
-    common: dict[str, Any] = {"tag": "desk"}
-    return [
-        Endpoint("/api/v1/alerts/rules", rules, "What is watched", (enabled, CATEGORY, SEVERITY), data=RULES,
-                 errors=(400, 503), **common),
-        Endpoint("/api/v1/alerts/rules", ruled, "Watch something", _RULE, "POST", 201, data=RULE, errors=(400, 503),
-                 **common),
-        Endpoint("/api/v1/alerts/rules/{rule_id}", dropped, "Watch it no longer", (RULE_ID,), "DELETE",
-                 data=objects(rule_id=TEXT), errors=errors, **common),
-        Endpoint("/api/v1/alerts", created, "Raise an alert", _CREATE, "POST", 201, data=ALERT, errors=(400, 503),
-                 **common),
-        Endpoint("/api/v1/alerts/{alert_id}/acknowledge", changed("acknowledge", "alert_id", "by"),
-                 "Say that somebody has seen it", acknowledge, "POST", data=ALERT, errors=errors, **common),
-        Endpoint("/api/v1/alerts/{alert_id}/resolve", changed("resolve", "alert_id", "action"), "Say that it is over",
-                 resolve, "POST", data=ALERT, errors=errors, **common),
-    ]  # fmt: skip
-
-
-_CREATE: tuple[Param, ...] = (
-    _body("name", "In a few words.", "a text", required=True), _body("severity", "Of it.", "a severity", required=True),
-    _body("description", "What is wrong.", "a text", required=True), _body("source", "Who says so.", "a name"),
-    _body("category", "Kind of alert.", "a category"), _body("rule_id", "A rule it belongs to.", "a rule's id"),
-    _body("account_id", "Account.", "an account"), _body("symbol", "Symbol.", "a symbol"), LABELS,
-)  # fmt: skip
-_RULE: tuple[Param, ...] = (
-    _body("rule_id", "To change a rule; a new one is named by itself.", "a rule's id"),
-    _body("name", "In a few words.", "a text", required=True), _body("description", "What to do.", "a text"),
-    _body("severity", "Of what it raises.", "a severity", required=True),
-    _body("category", "Kind of alert.", "a category"), CONDITIONS, ENABLED,
-)  # fmt: skip
-
-
 def _legacy(alerts: Alerts) -> list[Endpoint]:
     async def listed(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         found, start, end = await alerts.among(arguments, DAY_NS)
-        shown, told = _page(found, arguments["page"], arguments["page_size"])
+        shown, told = cut(found, _rank, place_of(arguments))
         return {
             "alerts": [legacy_alert(alert, form) for alert in shown], "summary": summary(found, start, end),
             "pagination": {name: told[name] for name in LEGACY_PAGE["properties"]},

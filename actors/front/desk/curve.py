@@ -11,10 +11,10 @@ import msgspec
 
 from ....codecs.desk.money import parse_amount
 from ....storage.client import quote_name
+from ..history import in_turns
 from ..stamps import NS
 from ..state import FrontState
 from .portfolio import ALL
-from .rendered import ByIdentity
 
 INTERVALS = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86_400}
 CURVES_KEPT = 64
@@ -36,7 +36,7 @@ class Point(msgspec.Struct, frozen=True, gc=False, eq=False):
 
 @dataclass(frozen=True)
 class Curve:
-    """Points of a range, oldest first, for each symbol.
+    """Points of a range by their time, oldest first, and by their symbol within it.
 
     Attributes:
         before: the last point before the range of each symbol, from which the first differs.
@@ -68,7 +68,7 @@ async def read_curve(
             f"argMaxMerge(last) AS s FROM {table} WHERE {one}strategy_id = {{strategy:String}} "
             "AND symbol IN {symbols:Array(String)} AND interval_type = {interval:String} "
             "AND time_bucket >= fromUnixTimestamp({first:Int64}) AND time_bucket < fromUnixTimestamp({end:Int64}) "
-            "GROUP BY time_bucket, account_id, symbol) GROUP BY bucket, symbol ORDER BY bucket",
+            "GROUP BY time_bucket, account_id, symbol) GROUP BY bucket, symbol ORDER BY bucket, symbol",
             {"account": account or "", "strategy": strategy, "symbols": list(wanted), "interval": interval,
              "first": (first - length) // NS, "end": -(-end_ns // NS)},
         )  # fmt: skip
@@ -79,22 +79,31 @@ async def read_curve(
         identity = ("curve", account, strategy, wanted, interval, first, -(-end_ns // length))
         found, kept = await state.desk.cache.get(identity, ask)
         answered, rows = found is not None, found or []
-    stored = _PARSED.of(rows) if rows else []
-    before = {point.symbol: point for point in stored if point.start_ns < first}
-    points = [point for point in stored if point.start_ns >= first]
+    stored = await _parsed(rows) if rows else []
+    begins = bisect_left(stored, first, key=lambda point: point.start_ns)
+    before, points = {point.symbol: point for point in stored[:begins]}, stored[begins:]
     _append_now(state, account, strategy, wanted, length, first, end_ns, points)
     return Curve(points, before, answered, kept)
 
 
-def _parsed(rows: list[list[Any]]) -> list[Point]:
-    found = []
-    for seconds, symbol, *values in rows:
-        realized, unrealized, fees, total, volume = (parse_amount(value)[0] for value in values[:5])
-        found.append(Point(int(seconds) * NS, symbol, realized, unrealized, fees, total, volume, int(values[5])))
-    return found
+_PARSED: dict[int, tuple[list[list[Any]], list[Point]]] = {}  # by the identity of the rows, which are kept with them
 
 
-_PARSED = ByIdentity(_parsed, CURVES_KEPT)
+async def _parsed(rows: list[list[Any]]) -> list[Point]:
+    """The points of an answer, worked out once while the answer is kept."""
+    kept = _PARSED.get(id(rows))
+    if kept is None:
+        points = await in_turns(_point, rows)
+        if len(_PARSED) >= CURVES_KEPT:
+            _PARSED.clear()
+        kept = _PARSED[id(rows)] = rows, points
+    return kept[1]
+
+
+def _point(row: list[Any]) -> Point:
+    seconds, symbol, *values = row
+    realized, unrealized, fees, total, volume = (parse_amount(value)[0] for value in values[:5])
+    return Point(int(seconds) * NS, symbol, realized, unrealized, fees, total, volume, int(values[5]))
 
 
 def _append_now(
@@ -114,7 +123,18 @@ def _append_now(
             now["fill_count"],
         )  # fmt: skip
         at = bisect_left(points, bucket, key=lambda point: point.start_ns)
-        points[at:] = [*(other for other in points[at:] if other.symbol != symbol), point]
+        others = [other for other in points[at:] if other.symbol != symbol]
+        points[at:] = sorted([*others, point], key=lambda point: (point.start_ns, point.symbol))
+
+
+def before_of(curve: Curve, index: int) -> Point | None:
+    """The point of the same symbol before one of a curve."""
+    points = curve.points
+    symbol = points[index].symbol
+    for earlier in range(index - 1, -1, -1):
+        if points[earlier].symbol == symbol:
+            return points[earlier]
+    return curve.before.get(symbol)
 
 
 def differences(curve: Curve) -> list[tuple[Point, Point | None]]:

@@ -12,6 +12,7 @@ from ...recent import Recent
 from .alert_states import AlertStates
 from .cache import QueryCache
 from .config import DeskConfig
+from .cursors import Identity
 from .params import plain_symbol
 from .portfolio import Portfolio
 from .running import Totals
@@ -22,9 +23,14 @@ TOTALS_MAX = 512
 LISTS_MAX = 16  # of up to 10,000 values each
 
 
-def fill_identity(fill: Fill) -> Hashable:
+def fill_identity(fill: Fill) -> Identity:
     """A fill counts once, whichever variant brought it first."""
     return fill.account_id, fill.venue, fill.fill_id
+
+
+def event_identity(event: Event) -> Identity:
+    """An event counts once, however often it came."""
+    return (event.event_id,)
 
 
 def _fill_keys(fill: Fill) -> Iterable[Hashable]:
@@ -47,7 +53,7 @@ class Desk:
     """One worker's view. Shelves are made when they are first asked for, and again when their stream was."""
 
     def __init__(self, folder: Path, page: MetricsPage, config: DeskConfig) -> None:
-        self.streams = DeskStreams(folder)
+        self.streams = DeskStreams(folder, page)
         self.portfolio = Portfolio(self.streams)
         self.alerts = AlertStates(self.streams)
         self.totals = Totals(config.totals_keep_s, TOTALS_MAX)
@@ -65,7 +71,7 @@ class Desk:
 
     def statements(self, topic: str) -> Shelf[Any] | None:
         """Events of a topic by `(account,)` and `("*", strategy)`."""
-        return self._shelf(topic, self.streams.statements(topic), _event_keys, _event_identity)
+        return self._shelf(topic, self.streams.statements(topic), _event_keys, event_identity)
 
     def active_alerts(self) -> int:
         """How many alerts are not resolved."""
@@ -85,7 +91,3 @@ class Desk:
         await self.lists.close()
         await self.cache.close()
         self.streams.close()
-
-
-def _event_identity(event: Event) -> Hashable:
-    return event.event_id

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Hashable, Mapping
 from dataclasses import dataclass
-from decimal import Context, Decimal
 from typing import Any
 
 from msgspec import Raw
 
 from ....codecs.desk.canonical import Fill
-from ....codecs.desk.money import SCALE, UNIT, divide, parse_amount
 from ..endpoints import Answer, Answerer, Arguments, Endpoint
 from ..envelope import encode, members
 from ..errors import NotFound
@@ -19,6 +17,8 @@ from ..params import Param, choice, text
 from ..shapes import COMPLETENESS
 from ..stamps import NS
 from ..state import FrontState
+from .cursors import Place, cursor_param, place_of
+from .desk import fill_identity
 from .form import (
     AMOUNT_SCHEMA,
     INTEGER,
@@ -43,6 +43,7 @@ from .params import (
     ORDER_ID,
     PAGE,
     PAGE_SIZE,
+    PLAIN_SYMBOL,
     SIDE,
     START,
     STRINGS,
@@ -56,18 +57,20 @@ from .params import (
     symbols_of,
 )
 from .ranged import Page, page_of
+from .rates import rates_of
 from .rendered import by_form
 from .running import Span, Sum
 from .shelf import ALL
 from .stored import Older, Table
+from .sums import CURRENCIES, SUMMARY, SUMS, VOLUME, Sums, currencies, summary, volume_buckets, whole_of
 
 LONGEST_NS = 30 * DAY_NS
 IDENTITY = ("account_id", "venue", "fill_id")
-PLAIN_SYMBOL = "upper(replaceRegexpAll(symbol, '[-/_]', ''))"
 INTERVALS = {"5m": 300, "15m": 900, "1h": 3600, "1d": 86_400}
 FILL_ID = text("fill_id", "The fill.", "a fill's id", where="path", required=True, example="f-31")
 INTERVAL = choice("interval", tuple(INTERVALS), "Length of the buckets.", "1h")
 RANGE = (START, END)
+CURSOR = cursor_param(len(IDENTITY))
 
 LEGACY_FILL: dict[str, Any] = objects(
     fill_id=TEXT, trade_id=MAYBE_TEXT, order_id=MAYBE_TEXT, symbol=TEXT, side={"enum": ["BUY", "SELL"]},
@@ -76,10 +79,6 @@ LEGACY_FILL: dict[str, Any] = objects(
 FILL: dict[str, Any] = objects(
     **LEGACY_FILL["properties"], strategy_id=TEXT, account_id=TEXT, venue=TEXT, realized_pnl=MAYBE_AMOUNT,
     slippage_bps=MAYBE_NUMBER,
-)  # fmt: skip
-SUMMARY: dict[str, Any] = objects(
-    total_fills=INTEGER, total_volume=AMOUNT_SCHEMA, total_commission=AMOUNT_SCHEMA, avg_fill_size=AMOUNT_SCHEMA,
-    avg_slippage=AMOUNT_SCHEMA,
 )  # fmt: skip
 
 
@@ -147,73 +146,6 @@ class Filter:
         return {name: value for name, value in given.items() if value is not None}
 
 
-# the columns of `Sums`, in its order
-SUMS = (
-    "count(), sum(toDecimal256(quantity, 8) * toDecimal256(price, 8)), sum(quantity), sum(commission), "
-    "sum(ifNull(slippage_bps, 0)), count(slippage_bps), min(price), max(price)"
-)
-
-
-@dataclass
-class Sums:
-    """Sums over fills: exact."""
-
-    fills: int = 0
-    value: int = 0  # quantity times price, units of 1e-16
-    quantity: int = 0
-    commission: int = 0
-    slippage: float = 0.0  # basis points
-    slipped: int = 0  # fills that state one
-    lowest: int = 0
-    highest: int = 0
-
-    @classmethod
-    def of(cls, row: Sequence[Any]) -> Sums:
-        """From a row of `SUMS`."""
-        fills, value, quantity, commission, slippage, slipped, lowest, highest = row
-        units = int(Decimal(value).scaleb(2 * SCALE, Context(prec=100)))
-        return cls(
-            int(fills), units, parse_amount(quantity)[0], parse_amount(commission)[0], float(slippage), int(slipped),
-            parse_amount(lowest)[0], parse_amount(highest)[0],
-        )  # fmt: skip
-
-    @property
-    def volume(self) -> int:
-        """Quote currency."""
-        return divide(self.value, UNIT)
-
-    @property
-    def average_size(self) -> int:
-        return divide(self.quantity, self.fills) if self.fills else 0
-
-    def add(self, fill: Fill) -> None:
-        """One fill more."""
-        price = fill.price
-        if not self.fills or price < self.lowest:
-            self.lowest = price
-        if price > self.highest:
-            self.highest = price
-        self.fills += 1
-        self.value += fill.quantity * price
-        self.quantity += fill.quantity
-        self.commission += fill.commission
-        if fill.slippage_bps is not None:
-            self.slippage += fill.slippage_bps
-            self.slipped += 1
-
-    def merge(self, other: Sums) -> None:
-        """Those of other fills."""
-        if other.fills:
-            self.lowest = min(self.lowest, other.lowest) if self.fills else other.lowest
-            self.highest = max(self.highest, other.highest)
-        self.fills += other.fills
-        self.value += other.value
-        self.quantity += other.quantity
-        self.commission += other.commission
-        self.slippage += other.slippage
-        self.slipped += other.slipped
-
-
 class Fills:
     """Fills of one worker: memory first, ClickHouse for what memory no longer holds."""
 
@@ -221,10 +153,10 @@ class Fills:
         self.state = state
         self.table: Table[Fill] = Table(state, Fill, "fills", IDENTITY, state.desk.fills)
 
-    def page(self, wanted: Filter, arguments: Arguments, page: int, size: int) -> Page[Fill] | Awaitable[Page[Fill]]:
+    def page(self, wanted: Filter, arguments: Arguments, place: Place) -> Page[Fill] | Awaitable[Page[Fill]]:
         """A page of a range, newest first. Raises InvalidTimeRange."""
         desk, older = self.state.desk, self.table.older(wanted.columns())
-        return page_of(desk.fills(), self._span(wanted, arguments), page, size, older, desk)
+        return page_of(desk.fills(), self._span(wanted, arguments), place, older, desk, fill_identity)
 
     def _span(self, wanted: Filter, arguments: Arguments) -> Span:
         start, end = bounds(arguments, DAY_NS, LONGEST_NS)
@@ -290,40 +222,6 @@ class Fills:
         return rows[0]
 
 
-def summary(sums: Sums, form: Form) -> dict[str, Any]:
-    """FillSummary: volume in quote currency, average slippage in basis points of those that state one."""
-    slippage = round(sums.slippage / sums.slipped * 1e8) if sums.slipped else 0
-    return {
-        "total_fills": sums.fills, "total_volume": form.amount(sums.volume),
-        "total_commission": form.amount(sums.commission), "avg_fill_size": form.amount(sums.average_size),
-        "avg_slippage": form.amount(slippage),
-    }  # fmt: skip
-
-
-def volume_buckets(buckets: Mapping[int, Sums], form: Form) -> dict[str, Any]:
-    """Volume by interval, oldest first."""
-    data = [
-        {
-            "timestamp": form.moment(start), "volume": form.amount(sums.quantity), "value": form.amount(sums.volume),
-            "fill_count": sums.fills, "avg_price": form.amount(divide(sums.value, sums.quantity)),
-            "min_price": form.amount(sums.lowest), "max_price": form.amount(sums.highest),
-            "commission": form.amount(sums.commission),
-        }
-        for start, sums in sorted(buckets.items())
-    ]  # fmt: skip
-    whole = Sums()
-    for sums in buckets.values():
-        whole.merge(sums)
-    return {
-        "volume_data": data, "total_volume": form.amount(whole.quantity), "total_value": form.amount(whole.volume),
-        "total_fills": whole.fills, "avg_fill_size": form.amount(whole.average_size),
-    }  # fmt: skip
-
-
-VOLUME: dict[str, Any] = objects(
-    volume_data=lists(OBJECT), total_volume=AMOUNT_SCHEMA, total_value=AMOUNT_SCHEMA, total_fills=INTEGER,
-    avg_fill_size=AMOUNT_SCHEMA,
-)  # fmt: skip
 PAGE_SCHEMA: dict[str, Any] = {
     "page": INTEGER, "page_size": INTEGER, "total_count": {"type": ["integer", "null"]},
     "total_pages": {"type": ["integer", "null"]}, "has_next": {"type": "boolean"}, "has_prev": {"type": "boolean"},
@@ -336,17 +234,18 @@ def fill_endpoints(state: FrontState) -> list[Endpoint]:
 
 
 _LISTED: tuple[Param, ...] = (
-    ACCOUNT, ANY_STRATEGY, *RANGE, SYMBOL, SYMBOLS, SIDE, ORDER_ID, PAGE, PAGE_SIZE, STRINGS, TIME,
+    ACCOUNT, ANY_STRATEGY, *RANGE, SYMBOL, SYMBOLS, SIDE, ORDER_ID, PAGE, PAGE_SIZE, CURSOR, STRINGS,
+    TIME,
 )  # fmt: skip
 _SUMMED: tuple[Param, ...] = (ACCOUNT, ANY_STRATEGY, *RANGE, SYMBOL, SYMBOLS, SIDE, STRINGS, TIME)
 
 
 def _canonical(state: FrontState) -> list[Endpoint]:
-    fills, rendered = Fills(state), by_form(whole_fill)
+    fills, rendered, rate_now = Fills(state), by_form(whole_fill), rates_of(state)
 
     def listed(arguments: Arguments) -> Answerer:
         wanted, form = Filter.of(arguments), form_of(arguments["decimals"], arguments["time"])
-        page, size = arguments["page"], arguments["page_size"]
+        place = place_of(arguments)
         texts, asked = rendered[form], query_params(arguments, _LISTED)
         bounds(arguments, DAY_NS, LONGEST_NS)
 
@@ -358,14 +257,14 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             }  # fmt: skip
             return members(
                 texts.array(found.items), metadata=metadata, count=found.total,
-                pagination=found.pagination(page, size), query_params=asked,
+                pagination=found.pagination(place), query_params=asked,
             )  # fmt: skip
 
         async def waiting(found: Awaitable[Page[Fill]]) -> Answer:
             return told(await found)
 
         def answer() -> Answer | Awaitable[Answer]:
-            found = fills.page(wanted, arguments, page, size)
+            found = fills.page(wanted, arguments, place)
             return waiting(found) if inspect.isawaitable(found) else told(found)
 
         return answer
@@ -379,7 +278,8 @@ def _canonical(state: FrontState) -> list[Endpoint]:
                 length_ns = INTERVALS[arguments["interval"]] * NS if "interval" in arguments else 0
                 sums, start, end = await fills.sums(wanted, arguments, length_ns)
                 metadata = {"start_time": form.moment(start), "end_time": form.moment(end)}
-                return members(encode(make(sums, form)), metadata=metadata)
+                told = {**make(sums, form), **currencies(whole_of(sums), form, rate_now)}
+                return members(encode(told), metadata=metadata)
 
             return answer
 
@@ -402,12 +302,13 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             metadata={"count": INTEGER, "account_id": TEXT, **moments, **COMPLETENESS}, **common,
         ),
         Endpoint(
-            "/api/v1/fills/summary", summed(lambda sums, form: summary(sums.get(0, Sums()), form)), "Sums over fills",
-            _SUMMED, data=SUMMARY, metadata=moments, **common,
+            "/api/v1/fills/summary", summed(lambda sums, form: summary(sums.get(0, Sums()), form, rate_now)),
+            "Sums over fills", _SUMMED, data=objects(**SUMMARY["properties"], **CURRENCIES), metadata=moments, **common,
         ),
         Endpoint(
-            "/api/v1/fills/analysis/volume", summed(volume_buckets), "Volume by interval", (*_SUMMED, INTERVAL),
-            data=VOLUME, metadata=moments, **common,
+            "/api/v1/fills/analysis/volume", summed(lambda sums, form: volume_buckets(sums, form, rate_now)),
+            "Volume by interval", (*_SUMMED, INTERVAL), data=objects(**VOLUME["properties"], **CURRENCIES),
+            metadata=moments, **common,
         ),
         Endpoint(
             "/api/v1/fills/{fill_id}", one, "One fill", (FILL_ID, ANY_ACCOUNT, STRINGS, TIME), data=FILL, **common
@@ -416,24 +317,24 @@ def _canonical(state: FrontState) -> list[Endpoint]:
 
 
 def _legacy(state: FrontState) -> list[Endpoint]:
-    fills, rendered = Fills(state), by_form(legacy_fill)
+    fills, rendered, rate_now = Fills(state), by_form(legacy_fill), rates_of(state)
     some = (START, END, SYMBOL, SIDE)
     paged = (*some, ORDER_ID, PAGE, PAGE_SIZE)
 
     async def listed(arguments: Arguments, form: Form) -> Mapping[str, Any]:
-        page, size = arguments["page"], arguments["page_size"]
-        found = fills.page(Filter.of(arguments), arguments, page, size)
+        place = place_of(arguments)
+        found = fills.page(Filter.of(arguments), arguments, place)
         shown = await found if inspect.isawaitable(found) else found
         sums, _, _ = await fills.sums(Filter.of(arguments), arguments)
-        told = {name: value for name, value in shown.pagination(page, size).items() if name in PAGE_SCHEMA}
+        told = {name: value for name, value in shown.pagination(place).items() if name in PAGE_SCHEMA}
         return {
-            "fills": Raw(rendered[form].array(shown.items)), "summary": summary(sums.get(0, Sums()), form),
+            "fills": Raw(rendered[form].array(shown.items)), "summary": summary(sums.get(0, Sums()), form, rate_now),
             "pagination": told,
         }  # fmt: skip
 
     async def summarised(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         sums, _, _ = await fills.sums(Filter.of(arguments), arguments)
-        return summary(sums.get(0, Sums()), form)
+        return summary(sums.get(0, Sums()), form, rate_now)
 
     async def one(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         fill = await fills.one(arguments["fill_id"], None)
@@ -442,7 +343,7 @@ def _legacy(state: FrontState) -> list[Endpoint]:
 
     async def volume(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         sums, _, end = await fills.sums(Filter.of(arguments), arguments, INTERVALS[arguments["interval"]] * NS)
-        told = volume_buckets(sums, form)
+        told = volume_buckets(sums, form, rate_now)
         return {**told, "query_params": query_params(arguments, (*some[:3], INTERVAL)), "timestamp": form.moment(end)}
 
     return [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ....codecs.desk.canonical import DEFAULT_ACCOUNT, DEFAULT_STRATEGY
+from ....codecs.desk.canonical import DEFAULT_ACCOUNT
 from ..endpoints import Arguments
 from ..errors import InvalidTimeRange
 from ..paging import OFFSET_MAX, empty_range
@@ -20,7 +20,6 @@ EVERYTHING = ("*", "all", "ALL")
 
 ACCOUNT = text("account_id", "Account; `*` for all.", "an account", default=DEFAULT_ACCOUNT)
 ANY_ACCOUNT = text("account_id", "Account; all by default.", "an account")
-STRATEGY = text("strategy_id", "Strategy; `*` for all.", "a strategy", default=DEFAULT_STRATEGY)
 ANY_STRATEGY = text("strategy_id", "Strategy; all by default.", "a strategy")
 SYMBOL = text("symbol", "As in the fills (`SOLUSDT`); `SOL-USDT` and `SOL/USDT` mean the same.", "a symbol")
 SYMBOLS = text("symbols", "Several of them, with commas.", "symbols with commas")
@@ -48,6 +47,7 @@ def plain_symbol(symbol: str) -> str:
 
 
 _SEPARATORS = {ord(char): None for char in "-/_"}
+PLAIN_SYMBOL = "upper(replaceRegexpAll(symbol, '[-/_]', ''))"  # the same in ClickHouse
 
 
 def symbols_of(arguments: Arguments) -> frozenset[str]:
@@ -88,4 +88,7 @@ def query_params(arguments: Arguments, params: Sequence[Param], **settled: Any) 
     for name in ("start_time", "end_time"):
         if name in asked:
             asked[name] = rfc3339(asked[name])
+    if "cursor" in asked:
+        asked["cursor"] = asked["cursor"].text
+        asked.pop("page", None)
     return {**asked, **settled}

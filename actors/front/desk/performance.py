@@ -10,15 +10,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from ....codecs.desk.canonical import Performance
+from msgspec import Raw
+
+from ....codecs.desk.canonical import DEFAULT_STRATEGY, Performance
 from ....codecs.desk.money import amount_number, divide
 from ....storage.client import quote_name
 from ..endpoints import Answer, Answerer, Arguments, Endpoint
 from ..envelope import encode, members
-from ..params import choice, flag
+from ..params import choice, flag, text
 from ..stamps import NS
 from ..state import FrontState
+from .cursors import Place
 from .curve import Curve, differences, read_curve
+from .desk import event_identity
 from .form import (
     AMOUNT_SCHEMA,
     INTEGER,
@@ -40,7 +44,6 @@ from .params import (
     END,
     NUMBERS,
     START,
-    STRATEGY,
     STRINGS,
     SYMBOL,
     TIME,
@@ -51,6 +54,7 @@ from .params import (
 from .pnl import by_symbol, current, profit_factor, ratio, win_rate
 from .portfolio import ALL
 from .ranged import Page, page_of
+from .rendered import by_form
 from .running import Span
 from .shelf import ALL as EVERY
 from .stored import Table
@@ -58,11 +62,15 @@ from .stored import Table
 TOPIC = "strategy.performance.v1"
 LONGEST_NS = 365 * DAY_NS
 SPAN_NS = 30 * DAY_NS
-HISTORY_MAX = 1000
+NEWEST = Place(1, 1000, None)  # statements that are told
 DAYS_A_YEAR = 365
 PERIODS = {"daily": 30, "weekly": 90, "monthly": 365}  # days told by default
 WITH_RETURNS = flag("include_daily_returns", True, "Also the PnL of each day.")
 WITH_DRAWDOWN = flag("include_drawdown", True, "Also the fall from the highest PnL, by day.")
+PERFORMER = text(
+    "strategy_id", f"Strategy; `*` for all. Without one `{DEFAULT_STRATEGY}`, or all where it has no fills.",
+    "a strategy",
+)  # fmt: skip
 PERIOD = choice("period", tuple(PERIODS), "What is added up.", "daily")
 
 METRICS: dict[str, Any] = objects(
@@ -232,25 +240,29 @@ class Performances:
         desk, moving = self.state.desk, arguments["end_time"] is None
         name = (self.table.name, strategy, arguments["start_time"], arguments["end_time"])
         found: Page[Performance] | Awaitable[Page[Performance]] = page_of(
-            desk.statements(TOPIC), Span(name, key, start, end, moving), 1, HISTORY_MAX, older, desk
+            desk.statements(TOPIC), Span(name, key, start, end, moving), NEWEST, older, desk, event_identity
         )
         return (await found if inspect.isawaitable(found) else found).items
 
-    async def execution_ms(self, start: int, end: int) -> float | None:
+    async def execution_ms(self, account: str | None, strategy: str | None, start: int, end: int) -> float | None:
         """Average time of an execution, as the reports state it."""
         minute = 60 * NS
+        given = {"account_id": account, "strategy_id": strategy}
+        wanted = {name: value for name, value in given.items() if value is not None}
+        conditions = "".join(f"{name} = {{{name}:String}} AND " for name in wanted)
 
         async def ask() -> list[list[Any]] | None:
             return await self.state.history.ask(
                 f"SELECT avgOrNull(execution_time_ms) FROM {quote_name(self.state.history.database)}.exec_reports "
-                "WHERE ts_event_ns >= fromUnixTimestamp64Nano({start:Int64}, 'UTC') "
+                f"WHERE {conditions}ts_event_ns >= fromUnixTimestamp64Nano({{start:Int64}}, 'UTC') "
                 "AND ts_event_ns < fromUnixTimestamp64Nano({end:Int64}, 'UTC')",
-                {"start": start, "end": end},
+                {**wanted, "start": start, "end": end},
             )
 
         if not self.state.history.configured:
             return None
-        found, _ = await self.state.desk.cache.get(("execution", start // minute, end // minute), ask)
+        asked = "execution", account, strategy, start // minute, end // minute
+        found, _ = await self.state.desk.cache.get(asked, ask)
         return None if not found else found[0][0]
 
 
@@ -263,66 +275,72 @@ _SOME = (START, END, SYMBOL)
 
 
 def _canonical(state: FrontState) -> list[Endpoint]:
-    performances = Performances(state)
+    performances, rendered = Performances(state), by_form(stated)
 
     def whole(arguments: Arguments) -> Answerer:
         form = form_of(arguments["decimals"], arguments["time"])
-        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+        account = chosen(arguments["account_id"])
         bounds(arguments, SPAN_NS, LONGEST_NS)
 
         async def answer() -> Answer:
             start, end = bounds(arguments, SPAN_NS, LONGEST_NS)
-            history = await performances.history(arguments, strategy, start, end)
-            known = _followed(state, account, strategy)
-            days = await performances.days(account, known, arguments["symbol"], start, end)
-            now = current(state, account, known, arguments["symbol"])
-            rows = [stated(one, form) for one in history]
+            strategy = _meant(state, account, arguments)
+            states = chosen(arguments["strategy_id"] or DEFAULT_STRATEGY)
+            history = await performances.history(arguments, states, start, end)
+            days = await performances.days(account, strategy, arguments["symbol"], start, end)
+            now = current(state, account, strategy, arguments["symbol"])
             body = {
                 "summary": {
-                    "latest_performance": rows[0] if rows else None, "data_points": len(rows),
+                    "latest_performance": stated(history[0], form) if history else None, "data_points": len(history),
                     "time_range": {"start": form.moment(start), "end": form.moment(end)},
                 },
-                "history": rows, "metrics": metrics(now, form),
+                "history": Raw(rendered[form].array(history)), "metrics": metrics(now, form),
                 "daily_returns": days.points(days.pnl, form) if arguments["include_daily_returns"] else [],
                 "cumulative_pnl": days.points(days.total, form),
                 "drawdown_series": days.points(days.drawdown(), form) if arguments["include_drawdown"] else [],
-                "by_symbol_performance": by_symbol(state, account, known, form),
+                "by_symbol_performance": by_symbol(state, account, strategy, form),
             }  # fmt: skip
-            return members(encode(body), count=len(rows))
+            return members(encode(body), metadata=_who(account, strategy), count=len(history))
 
         return answer
 
     def summarised(arguments: Arguments) -> Answerer:
         form = form_of(arguments["decimals"], arguments["time"])
-        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
-        return lambda: members(encode(
-            metrics(current(state, account, _followed(state, account, strategy), arguments["symbol"]), form)
-        ))  # fmt: skip
+        account = chosen(arguments["account_id"])
+
+        def answer() -> Answer:
+            strategy = _meant(state, account, arguments)
+            now = current(state, account, strategy, arguments["symbol"])
+            return members(encode(metrics(now, form)), metadata=_who(account, strategy))
+
+        return answer
 
     def traded(arguments: Arguments) -> Answerer:
         form = form_of(arguments["decimals"], arguments["time"])
-        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+        account = chosen(arguments["account_id"])
         bounds(arguments, SPAN_NS, LONGEST_NS)
 
         async def answer() -> Answer:
             start, end = bounds(arguments, SPAN_NS, LONGEST_NS)
-            known = _followed(state, account, strategy)
-            days = await performances.days(account, known, arguments["symbol"], start, end)
-            now = current(state, account, known, arguments["symbol"])
-            return members(encode(trade_stats(now, days, await performances.execution_ms(start, end), form)))
+            strategy = _meant(state, account, arguments)
+            days = await performances.days(account, strategy, arguments["symbol"], start, end)
+            now = current(state, account, strategy, arguments["symbol"])
+            execution_ms = await performances.execution_ms(account, strategy, start, end)
+            told = trade_stats(now, days, execution_ms, form)
+            return members(encode(told), metadata=_who(account, strategy))
 
         return answer
 
     def returned(arguments: Arguments) -> Answerer:
         form, period = form_of(arguments["decimals"], arguments["time"]), arguments["period"]
-        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+        account = chosen(arguments["account_id"])
         bounds(arguments, PERIODS[period] * DAY_NS, LONGEST_NS)
 
         async def answer() -> Answer:
             start, end = bounds(arguments, PERIODS[period] * DAY_NS, LONGEST_NS)
-            known = _followed(state, account, strategy)
-            days = await performances.days(account, known, arguments["symbol"], start, end)
-            return members(encode(returns(days.by(period), period, form)))
+            strategy = _meant(state, account, arguments)
+            days = await performances.days(account, strategy, arguments["symbol"], start, end)
+            return members(encode(returns(days.by(period), period, form)), metadata=_who(account, strategy))
 
         return answer
 
@@ -335,36 +353,40 @@ def _canonical(state: FrontState) -> list[Endpoint]:
         summary=OBJECT, history=lists(STATED), metrics=METRICS, daily_returns=point, cumulative_pnl=point,
         drawdown_series=point, by_symbol_performance=OBJECT,
     )  # fmt: skip
-    who = (ACCOUNT, STRATEGY)
+    who = (ACCOUNT, PERFORMER)
     common: dict[str, Any] = {"tag": "desk"}
+    performed: dict[str, Any] = {**common, "metadata": {"account_id": TEXT, "strategy_id": TEXT}}
     overview_schema = objects(account_id=TEXT, timestamp=MOMENT, positions=OBJECT, daily_pnl=OBJECT, risk={
         "type": ["object", "null"],
     })  # fmt: skip
     return [
         Endpoint(
             "/api/v1/performance", whole, "Performance: ours, and as strategies state it",
-            (*who, *_SOME, WITH_RETURNS, WITH_DRAWDOWN, STRINGS, TIME), data=data, **common,
+            (*who, *_SOME, WITH_RETURNS, WITH_DRAWDOWN, STRINGS, TIME), data=data, **performed,
         ),
         Endpoint(
             "/api/v1/performance/summary", summarised, "Performance since the beginning",
-            (*who, SYMBOL, STRINGS, TIME), data=METRICS, **common,
+            (*who, SYMBOL, STRINGS, TIME), data=METRICS, **performed,
         ),
         Endpoint(
             "/api/v1/performance/trades", traded, "Round trips, won and lost", (*who, *_SOME, NUMBERS, TIME),
-            data=objects(**STATS), **common,
+            data=objects(**STATS), **performed,
         ),
         Endpoint(
             "/api/v1/performance/returns", returned, "PnL by day, week or month", (*who, *_SOME, PERIOD, NUMBERS, TIME),
-            data=objects(**RETURNS), **common,
+            data=objects(**RETURNS), **performed,
         ),
         Endpoint("/api/v1/summary", overview, "An account in one look", (ACCOUNT, NUMBERS, TIME),
                  data=overview_schema, **common),
     ]  # fmt: skip
 
 
-def _followed(state: FrontState, account: str | None, strategy: str | None) -> str | None:
-    """The strategy, if the portfolio has fills of it; else all of the account: strategies may state figures alone."""
-    return strategy if strategy and state.desk.portfolio.pnl(account, strategy) else None
+def _meant(state: FrontState, account: str | None, arguments: Arguments) -> str | None:
+    """The strategy that is asked for; None for all. One that is named and not known has no figures."""
+    named = arguments["strategy_id"]
+    if named is None:
+        return DEFAULT_STRATEGY if state.desk.portfolio.pnl(account, DEFAULT_STRATEGY) else None
+    return chosen(named)
 
 
 def account_overview(state: FrontState, account: str | None, form: Form) -> dict[str, Any]:
@@ -395,6 +417,11 @@ def account_overview(state: FrontState, account: str | None, form: Form) -> dict
     }  # fmt: skip
 
 
+def _who(account: str | None, strategy: str | None) -> dict[str, str]:
+    """Whose figures they are."""
+    return {"account_id": account or "*", "strategy_id": strategy or "*"}
+
+
 def _legacy(state: FrontState) -> list[Endpoint]:
     performances = Performances(state)
 
@@ -417,7 +444,7 @@ def _legacy(state: FrontState) -> list[Endpoint]:
     async def traded(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         start, end = bounds(arguments, SPAN_NS, LONGEST_NS)
         days = await performances.days(None, None, arguments["symbol"], start, end)
-        execution_ms = await performances.execution_ms(start, end)
+        execution_ms = await performances.execution_ms(None, None, start, end)
         told = trade_stats(current(state, None, None, arguments["symbol"]), days, execution_ms, form)
         return {**told, "query_params": query_params(arguments, _SOME), "timestamp": form.moment(end)}
 

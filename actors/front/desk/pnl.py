@@ -11,10 +11,12 @@ from msgspec import Raw
 from ....codecs.desk.money import UNIT, amount_number
 from ..endpoints import Answer, Answerer, Arguments, Endpoint, Enveloped
 from ..envelope import encode, members
+from ..history import in_turns
 from ..params import Param, choice, flag
 from ..shapes import COMPLETENESS
 from ..state import FrontState
-from .curve import INTERVALS, Curve, Point, differences, read_curve
+from .cursors import Cursor, cursor_param, cut, place_of
+from .curve import INTERVALS, Curve, Point, before_of, read_curve
 from .form import (
     AMOUNT_SCHEMA,
     FORMS,
@@ -50,9 +52,11 @@ from .params import (
     query_params,
 )
 from .portfolio import ALL, Latest, Once, together
+from .series import joined
 
 LONGEST_NS, LONGEST_LEGACY_NS = 365 * DAY_NS, 90 * DAY_NS
 INTERVAL = choice("interval", tuple(INTERVALS), "Length of the intervals.", "1h")
+CURSOR = cursor_param(1)
 WITH_SERIES = flag("include_timeseries", True, "Also the points of the range.")
 
 POINT: dict[str, Any] = objects(
@@ -152,12 +156,12 @@ def _of_symbol(rows: list[Latest], form: Form) -> Raw:
 _OF_SYMBOL = {form: Once(partial(_of_symbol, form=form)) for form in FORMS}
 
 
-def points_of(curve: Curve, form: Form) -> list[dict[str, Any]]:
-    """The points of B, oldest first: what was added in the interval, and the sum at its end."""
-    return [_point(point, before, form) for point, before in differences(curve)]
+def _rank(point: Point) -> Cursor:
+    return Cursor(point.start_ns, (point.symbol,))
 
 
 def _point(point: Point, before: Point | None, form: Form) -> dict[str, Any]:
+    """A point of B: what was added in the interval, and the sum at its end."""
     return {
         "timestamp": form.moment(point.start_ns), "symbol": point.symbol,
         "realized_pnl": form.amount(point.realized - (before.realized if before else 0)),
@@ -167,10 +171,14 @@ def _point(point: Point, before: Point | None, form: Form) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def series_of(points: Sequence[Point]) -> list[dict[str, Any]]:
+async def series_of(points: Sequence[Point]) -> Raw:
     """TimePoints of DipMaster's API: total PnL at the end of each interval."""
     form = form_of("number", "naive")
-    return [{"timestamp": form.moment(point.start_ns), "value": amount_number(point.total)} for point in points]
+
+    def text(point: Point) -> bytes:
+        return encode({"timestamp": form.moment(point.start_ns), "value": amount_number(point.total)})
+
+    return Raw(joined(await in_turns(text, points)))
 
 
 def pnl_endpoints(state: FrontState) -> list[Endpoint]:
@@ -179,7 +187,8 @@ def pnl_endpoints(state: FrontState) -> list[Endpoint]:
 
 
 _LISTED: tuple[Param, ...] = (
-    ACCOUNT, ANY_STRATEGY, START, END, SYMBOL, SYMBOLS, INTERVAL, PAGE, PAGE_SIZE, NUMBERS, TIME,
+    ACCOUNT, ANY_STRATEGY, START, END, SYMBOL, SYMBOLS, INTERVAL, PAGE, PAGE_SIZE, CURSOR, NUMBERS,
+    TIME,
 )  # fmt: skip
 _NOW: tuple[Param, ...] = (ACCOUNT, ANY_STRATEGY, SYMBOL, NUMBERS, TIME)
 
@@ -193,7 +202,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
     def listed(arguments: Arguments) -> Answerer:
         form = form_of(arguments["decimals"], arguments["time"])
         account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
-        page, size, asked = arguments["page"], arguments["page_size"], query_params(arguments, _LISTED)
+        place, asked = place_of(arguments), query_params(arguments, _LISTED)
         bounds(arguments, DAY_NS, LONGEST_NS)
 
         async def answer() -> Answer:
@@ -202,22 +211,18 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             curve = await read_curve(
                 state, account, symbols, arguments["interval"], start, end, strategy=strategy or ALL
             )
-            points = points_of(curve, form)[::-1]
-            shown = points[(page - 1) * size : page * size]
-            pages = -(-len(points) // size)
+            points = curve.points
+            newest_first = range(len(points) - 1, -1, -1)
+            shown, pagination = cut(newest_first, lambda index: _rank(points[index]), place)
             now = current(state, account, strategy, next(iter(symbols)) if len(symbols) == 1 else None)
             metadata = {
                 "count": len(shown), "account_id": account or "*", "interval": arguments["interval"],
                 "start_time": form.moment(start), "end_time": form.moment(end), **_origin(state, curve),
                 "summary": summary(now, form), "by_symbol": by_symbol(state, account, strategy, form),
             }  # fmt: skip
-            pagination = {
-                "page": page, "page_size": size, "total": len(points), "total_count": len(points),
-                "total_pages": pages, "has_next": page < pages, "has_prev": page > 1, "next_cursor": None,
-            }  # fmt: skip
             body = members(
-                encode(shown), metadata=metadata, count=len(points), pagination=pagination,
-                query_params=asked,
+                encode([_point(points[index], before_of(curve, index), form) for index in shown]), metadata=metadata,
+                count=len(points), pagination=pagination, query_params=asked,
             )  # fmt: skip
             return Enveloped(body, headers={"X-Cache": "HIT" if curve.kept else "MISS"})
 
@@ -273,7 +278,7 @@ def _legacy(state: FrontState) -> list[Endpoint]:
         curve = await read_curve(state, None, _symbols(state, arguments), arguments["interval"], start, end)
         return {
             "summary": summary(current(state, None, None, symbol), form),
-            "timeseries": series_of(curve.points) if arguments["include_timeseries"] else [],
+            "timeseries": await series_of(curve.points) if arguments["include_timeseries"] else [],
             "by_symbol": {} if symbol else by_symbol(state, None, None, form),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from ..params import Param, flag, integer
 from ..shapes import COMPLETENESS
 from ..stamps import NS
 from ..state import FrontState
+from .cursors import Cursor, Place, cursor_param, place_of
 from .form import (
     AMOUNT_SCHEMA,
     INTEGER,
@@ -40,6 +42,7 @@ from .params import (
     NUMBERS,
     PAGE,
     PAGE_SIZE,
+    PLAIN_SYMBOL,
     START,
     SYMBOL,
     SYMBOL_PATH,
@@ -54,6 +57,7 @@ from .rendered import by_form
 
 LONGEST_NS = 90 * DAY_NS
 SNAPSHOTS_MAX = 100
+CURSOR = cursor_param(4)
 LATEST = flag("latest", True, "The positions now; false with start_time and end_time: how they were.")
 WITH_HISTORY = flag("include_history", False, "Also how it was.")
 HISTORY_HOURS = integer("history_hours", 24, 1, 168, "How far back.")
@@ -171,26 +175,57 @@ def of_symbol(rows: Sequence[Latest], symbol: str | None) -> list[Latest]:
     return [row for row in rows if plain_symbol(row.symbol) == plain]
 
 
+_KEY = ("account_id", "strategy_id", "venue", "symbol")
+
+
 async def past_positions(
-    state: FrontState, account: str | None, start_ns: int, end_ns: int, offset: int, limit: int
-) -> tuple[list[list[Any]] | None, bool]:
-    """`(snapshots, whether they were kept)`: rows of `positions`, newest first; None without an answer."""
+    state: FrontState, filters: Mapping[str, str], start_ns: int, end_ns: int, place: Place
+) -> tuple[list[list[Any]] | None, int | None, bool]:
+    """`(rows, total, whether they were kept)`: rows of `positions`, newest first; None without an answer.
+
+    Args:
+        filters: column or expression -> value.
+    """
     columns = (
-        "toUnixTimestamp64Nano(ts_recv_ns), symbol, quantity, avg_price, mark_price, market_value, unrealized_pnl, "
-        "realized_pnl, account_id, strategy_id, venue"
+        "toUnixTimestamp64Nano(ts_recv_ns), quantity, avg_price, mark_price, market_value, unrealized_pnl, "
+        f"realized_pnl, {', '.join(_KEY)}"
     )
-    one = "" if account is None else "account_id = {account:String} AND "
+    table = f"{quote_name(state.history.database)}.positions"
+    condition = "".join(f"{name} = {{is_{index}:String}} AND " for index, name in enumerate(filters))
+    condition += (
+        "ts_recv_ns >= fromUnixTimestamp64Nano({start:Int64}, 'UTC') AND "
+        "ts_recv_ns < fromUnixTimestamp64Nano({end:Int64}, 'UTC')"
+    )
+    bound: dict[str, Any] = {"start": start_ns, "end": end_ns}
+    bound |= {f"is_{index}": value for index, value in enumerate(filters.values())}
+    before = place.before
 
     async def ask() -> list[list[Any]] | None:
+        below, at = "", {}
+        if before is not None:
+            last = ", ".join(f"{{last_{name}:String}}" for name in _KEY)
+            below = (
+                " AND ts_recv_ns <= fromUnixTimestamp64Nano({at:Int64}, 'UTC') AND (ts_recv_ns < "
+                f"fromUnixTimestamp64Nano({{at:Int64}}, 'UTC') OR ({', '.join(_KEY)}) < ({last}))"
+            )
+            at = {"at": before.at_ns}
+            at |= {f"last_{name}": text for name, text in zip(_KEY, before.identity, strict=True)}
+        order = ", ".join(f"{name} DESC" for name in ("ts_recv_ns", *_KEY))
         return await state.history.ask(
-            f"SELECT {columns} FROM {quote_name(state.history.database)}.positions WHERE {one}"
-            "ts_recv_ns >= fromUnixTimestamp64Nano({start:Int64}, 'UTC') AND "
-            "ts_recv_ns < fromUnixTimestamp64Nano({end:Int64}, 'UTC') "
-            "ORDER BY ts_recv_ns DESC LIMIT {limit:UInt64} OFFSET {offset:UInt64}",
-            {"account": account or "", "start": start_ns, "end": end_ns, "offset": offset, "limit": limit},
+            f"SELECT {columns} FROM {table} WHERE {condition}{below} ORDER BY {order} "
+            "LIMIT {limit:UInt64} OFFSET {offset:UInt64}",
+            {**bound, **at, "limit": place.size + 1, "offset": place.offset},
         )
 
-    return await state.desk.cache.get(("positions", account, start_ns, end_ns, offset, limit), ask)
+    async def count() -> list[list[Any]] | None:
+        return await state.history.ask(f"SELECT count() FROM {table} WHERE {condition}", bound)
+
+    asked = tuple(filters.items()), start_ns, end_ns
+    (rows, kept), (counted, _) = await asyncio.gather(
+        state.desk.cache.get(("positions", *asked, place), ask),
+        state.desk.cache.get(("positions counted", *asked), count),
+    )
+    return rows, int(counted[0][0]) if counted else None, kept
 
 
 async def snapshots(state: FrontState, symbol: str | None, hours: int, form: Form) -> list[dict[str, Any]]:
@@ -230,7 +265,7 @@ def position_endpoints(state: FrontState) -> list[Endpoint]:
 
 
 _LISTED: tuple[Param, ...] = (
-    ACCOUNT, ANY_STRATEGY, SYMBOL, LATEST, START, END, PAGE, PAGE_SIZE, NUMBERS, TIME,
+    ACCOUNT, ANY_STRATEGY, SYMBOL, LATEST, START, END, PAGE, PAGE_SIZE, CURSOR, NUMBERS, TIME,
 )  # fmt: skip
 _NOW: tuple[Param, ...] = (ACCOUNT, ANY_STRATEGY, NUMBERS, TIME)
 
@@ -271,7 +306,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
 
         def answer() -> Answer:
             rows = held(arguments)
-            return members(rendered[form].array(rows), count=len(rows))
+            return members(rendered[form].array(rows), metadata={"count": len(rows)}, count=len(rows))
 
         return answer
 
@@ -286,7 +321,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             rows = held(arguments, symbol)
             if not rows:
                 raise NotFound(f"no position in {symbol[:50]!r}", details={"symbol": symbol[:50]})
-            return members(rendered[form].array(rows), count=len(rows))
+            return members(rendered[form].array(rows), metadata={"count": len(rows)}, count=len(rows))
 
         return answer
 
@@ -298,36 +333,34 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             metadata={"count": INTEGER, "account_id": TEXT, "summary": SUMMARY, "start_time": MOMENT,
                       "end_time": MOMENT, **COMPLETENESS}, **common,
         ),
-        Endpoint("/api/v1/positions/current", current, "Positions now", _NOW, data=many, **common),
+        Endpoint(
+            "/api/v1/positions/current", current, "Positions now", _NOW, data=many, metadata={"count": INTEGER},
+            **common,
+        ),
         Endpoint(
             "/api/v1/positions/exposure", exposed, "Exposure by direction and symbol", _NOW, data=objects(**EXPOSURE),
             **common,
         ),
         Endpoint(
             "/api/v1/positions/{symbol}", one, "Positions in a symbol", (SYMBOL_PATH, *_NOW), data=many,
-            errors=(400, 404), **common,
+            metadata={"count": INTEGER}, errors=(400, 404), **common,
         ),
     ]  # fmt: skip
 
 
 def _past(state: FrontState, arguments: Arguments, form: Form) -> Answerer:
-    page, size = arguments["page"], arguments["page_size"]
-    account = chosen(arguments["account_id"])
-    names = ("symbol", "quantity", "avg_price", "market_price", "market_value", "unrealized_pnl", "realized_pnl")
+    place, account, symbol = place_of(arguments), chosen(arguments["account_id"]), arguments["symbol"]
+    given = {
+        "account_id": account, "strategy_id": chosen(arguments["strategy_id"]),
+        PLAIN_SYMBOL: plain_symbol(symbol) if symbol else None,
+    }  # fmt: skip
+    filters = {name: value for name, value in given.items() if value is not None}
 
     async def answer() -> Answer:
         start, end = bounds(arguments, DAY_NS, LONGEST_NS)
-        found, kept = await past_positions(state, account, start, end, (page - 1) * size, size + 1)
-        rows = []
-        for ns, symbol, *values in (found or [])[:size]:
-            amounts = [parse_amount(value)[0] for value in values[:6]]
-            told = dict(zip(names, [symbol, *(form.amount(amount) for amount in amounts)], strict=True))
-            told["market_price"] = form.maybe(amounts[2] or None)
-            origin = dict(zip(("account_id", "strategy_id", "venue"), values[6:], strict=True))
-            rows.append({
-                "timestamp": form.moment(int(ns)), **told, "position_side": side_of(amounts[0]), **origin,
-            })  # fmt: skip
-        more = len(found or []) > size
+        found, total, kept = await past_positions(state, filters, start, end, place)
+        shown = (found or [])[: place.size]
+        rows = [_row(row, form) for row in shown]
         metadata: dict[str, Any] = {
             "count": len(rows), "account_id": account or "*", "start_time": form.moment(start),
             "end_time": form.moment(end), "data_source": "database", "completeness": 0.0 if found is None else 100.0,
@@ -336,14 +369,29 @@ def _past(state: FrontState, arguments: Arguments, form: Form) -> Answerer:
             metadata["note"] = "ClickHouse did not answer" if state.history.configured else "no history is configured"
         elif note := writer_behind(state):
             metadata |= {"completeness": 99.99, "note": note}
-        pagination = {"page": page, "page_size": size, "has_next": more, "has_prev": page > 1, "next_cursor": None}
+        last = Cursor(int(shown[-1][0]), tuple(shown[-1][-len(_KEY) :])) if shown else None
         body = members(
-            encode(rows), metadata=metadata, count=None, pagination=pagination,
+            encode(rows), metadata=metadata, count=total,
+            pagination=place.told(total, len(found or []) > place.size, last),
             query_params=query_params(arguments, _LISTED),
         )  # fmt: skip
         return Enveloped(body, headers={"X-Cache": "HIT" if kept else "MISS"})
 
     return answer
+
+
+def _row(row: Sequence[Any], form: Form) -> dict[str, Any]:
+    """One of `past_positions`."""
+    ns, *texts = row
+    quantity, average, mark, value, unrealized, realized = (parse_amount(text)[0] for text in texts[:6])
+    account, strategy, venue, symbol = texts[6:]
+    return {
+        "timestamp": form.moment(int(ns)), "symbol": symbol, "quantity": form.amount(quantity),
+        "avg_price": form.amount(average), "market_price": form.maybe(mark or None),
+        "market_value": form.amount(value), "unrealized_pnl": form.amount(unrealized),
+        "realized_pnl": form.amount(realized), "position_side": side_of(quantity), "account_id": account,
+        "strategy_id": strategy, "venue": venue,
+    }  # fmt: skip
 
 
 def _legacy(state: FrontState) -> list[Endpoint]:

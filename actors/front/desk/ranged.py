@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, insort
-from collections.abc import Awaitable, Hashable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ...recent import Item
 from ..merge import stored_sequence
-from ..paging import pagination
+from .cursors import Cursor, Identity, Place
 from .running import ALL_RECEIVED, Span, Sum, Totals
 from .shelf import Shelf
 
@@ -33,14 +33,17 @@ class Happened(Protocol):
 
 T = TypeVar("T", bound=Happened)
 _when, _time = attrgetter("event_ns"), attrgetter("timestamp")
+Identify = Callable[[T], Identity]
 KEPT_LIMIT = 1001  # newest rows of a range that ends now: a page of 1,000, and one to see that it goes on
 
 
 class Older(Protocol[T]):  # pyright: ignore[reportInvalidTypeVarUse] - a list of them is neither co- nor contravariant
     """What ClickHouse holds of a range and a filter: items received before a time."""
 
-    async def rows(self, before_recv_ns: int, start_ns: int, end_ns: int, limit: int) -> list[T] | None:
-        """The newest of them, newest first; None without an answer."""
+    async def rows(
+        self, before_recv_ns: int, start_ns: int, end_ns: int, limit: int, offset: int = 0, before: Cursor | None = None
+    ) -> list[T] | None:
+        """The newest of them, newest first, from an offset on; None without an answer."""
         ...
 
     async def count(self, before_recv_ns: int, start_ns: int, end_ns: int) -> int | None:
@@ -57,11 +60,12 @@ class Page(Generic[T]):
     more: bool  # whether there are older ones
     data_source: str  # memory, database, mixed
     completeness: float  # percent of what the page should hold, as far as that is known
+    last: Cursor | None  # of its oldest item
     note: str = ""
 
-    def pagination(self, page: int, size: int) -> dict[str, Any]:
+    def pagination(self, place: Place) -> dict[str, Any]:
         """Its member of an envelope."""
-        return dict(pagination(size, page=page, total=self.total, has_next=self.more, has_prev=page > 1))
+        return place.told(self.total, self.more, self.last)
 
     def metadata(self) -> dict[str, Any]:
         """Where it comes from."""
@@ -70,45 +74,51 @@ class Page(Generic[T]):
 
 
 def page_of(
-    shelf: Shelf[T] | None, asked: Span, page: int, size: int, older: Older[T] | None, desk: Desk
+    shelf: Shelf[T] | None, asked: Span, place: Place, older: Older[T] | None, desk: Desk, identify: Identify[T]
 ) -> Page[T] | Awaitable[Page[T]]:
     """A page of a range, newest first; awaitable where ClickHouse must be asked.
 
     Args:
         shelf: None where nobody produces such items now.
-        page: from 1.
         older: asked for what memory does not hold; None = there is no history.
         desk: keeps what ClickHouse said.
+        identify: what tells items of one time apart.
     """
-    offset = (page - 1) * size
     if shelf is not None:
         shelf.refresh()
         since = shelf.since_ns
         if older is None:
-            return _from_memory(shelf, asked, offset, size, 0, not shelf.recent.whole)
+            return _from_memory(shelf, asked, place, 0, not shelf.recent.whole)
         if since and asked.start_ns >= since:
-            return _from_memory(shelf, asked, offset, size, since, False)
+            return _from_memory(shelf, asked, place, since, False)
     elif older is None:
-        return Page([], 0, False, "memory", 100.0)
-    return _from_both(shelf, asked, offset, size, older, desk)
+        return Page([], 0, False, "memory", 100.0, None)
+    return _from_both(shelf, asked, place, older, desk, identify)
 
 
-def _from_memory(shelf: Shelf[T], asked: Span, offset: int, size: int, since: int, cut: bool) -> Page[T]:
+def _rank(value: T, identify: Identify[T]) -> Cursor:
+    return Cursor(value.timestamp, identify(value))
+
+
+def _from_memory(shelf: Shelf[T], asked: Span, place: Place, since: int, cut: bool) -> Page[T]:
+    offset, size = place.offset, place.size
     wanted = offset + size + 1
-    held = _newest(shelf, asked, since, wanted)
-    total = len(held) if len(held) < wanted else _count(shelf, asked, since)
+    held = _newest(shelf, asked, place.before, since, wanted)
+    total = len(held) if len(held) < wanted and place.before is None else _count(shelf, asked, since)
     items = [item.value for item in held[offset : offset + size]]
+    last = _rank(items[-1], shelf.identity) if items else None
     note = "memory only: no history is configured" if cut else ""
-    return Page(items, total, len(held) == wanted, "memory", 99.99 if cut else 100.0, note)
+    return Page(items, total, len(held) == wanted, "memory", 99.99 if cut else 100.0, last, note)
 
 
 async def _from_both(
-    shelf: Shelf[T] | None, asked: Span, offset: int, size: int, older: Older[T], desk: Desk
+    shelf: Shelf[T] | None, asked: Span, place: Place, older: Older[T], desk: Desk, identify: Identify[T]
 ) -> Page[T]:
+    offset, size, before = place.offset, place.size, place.before
     wanted = offset + size + 1
     since = shelf.since_ns if shelf is not None else 0
-    before = since or ALL_RECEIVED
-    held = _newest(shelf, asked, since, wanted) if shelf is not None else []
+    received = since or ALL_RECEIVED
+    held = _newest(shelf, asked, before, since, wanted) if shelf is not None else []
     # what happened after the seam was received after it, so that nothing older can come before these
     safe = len(held)
     if not since or (held and held[-1].event_ns < since):
@@ -116,33 +126,44 @@ async def _from_both(
     counting = desk.totals.of(Sum("count", int, _one_more, older.count), asked, shelf)
     values = [item.value for item in held]
     everything: list[T] | None = values
+    skipped = 0  # rows of ClickHouse that come before all that is told, and are not fetched
     if safe >= wanted:
         total, counted = await counting
-    elif asked.moving and wanted <= KEPT_LIMIT:
-        (total, counted), everything = await asyncio.gather(counting, _kept(shelf, asked, wanted, older, desk.lists))
+    elif asked.moving and before is None and wanted <= KEPT_LIMIT:
+        keeping = _kept(shelf, asked, wanted, older, desk.lists, identify)
+        (total, counted), everything = await asyncio.gather(counting, keeping)
     else:
-        asking = older.rows(before, asked.start_ns, asked.end_ns, wanted - safe)
+        # of the items of memory that are not safe each may come before or behind those that are skipped
+        skipped = max(0, offset - len(held))
+        asking = older.rows(received, asked.start_ns, asked.end_ns, wanted - safe - skipped, skipped, before)
         (total, counted), rows = await asyncio.gather(counting, asking)
-        everything = None if rows is None else sorted([*values, *rows], key=lambda value: -value.timestamp)
+        everything = None
+        if rows is not None:
+            mixed = sorted([*values[safe:], *rows], key=lambda value: _rank(value, identify), reverse=True)
+            everything = [*values[:safe], *mixed]
     answered = everything is not None
-    everything = values if everything is None else everything
-    items = everything[offset : offset + size]
+    everything, skipped = (values, 0) if everything is None else (everything, skipped)
+    items = everything[offset - skipped : offset - skipped + size]
+    last = _rank(items[-1], identify) if items else None
     known = total if counted else None
-    more = len(everything) > offset + size
+    more = len(everything) > offset - skipped + size
     if not answered:
         share = min(99.99, round(100.0 * len(items) / size, 2))
-        return Page(items, known, more, "memory", share, "memory only: ClickHouse did not answer")
+        return Page(items, known, more, "memory", share, last, "memory only: ClickHouse did not answer")
     from_memory = len(items)
     if everything is not values:
         # more may have come meanwhile
-        mine = {id(item.value) for item in _newest(shelf, asked, since, wanted)} if shelf is not None else ()
+        held = _newest(shelf, asked, before, since, wanted) if shelf is not None else []
+        mine = {id(item.value) for item in held}
         from_memory = sum(id(value) in mine for value in items)
     source = "mixed" if 0 < from_memory < len(items) else "memory" if from_memory else "database"
     note = _behind(shelf) if safe < wanted else ""
-    return Page(items, known, more, source if items else "mixed", 99.99 if note else 100.0, note)
+    return Page(items, known, more, source if items else "mixed", 99.99 if note else 100.0, last, note)
 
 
-async def _kept(shelf: Shelf[T] | None, asked: Span, wanted: int, older: Older[T], lists: Totals) -> list[T] | None:
+async def _kept(
+    shelf: Shelf[T] | None, asked: Span, wanted: int, older: Older[T], lists: Totals, identify: Identify[T]
+) -> list[T] | None:
     """The newest of a range from both places, newest first: asked for once, and kept up to date with what comes."""
 
     async def rows(before_recv_ns: int, start_ns: int, end_ns: int) -> list[T] | None:
@@ -150,7 +171,10 @@ async def _kept(shelf: Shelf[T] | None, asked: Span, wanted: int, older: Older[T
         return None if found is None else found[::-1]
 
     def add(kept: list[T], value: T) -> list[T]:
-        insort(kept, value, key=_time)
+        if kept and kept[-1].timestamp >= value.timestamp:
+            insort(kept, value, key=lambda value: _rank(value, identify))
+        else:
+            kept.append(value)
         if len(kept) > 2 * KEPT_LIMIT:
             del kept[:-KEPT_LIMIT]
         return kept
@@ -159,12 +183,10 @@ async def _kept(shelf: Shelf[T] | None, asked: Span, wanted: int, older: Older[T
     if not answered:
         return None
     newest = kept[bisect_left(kept, asked.start_ns, key=_time) :][::-1]
-    if shelf is None or shelf.identity is None:
-        return newest[:wanted]
     # what was told of before the seam may have been told of again since: the later telling comes first
-    found: dict[Hashable, T] = {}
+    found: dict[Identity, T] = {}
     for value in newest:
-        found.setdefault(shelf.identity(value), value)
+        found.setdefault(identify(value), value)
         if len(found) == wanted:
             break
     return list(found.values())
@@ -184,15 +206,15 @@ def _behind(shelf: Shelf[T] | None) -> str:
     return ""
 
 
-def _newest(shelf: Shelf[T], asked: Span, since: int, wanted: int) -> list[Item[T]]:
+def _newest(shelf: Shelf[T], asked: Span, before: Cursor | None, since: int, wanted: int) -> list[Item[T]]:
     fits = asked.fits
     if fits is None:
-        known, first, stop = shelf.span(asked.key, asked.start_ns, asked.end_ns)
+        known, first, stop = shelf.span(asked.key, asked.start_ns, asked.end_ns, before)
         newest = known[max(first, stop - wanted) : stop][::-1]
         if min([item.recv_ns for item in newest], default=since) >= since:
             return newest
     found = []
-    for item in shelf.newest_first(asked.key, asked.start_ns, asked.end_ns):
+    for item in shelf.newest_first(asked.key, asked.start_ns, asked.end_ns, before):
         if item.recv_ns >= since and (fits is None or fits(item.value)):
             found.append(item)
             if len(found) == wanted:

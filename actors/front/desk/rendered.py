@@ -11,7 +11,6 @@ from .form import FORMS, Form
 T = TypeVar("T")
 R = TypeVar("R")
 ROWS_KEPT = 4096
-SERIES_KEPT = 8
 
 
 class ByIdentity(Generic[T, R]):
@@ -50,32 +49,6 @@ class Rendered(Generic[T]):
         except KeyError:
             found = [self._texts.of(value) for value in values]
         return b"[" + b",".join(found) + b"]"
-
-
-class Series(Generic[T]):
-    """Long arrays of lists that grow, each kept for as long as its list is the same.
-
-    A list loses values at its beginning alone: if it has the same first value and the same length, it has not changed.
-
-    Args:
-        wanted: which values are shown.
-    """
-
-    def __init__(self, rows: Rendered[T], wanted: Callable[[T], bool]) -> None:
-        self._rows, self._wanted = rows, wanted
-        self._kept: dict[int, tuple[Sequence[T], T, int, bytes]] = {}
-
-    def array(self, values: Sequence[T]) -> bytes:
-        """A JSON array of them."""
-        if not values:
-            return b"[]"
-        kept = self._kept.get(id(values))
-        if kept is None or kept[1] is not values[0] or kept[2] != len(values):
-            if len(self._kept) >= SERIES_KEPT:
-                self._kept.clear()
-            text = self._rows.array([value for value in values if self._wanted(value)])
-            kept = self._kept[id(values)] = values, values[0], len(values), text
-        return kept[3]
 
 
 def by_form(write: Callable[[T, Form], Any], rows_kept: int = ROWS_KEPT) -> dict[Form, Rendered[T]]:

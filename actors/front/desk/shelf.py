@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from operator import attrgetter
 from typing import Generic, TypeVar
 
 from ....codecs.record import Flag
 from ...recent import Item, Recent
+from .cursors import Cursor, Identity
 
 T = TypeVar("T")
 _REPEATED = int(Flag.REPEATED)
@@ -18,12 +19,12 @@ ALL = ()  # the key of everything
 
 
 class Shelf(Generic[T]):
-    """Items by key, each list oldest first by the producers' time.
+    """Items by key, each list oldest first by the producers' time, and by identity within it.
 
     Args:
         recent: where they come from.
         keys: the keys under which an item is found, beside `ALL`.
-        identity: items of one identity are one: the first that came counts. None = each is its own.
+        identity: items of one identity are one: the first that came counts.
 
     Attributes:
         known_from_ns: an item counts unless its like was received from then on; our wall clock, 0 before there is one.
@@ -32,25 +33,22 @@ class Shelf(Generic[T]):
     """
 
     def __init__(
-        self,
-        recent: Recent[T],
-        keys: Callable[[T], Iterable[Hashable]],
-        identity: Callable[[T], Hashable] | None = None,
+        self, recent: Recent[T], keys: Callable[[T], Iterable[Hashable]], identity: Callable[[T], Identity]
     ) -> None:
         self.recent = recent
         self._keys, self.identity = keys, identity
         self._lists: dict[Hashable, list[Item[T]]] = {}
-        self._arrived: deque[Item[T]] = deque(maxlen=recent.size)  # those that count, in the order of their arrival
-        # identities of the newest items: once there are many, the older half is forgotten
-        self._seen: set[Hashable] = set()
-        self._seen_before: set[Hashable] = set()
-        self._seen_from = self.known_from_ns = self.began_ns = 0
+        self._arrived: deque[Item[T]] = deque()  # those that count, in the order of their arrival
+        self._seen: OrderedDict[Identity, int] = OrderedDict()  # when it was received; of more items than are held
+        self.known_from_ns = self.began_ns = 0
         self.begins: dict[int, int] = {}
-        self._taken = 0
         self.next = 0  # sequence of the first item that was not looked at
 
+    def _rank(self, item: Item[T]) -> tuple[int, Identity]:
+        return item.event_ns, self.identity(item.value)
+
     def refresh(self) -> None:
-        """Take what has come since."""
+        """Take what has come since, and let go of as much."""
         items = self.recent.refresh()
         if not items or items[-1].sequence < self.next:
             return
@@ -60,39 +58,42 @@ class Shelf(Generic[T]):
                 break
             fresh.append(item)
         self.next = items[-1].sequence + 1
+        oldest, arrived = items[0].sequence, self._arrived
         for item in reversed(fresh):
             self._take(item)
-        if self._taken > self.recent.size:
-            self._forget(items[0].sequence)
+        while arrived and arrived[0].sequence < oldest:
+            self._drop(arrived.popleft())
 
     def _take(self, item: Item[T]) -> None:
-        self._taken += 1
         self.began_ns = self.began_ns or item.recv_ns
         self.begins.setdefault(item.partition, item.offset)
         if item.flags & _REPEATED:
             return
-        if self.identity is not None:
-            identity = self.identity(item.value)
-            if identity in self._seen or identity in self._seen_before:
-                return
-            self._seen.add(identity)
-            self._seen_from = self._seen_from or item.recv_ns
-            self.known_from_ns = self.known_from_ns or item.recv_ns
+        identity, seen = self.identity(item.value), self._seen
+        if identity in seen:
+            return
+        seen[identity] = item.recv_ns
+        if len(seen) > 2 * self.recent.size:
+            seen.popitem(last=False)
+            self.known_from_ns = next(iter(seen.values()))
+        self.known_from_ns = self.known_from_ns or item.recv_ns
         self._arrived.append(item)
         for key in (ALL, *self._keys(item.value)):
             known = self._lists.setdefault(key, [])
-            if not known or known[-1].event_ns <= item.event_ns:
+            if not known or known[-1].event_ns < item.event_ns:
                 known.append(item)
             else:
-                insort(known, item, key=_when)
+                insort(known, item, key=self._rank)
 
-    def _forget(self, oldest: int) -> None:
-        """Let go of what the stream's newest items no longer hold."""
-        kept = {key: [item for item in known if item.sequence >= oldest] for key, known in self._lists.items()}
-        self._lists = {key: known for key, known in kept.items() if known}
-        self._seen, self._seen_before = set(), self._seen
-        self._seen_from, self.known_from_ns = 0, self._seen_from
-        self._taken = 0
+    def _drop(self, item: Item[T]) -> None:
+        """Let go of an item that the stream's newest ones no longer hold: mostly the first of its lists."""
+        rank = self._rank(item)
+        for key in (ALL, *self._keys(item.value)):
+            known = self._lists[key]
+            at = 0 if known[0] is item else bisect_left(known, rank, key=self._rank)
+            del known[at]
+            if not known:
+                del self._lists[key]
 
     @property
     def since_ns(self) -> int:
@@ -116,15 +117,22 @@ class Shelf(Generic[T]):
                 found.append(item)
         return found[::-1]
 
-    def span(self, key: Hashable, start_ns: int, end_ns: int) -> tuple[list[Item[T]], int, int]:
-        """`(items, first, stop)`: the key's list, and the part of it that happened in the range."""
+    def span(
+        self, key: Hashable, start_ns: int, end_ns: int, before: Cursor | None = None
+    ) -> tuple[list[Item[T]], int, int]:
+        """`(items, first, stop)`: the key's list, and the part of it that is in a range and below a cursor."""
         self.refresh()
         known = self._lists.get(key, [])
-        return known, bisect_left(known, start_ns, key=_when), bisect_left(known, end_ns, key=_when)
+        stop = bisect_left(known, end_ns, key=_when)
+        if before is not None:
+            stop = min(stop, bisect_left(known, before, key=self._rank))
+        return known, bisect_left(known, start_ns, key=_when), stop
 
-    def newest_first(self, key: Hashable, start_ns: int, end_ns: int) -> Iterator[Item[T]]:
+    def newest_first(
+        self, key: Hashable, start_ns: int, end_ns: int, before: Cursor | None = None
+    ) -> Iterator[Item[T]]:
         """Items of a range."""
-        known, first, stop = self.span(key, start_ns, end_ns)
+        known, first, stop = self.span(key, start_ns, end_ns, before)
         for index in range(stop - 1, first - 1, -1):
             yield known[index]
 

@@ -13,14 +13,17 @@ from msgspec import inspect
 from ....codecs.desk.money import parse_amount
 from ....codecs.record import Flag
 from ....storage.client import quote_name
+from ..history import in_turns
 from ..stamps import NS
 from ..state import FrontState
+from .cursors import Cursor
 from .ranged import Happened
 from .shelf import Shelf
 
 T = TypeVar("T", bound=Happened)
 NOT_REPEATED = f"bitAnd(flags, {int(Flag.REPEATED)}) = 0"
 IN_FLAGS = frozenset(("rounded", "malformed"))  # members without a column of their own
+NEARBY = 2  # times as many rows are looked at as are wanted, before all are
 SKEW_NS = 60 * NS  # an item's own time may be so far ahead of our clock
 
 
@@ -84,7 +87,7 @@ class Table(Generic[T]):
         self._members = members_of(kind)  # type: ignore[arg-type]
         self.place = f"{quote_name(state.history.database)}.{quote_name(name)}"
         self._columns = ", ".join(member.expression for member in self._members)
-        self.identity, self.shelf = ", ".join(identity), shelf
+        self.names, self.identity, self.shelf = tuple(identity), ", ".join(identity), shelf
         self.name = name
 
     async def rows(self, condition: str, parameters: Mapping[str, Any], tail: str = "") -> list[T] | None:
@@ -92,7 +95,7 @@ class Table(Generic[T]):
         answer = await self._state.history.ask(
             f"SELECT {self._columns} FROM {self.place} WHERE {condition} {tail}", parameters
         )
-        return None if answer is None else [self._value(row) for row in answer]
+        return None if answer is None else await in_turns(self._value, answer)
 
     def _value(self, row: Sequence[Any]) -> T:
         return self._kind(**{
@@ -147,6 +150,7 @@ class Older(Generic[T]):
             "(ts_recv_ns >= fromUnixTimestamp64Nano({began:Int64}, 'UTC') OR "
             "offset < transform(partition, {partitions:Array(UInt16)}, {begins:Array(Int64)}, offset + 1))"
         )
+        self._plain = " AND ".join(conditions)  # without what is asked of each row by its identity
         if table.identity:
             known = "fromUnixTimestamp64Nano({known:Int64}, 'UTC')"
             conditions.append(
@@ -168,10 +172,40 @@ class Older(Generic[T]):
             times |= {"known": known, "happened": min(known + SKEW_NS, (1 << 63) - 1)}
         return {**self._parameters, **times}
 
-    async def rows(self, before_recv_ns: int, start_ns: int, end_ns: int, limit: int) -> list[T] | None:
-        tail = f"ORDER BY ts_event_ns DESC {self._table.limit_by} LIMIT {{limit:UInt64}}"
-        bound = {**self._bound(before_recv_ns, start_ns, end_ns), "limit": limit}
-        return await self._table.rows(self._condition, bound, tail)
+    async def rows(
+        self, before_recv_ns: int, start_ns: int, end_ns: int, limit: int, offset: int = 0, before: Cursor | None = None
+    ) -> list[T] | None:
+        """Newest first, those of one time by their identity, from an offset on; below a cursor, if there is one."""
+        names, place = self._table.names, self._table.place
+        condition, bound = "", dict[str, Any](limit=limit, offset=offset, nearby=NEARBY * (offset + limit))
+        if before is not None:
+            # each thing once: its newer telling may stand on an earlier page
+            told_again = (
+                f"SELECT {self._table.identity} FROM {place} WHERE {NOT_REPEATED} "
+                "AND ts_event_ns > fromUnixTimestamp64Nano({at:Int64}, 'UTC') "
+                "AND ts_event_ns < fromUnixTimestamp64Nano({near:Int64}, 'UTC')"
+            )
+            mine, its = ", ".join(names), ", ".join(f"{{last_{name}:String}}" for name in names)
+            condition = (
+                f" AND (ts_event_ns < fromUnixTimestamp64Nano({{at:Int64}}, 'UTC') OR ({mine}) < ({its})) "
+                f"AND ({mine}) NOT IN ({told_again})"
+            )
+            bound |= {"at": before.at_ns, "near": min(end_ns, before.at_ns + SKEW_NS)}
+            bound |= {f"last_{name}": text for name, text in zip(names, before.identity, strict=True)}
+            end_ns = min(end_ns, before.at_ns + 1)
+        order = ", ".join(f"{name} DESC" for name in ("ts_event_ns", *names))
+        tail = f"ORDER BY {order} {self._table.limit_by} LIMIT {{limit:UInt64}} OFFSET {{offset:UInt64}}"
+        bound |= self._bound(before_recv_ns, start_ns, end_ns)
+        # That each thing is told once is found out by sorting all rows of a range: mostly the newest ones are enough,
+        # and their times alone are found in the order in which they are stored.
+        newest = (
+            f"ts_event_ns >= (SELECT min(ts_event_ns) FROM (SELECT ts_event_ns FROM {place} WHERE {self._plain} "
+            "ORDER BY ts_event_ns DESC LIMIT {nearby:UInt64}))"
+        )
+        found = await self._table.rows(f"{newest} AND {self._condition}{condition}", bound, tail)
+        if found is None or len(found) == limit:
+            return found
+        return await self._table.rows(f"{self._condition}{condition}", bound, tail)
 
     async def count(self, before_recv_ns: int, start_ns: int, end_ns: int) -> int | None:
         return await self._table.count(self._condition, self._bound(before_recv_ns, start_ns, end_ns))

@@ -11,7 +11,7 @@ from typing import Any
 from ....codecs.desk.canonical import TOPICS, Alert, Fill
 from ....codecs.desk.records import ALERT_STATE, BY_NAME, EVENT, FILL, PNL, POSITION, STATEMENT, TEXTS
 from ....codecs.record import RecordType
-from ....ringbuf import ByteRingReader, LayoutMismatch, RingError, StreamReader, bytes_filename
+from ....ringbuf import ByteRingReader, LayoutMismatch, MetricsPage, RingError, StreamReader, bytes_filename
 from ...recent import ALERTS_ACTOR, Recent, topic_actor
 
 log = logging.getLogger(__name__)
@@ -27,8 +27,8 @@ class DeskStreams:
         generation: grows whenever a stream was found, made anew or lost.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, page: MetricsPage | None = None) -> None:
+        self.folder, self._page = folder, page
         self.generation = 0
         self._readers: dict[str, tuple[int, StreamReader]] = {}  # file name -> inode, reader
         self._recents: dict[str, Recent[Any]] = {}
@@ -105,7 +105,7 @@ class DeskStreams:
                 texts = ByteRingReader(self.folder / bytes_filename(reader.producer, TEXTS))
             except RingError:
                 return None  # its producer is being set up
-            recent = self._recents[name] = Recent(reader, texts, kind, KEPT)
+            recent = self._recents[name] = Recent(reader, texts, kind, KEPT, self._page)
         return recent
 
     @property
