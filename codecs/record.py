@@ -162,6 +162,7 @@ class RecordType:
         ring: False for latest values that nobody follows as a stream.
         tail: records kept for each key (power of two), 0 = counts only.
         store: what goes to ClickHouse by default.
+        texts: form of the texts that its records point to: a part of the fingerprint, as they are of the layout.
     """
 
     def __init__(
@@ -176,6 +177,7 @@ class RecordType:
         ring: bool = True,
         tail: int = 0,
         store: Store = Store.ALL,
+        texts: str = "",
     ) -> None:
         self.name, self.doc = name, doc
         self.fields, self.derived = tuple(fields), tuple(derived)
@@ -187,7 +189,9 @@ class RecordType:
         self.slot_size = -(-used // ROW_ALIGN) * ROW_ALIGN
         self.struct = struct.Struct(f"{ROW_HEADER.format}{codes}{self.slot_size - used}x")
         self.dtype = np.dtype(self._dtype(used))
-        self.fingerprint = zlib.crc32(repr(self.dtype.descr).encode()) << 32 | zlib.crc32(f"{name}:{tail}".encode())
+        self.fingerprint = zlib.crc32(repr(self.dtype.descr).encode()) << 32 | zlib.crc32(
+            f"{name}:{tail}{texts}".encode()
+        )
         # Names for `StreamWriter.publisher`: plain parameters, or one star where fields are arrays.
         self.values = tuple(f.name for f in self.fields) if all(f.length == 1 for f in self.fields) else ("*values",)
         assert self.struct.size == self.dtype.itemsize == self.slot_size
@@ -206,11 +210,11 @@ class RecordType:
     def __repr__(self) -> str:
         return f"RecordType({self.name!r}, {self.slot_size} bytes)"
 
-    def spec(self, producer: str, *, capacity: int, keys_max: int) -> StreamSpec:
-        """The stream of this record type by one producer; `capacity` slots where it has a ring."""
+    def spec(self, producer: str, *, capacity: int, keys_max: int, tail: int | None = None) -> StreamSpec:
+        """The stream of this record type by one producer; `capacity` slots where it has a ring, a `tail` of its own."""
         return StreamSpec(
             producer=producer, record=self.name, slot_size=self.slot_size, capacity=capacity if self.ring else 0,
-            tail=self.tail, keys_max=keys_max, fingerprint=self.fingerprint,
+            tail=self.tail if tail is None else tail, keys_max=keys_max, fingerprint=self.fingerprint,
         )  # fmt: skip
 
     # -- text forms ---------------------------------------------------------------------------------------------

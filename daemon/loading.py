@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +37,7 @@ RESERVED: Mapping[str, Mapping[str, str]] = {
     },
     "alerts": {
         "clickhouse": _FROM_CLICKHOUSE,
-        **dict.fromkeys(("bootstrap_servers", "default_account"), _FROM_KAFKA),
+        **dict.fromkeys(("kafka", "default_account"), _FROM_KAFKA),
     },
     "broker": {"clickhouse": _FROM_CLICKHOUSE, "topics": _FROM_KAFKA},
     "strategy": dict.fromkeys(("account", "strategy"), "follows from [kafka]: set default_account, default_strategy"),
@@ -61,7 +63,38 @@ def parse(text: str, source: str) -> Settings:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(source, [Mistake("document", f"is not TOML: {error}")]) from None
-    return check(raw, source)
+    try:
+        return check(raw, source)
+    except ConfigError as error:
+        found = _lines(text)
+        mistakes = [replace(mistake, line=_line_of(mistake.path, found)) for mistake in error.mistakes]
+        raise ConfigError(source, mistakes) from None
+
+
+_HEADER = re.compile(r"\s*\[\[?([^\[\]]+)\]")
+_KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""", re.ASCII)
+_UNQUOTED = str.maketrans("", "", "\"' \t")
+
+
+def _lines(text: str) -> dict[str, int]:
+    """Key paths of a TOML text, without quotes, to the lines where they begin."""
+    found: dict[str, int] = {}
+    table = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = header[1].translate(_UNQUOTED)
+            found.setdefault(table, number)
+        elif key := _KEY.match(line):
+            found.setdefault(f"{table}.{key[1]}".lstrip(".").translate(_UNQUOTED), number)
+    return found
+
+
+def _line_of(path: str, lines: Mapping[str, int]) -> int:
+    """The line of the longest part of a mistake's path that stands in the file."""
+    place = path.partition("[")[0].translate(_UNQUOTED)
+    while place and place not in lines:
+        place = place.rpartition(".")[0]
+    return lines.get(place, 0)
 
 
 def check(raw: Mapping[str, Any], source: str) -> Settings:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from ..actors.recent import topic_actor
+from ..actors.topic.brokers import Brokers
 from ..codecs.desk.canonical import TOPICS
 from ..ringbuf.bytering import BYTES_AT
 from ..ringbuf.layout import StreamSpec
@@ -156,7 +157,8 @@ def _desk(settings: Settings, history: dict[str, Any]) -> list[_Draft]:
     if settings.runs("portfolio"):
         defaults = {"default_account": account, "default_strategy": strategy}
         drafts.append(_Draft("portfolio", KINDS["portfolio"], {**history, **defaults}))
-    told = {"bootstrap_servers": table.get("bootstrap_servers", ""), "default_account": account}
+    reached = {name: table[name] for name in Brokers.__struct_fields__ if name in table}
+    told = {"kafka": Brokers(**reached) if "bootstrap_servers" in reached else None, "default_account": account}
     drafts.append(_Draft("alerts", KINDS["alerts"], {**history, **told}))
     if settings.runs("strategy"):
         drafts.append(_Draft("strategy", KINDS["strategy"], {"account": account, "strategy": strategy}))

@@ -67,10 +67,11 @@ class ReaderKind(IntEnum):
 
 
 def process_start_time(pid: int) -> int:
-    """Start of a process in clock ticks since boot; 0 when there is none."""
+    """Start of a process in clock ticks since boot; 0 when there is none, or when it has ended and nobody knows yet."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
-            return int(stat.read().rpartition(b")")[2].split()[19])
+            fields = stat.read().rpartition(b")")[2].split()
+        return 0 if fields[0] in (b"Z", b"X") else int(fields[19])
     except (FileNotFoundError, ProcessLookupError):
         return 0
 

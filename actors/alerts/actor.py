@@ -17,6 +17,7 @@ from ...codecs.desk.canonical import Alert
 from ...codecs.record import Flag
 from ...storage.client import Client
 from ...storage.errors import StorageError
+from ...storage.offsets import stored_offsets
 from ..runtime import BEAT_INTERVAL_S, ActorContext
 from .book import AlertBook, Entry
 from .commands import BadCommand, member, serve, unlink
@@ -28,7 +29,7 @@ from .publish import Publisher
 from .rules import Finding, Labels, Rule, Watch, alert_id
 from .signals import MINUTE_S, RATES, Collector
 from .store import Place, Store
-from .told import Desk, context_of
+from .told import ALERTS_TOPIC, Desk, context_of
 
 log = logging.getLogger(__name__)
 
@@ -51,13 +52,14 @@ class Alerts:
         self.book = AlertBook(self.store.entries.values(), self.config.resolved_max)
         self.publisher = Publisher(ctx, self.config)
         self.collector = Collector(ctx.folder, ctx.data)
-        self.desk = Desk(ctx.folder)
+        self.desk = Desk(ctx.folder, ctx.page)
         self.watch = Watch()
         self._past_wanted = asyncio.Event()
         self._past_wanted.set()
         self._missed: tuple[dict[str, int], dict[str, int]] | None = None  # offsets between which tellings were missed
         self.rules = self._all_rules()
-        self.producer = Producer(ctx.page, self.config.bootstrap_servers, ctx.folder) if self.config.produce else None
+        wanted = self.config.kafka if self.config.produce else None
+        self.producer = Producer(ctx.page, wanted, ctx.folder) if wanted is not None else None
         page = ctx.page
         self._raised = {
             severity: page.counter("tickring_alerts_raised_total", "Alerts raised", severity=severity)
@@ -84,7 +86,7 @@ class Alerts:
         return rules | self.store.rules
 
     def _restore(self) -> None:
-        """What was active is not raised again, and ends where its rule is gone; a stream made anew gets it all."""
+        """What was active is not raised again, and ends where its rule is gone."""
         now = time.monotonic()
         for entry in self.book.active():
             if not _is_own(entry.alert):
@@ -95,16 +97,27 @@ class Alerts:
                 self.watch.restore(rule, _labels_of(entry.alert), now, doubt_s)
             else:
                 self._without_rule(entry)
-        if self.publisher.fresh:
+        self._show_again()
+
+    def _show_again(self) -> None:
+        """What a crash left between file and ring is in the ring now; a stream made anew gets everything."""
+        if self.store.shown != self.publisher.epoch:
             for entry in self.book:
-                self.publisher.put(entry.alert, time.time_ns())
+                self._changed(entry)
+            self.store.put_shown(self.publisher.epoch)
+            return
+        oldest, there = self.publisher.held()
+        for entry in self.book:
+            if entry.changed_ns >= oldest and entry.changed_ns not in there:
+                self.publisher.put(entry.alert, entry.changed_ns)
 
     # -- changes ----------------------------------------------------------------------------------------------------
 
     def _changed(self, entry: Entry, *, raised: bool = False) -> None:
-        """Keep it first, then show it: a crash between the two is told again, and changes nothing."""
+        """Keep it first, then show it: what a crash leaves between the two is shown at the next start."""
+        entry.change(time.time_ns())
         self.store.put(entry)
-        self.publisher.put(entry.alert, time.time_ns())
+        self.publisher.put(entry.alert, entry.changed_ns)
         if raised:
             self._raised[entry.alert.severity].inc()
 
@@ -136,7 +149,7 @@ class Alerts:
 
     async def _tell_past(self) -> None:
         """Take from ClickHouse what was told in a ring that is gone, or too fast. Telling twice changes nothing."""
-        client = Client(self.config.clickhouse, self.ctx.folder, self.ctx.data)
+        client, said = Client(self.config.clickhouse, self.ctx.folder, self.ctx.data), ""
         offsets, until, done = dict(self.store.place.offsets), dict[str, int](), False
         try:
             while True:
@@ -147,6 +160,8 @@ class Alerts:
                     offsets = dict(start) if done else offsets  # what is being asked for already begins before it
                 done = False
                 try:
+                    # what a ring that is gone had is in the table only once nothing of it waits on disk
+                    await stored_offsets(client, self.ctx.data, ALERTS_TOPIC, self.desk.alerts.epoch or 1 << 64)
                     while True:
                         alerts, ends = await past_alerts(client, offsets, self.config.default_account)
                         for alert in alerts:
@@ -154,9 +169,11 @@ class Alerts:
                         offsets |= ends
                         if not ends:
                             break
-                    done = all(offsets.get(partition, 0) >= end for partition, end in until.items())
+                    done, said = all(offsets.get(partition, 0) >= end for partition, end in until.items()), ""
                 except StorageError as error:
-                    log.info("alerts of the past: %s: asked again", error)
+                    if str(error) != said:
+                        said = str(error)
+                        log.info("alerts of the past: %s: asked again", error)
                 if not done:  # or the writer has not stored it all yet
                     self._past_wanted.set()
                     await asyncio.sleep(PAST_RETRY_S)

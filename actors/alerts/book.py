@@ -26,6 +26,11 @@ class Entry(msgspec.Struct, kw_only=True):
     count: int = 1  # how often it was raised
     acknowledged_by: str = ""
     resolved_ns: int = 0
+    changed_ns: int = 0  # when it was last published: our clock, but always above the time before
+
+    def change(self, now_ns: int) -> None:
+        """It is to be published. The newest state wins by this time, so a clock that was set back must not lower it."""
+        self.changed_ns = max(self.changed_ns + 1, now_ns)
 
 
 def _state_of(alert: Alert) -> str:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from ...storage.client import Server
+from ..topic.brokers import Brokers
 from .rules import Rule
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -28,7 +29,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     texts_capacity: Annotated[int, Meta(ge=1 << 16, le=1 << 30)] = 1 << 24  # bytes of their texts
     accounts_max: Annotated[int, Meta(ge=1, le=4096)] = 64
     default_account: str = "default"
-    bootstrap_servers: str = ""  # set by [kafka]
+    kafka: Brokers | None = None  # set by [kafka]
     clickhouse: Server = Server()
 
     def __post_init__(self) -> None:

@@ -15,12 +15,13 @@ import msgspec
 
 from ...codecs.desk.canonical import Alert
 from ...ringbuf import MetricsPage
-from ..topic.brokers import servers
+from ..topic.brokers import Brokers
 from .told import ALERTS_TOPIC
 
 log = logging.getLogger(__name__)
 
 WAITING_MAX = 1000
+RETRY_S = 5.0
 SEVERITIES = {"INFO": "LOW"}  # the api variant has no INFO
 
 
@@ -36,11 +37,17 @@ def message(alert: Alert, iso: str) -> dict[str, Any]:
 
 
 class Producer:
-    """Sends in the background; what does not fit the queue while the broker is away is counted, not kept."""
+    """Sends in the background; what does not fit the queue while the broker is away is counted, not kept.
 
-    def __init__(self, page: MetricsPage, bootstrap_servers: str, folder: Path) -> None:
-        self._servers, self._folder = bootstrap_servers, folder
+    Args:
+        brokers: reached as the topics reach them.
+        folder: the instance's in shared memory.
+    """
+
+    def __init__(self, page: MetricsPage, brokers: Brokers, folder: Path) -> None:
+        self._brokers, self._folder = brokers, folder
         self._waiting: asyncio.Queue[bytes] = asyncio.Queue(WAITING_MAX)
+        self._next: bytes | None = None  # taken from the queue, and not acknowledged
         name = "tickring_alerts_produced_total"
         self._sent = page.counter(name, "Alerts produced to alerts.v1", outcome="sent")
         self._dropped = page.counter(name, "Alerts produced to alerts.v1", outcome="dropped")
@@ -57,20 +64,26 @@ class Producer:
         from aiokafka import AIOKafkaProducer
         from aiokafka.errors import KafkaError
 
+        said = ""
         while True:
             producer: AIOKafkaProducer | None = None
             try:
-                addresses = servers(self._servers, self._folder)
-                producer = AIOKafkaProducer(bootstrap_servers=addresses, enable_idempotence=True)
+                connection = self._brokers.connection(self._folder)
+                producer = AIOKafkaProducer(**connection, client_id="tickring-alerts", enable_idempotence=True)
                 await producer.start()
                 while True:
-                    await producer.send_and_wait(ALERTS_TOPIC, await self._waiting.get())
+                    if self._next is None:
+                        self._next = await self._waiting.get()
+                    await producer.send_and_wait(ALERTS_TOPIC, self._next)
+                    self._next, said = None, ""
                     self._sent.inc()
-            except (KafkaError, OSError) as error:
-                log.warning("alerts are not produced: %s", error)
-                self._dropped.inc()
+            except (KafkaError, OSError, ValueError, RuntimeError) as error:  # see the topic's `Link.run`
+                text = f"{type(error).__name__}: {error}"
+                if text != said:
+                    said = text
+                    log.warning("alerts are not produced: %s: tried again every %.0f s", text, RETRY_S)
             finally:
                 if producer is not None:
-                    with contextlib.suppress(KafkaError, OSError):
+                    with contextlib.suppress(KafkaError, OSError, RuntimeError):
                         await producer.stop()
-            await asyncio.sleep(5)
+            await asyncio.sleep(RETRY_S)

@@ -15,6 +15,7 @@ from ...ringbuf import (
     KeyTooLong,
     KeyWriter,
     NoSpace,
+    StreamReader,
     StreamSpec,
     StreamWriter,
     bytes_filename,
@@ -53,13 +54,13 @@ class Publisher:
 
     def __init__(self, ctx: ActorContext, config: Config) -> None:
         (spec,) = streams(ctx.name, config)
-        self._default = config.default_account
+        self._folder, self._name, self._default = ctx.folder, ctx.name, config.default_account
         self._texts = ByteRingWriter(ctx.folder / bytes_filename(ctx.name, TEXTS))
         self._keys = KeyWriter(ctx.folder / keys_filename(ctx.name))
         self._writer = StreamWriter(ctx.folder, spec, ctx.doorbells, time.time_ns())
         self._publish = self._writer.publisher(ALERT_STATE.struct, ALERT_STATE.values)
         self._rows: dict[str, int] = {}
-        self.fresh = self._writer.sequence == 0
+        self.epoch = self._writer.epoch
         self._row(OVERFLOW)
 
     def _row(self, account: str) -> int:
@@ -76,11 +77,21 @@ class Publisher:
             self._rows[account] = row
         return row
 
-    def put(self, alert: Alert, now_ns: int) -> None:
-        """Publish the state of an alert."""
+    def put(self, alert: Alert, changed_ns: int) -> None:
+        """Publish the state of an alert; the one with the highest `changed_ns` is its newest."""
         text = _encode(alert)
         row = self._row(alert.account_id or self._default)
-        self._publish(row, now_ns, alert.timestamp, 0, self._texts.append(text), len(text))
+        self._publish(row, changed_ns, alert.timestamp, 0, self._texts.append(text), len(text))
+
+    def held(self) -> tuple[int, set[int]]:
+        """When the oldest of the changes in the ring was made, and when all of them were."""
+        reader = StreamReader(self._folder, self._name, ALERT_STATE.name, ALERT_STATE.dtype, ALERT_STATE.fingerprint)
+        try:
+            rows, _, _ = reader.read(reader.oldest(), reader.capacity)
+        finally:
+            reader.close()
+        times = rows["ts_recv_ns"].tolist()
+        return (times[0] if times else 0), set(times)
 
     def close(self) -> None:
         for part in (self._writer, self._keys, self._texts):

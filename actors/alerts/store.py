@@ -36,6 +36,7 @@ class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     rule: Rule | None = None
     no_rule: str = ""  # a rule that was taken away
     place: Place | None = None
+    shown: int = 0  # epoch of our stream, once every alert is in it
 
 
 _encode = msgspec.json.Encoder().encode
@@ -55,6 +56,7 @@ class Store:
         self.entries: dict[str, Entry] = {}
         self.rules: dict[str, Rule] = {}
         self.place = Place()
+        self.shown = 0
         self.damaged = 0  # lines that could not be read
         self.failed = 0  # changes that the disk refused; they are in the next compaction
         self._read()
@@ -85,6 +87,7 @@ class Store:
             self.rules.pop(line.no_rule, None)
         if line.place is not None:
             self.place = line.place
+        self.shown = line.shown or self.shown
 
     # -- changes ----------------------------------------------------------------------------------------------------
 
@@ -106,6 +109,11 @@ class Store:
         """Everything before this place is in the file."""
         self.place = place
         self._append(_Line(place=place))
+
+    def put_shown(self, epoch: int) -> None:
+        """Every alert was published in our stream of this epoch."""
+        self.shown = epoch
+        self._append(_Line(shown=epoch))
 
     def _append(self, line: _Line) -> None:
         data = _encode(line) + b"\n"
@@ -130,7 +138,7 @@ class Store:
         """Write what counts into a new file. Raises OSError."""
         lines = [_Line(entry=entry) for entry in entries]
         lines += [_Line(rule=rule) for rule in self.rules.values()]
-        lines.append(_Line(place=self.place))
+        lines.append(_Line(place=self.place, shown=self.shown))
         data = b"".join(_encode(line) + b"\n" for line in lines)
         fresh = self._path.with_suffix(".new")
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_APPEND, 0o640)

@@ -13,7 +13,7 @@ from ...codecs.desk.canonical import TOPICS, Alert, Fill, Risk
 from ...codecs.desk.money import amount_number
 from ...codecs.desk.records import FILL, PNL, STATEMENT, TEXTS
 from ...codecs.record import RecordType
-from ...ringbuf import ByteRingReader, RingError, StreamReader, bytes_filename
+from ...ringbuf import ByteRingReader, MetricsPage, RingError, StreamReader, bytes_filename
 from ..recent import PORTFOLIO_ACTOR, Item, Recent, topic_actor
 from .rules import Labels
 from .signals import Collected, labels_of
@@ -29,8 +29,10 @@ RISK_FRESH_NS = 3600 * 10**9  # what was stated longer ago says nothing of now
 class Follower:
     """One stream with texts, found when it is there and again when it was made anew."""
 
-    def __init__(self, folder: Path, producer: str, record: RecordType, kind: type[Any]) -> None:
-        self._folder, self._producer, self._record, self._kind = folder, producer, record, kind
+    def __init__(
+        self, folder: Path, producer: str, record: RecordType, kind: type[Any], page: MetricsPage | None = None
+    ) -> None:
+        self._folder, self._producer, self._record, self._kind, self._page = folder, producer, record, kind, page
         self._inode = 0
         self.recent: Recent[Any] | None = None
         self.next = 0  # sequence of the first item that was not taken
@@ -63,7 +65,7 @@ class Follower:
             return  # it is being made: next time
         self.close()
         self._inode, self.next = inode, 0
-        self.recent = Recent(reader, texts, self._kind, KEPT)
+        self.recent = Recent(reader, texts, self._kind, KEPT, self._page)
 
     @property
     def epoch(self) -> int:
@@ -78,12 +80,12 @@ class Follower:
 class Desk:
     """What the desk says, as signals; and the alerts on its topic."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, page: MetricsPage | None = None) -> None:
         self._folder = folder
-        self.alerts = Follower(folder, topic_actor(ALERTS_TOPIC), STATEMENT, Alert)
-        self._risk = Follower(folder, topic_actor(RISK_TOPIC), STATEMENT, Risk)
-        self._fills = Follower(folder, topic_actor(EXECUTIONS_TOPIC), FILL, Fill)
-        self._newest_risk: dict[tuple[str, str], Risk] = {}  # account and portfolio -> what was stated last
+        self.alerts = Follower(folder, topic_actor(ALERTS_TOPIC), STATEMENT, Alert, page)
+        self._risk = Follower(folder, topic_actor(RISK_TOPIC), STATEMENT, Risk, page)
+        self._fills = Follower(folder, topic_actor(EXECUTIONS_TOPIC), FILL, Fill, page)
+        self._newest_risk: dict[tuple[str, str], tuple[int, Risk]] = {}  # by account and portfolio, with its time
         self._worst: dict[tuple[str, Labels], list[tuple[int, float]]] = {}
         self._pnl: tuple[int, StreamReader] | None = None
         assert TOPICS[ALERTS_TOPIC] is Alert and TOPICS[RISK_TOPIC] is Risk
@@ -97,10 +99,13 @@ class Desk:
     def _collect_risk(self, found: Collected) -> None:
         for item in self._risk.items():
             risk: Risk = item.value
-            self._newest_risk[risk.account_id, risk.portfolio_id or ""] = risk
+            place = risk.account_id, risk.portfolio_id or ""
+            stated_ns = min(risk.timestamp, item.recv_ns)  # a producer's clock may be ahead
+            if place not in self._newest_risk or stated_ns >= self._newest_risk[place][0]:
+                self._newest_risk[place] = stated_ns, risk
         oldest = time.time_ns() - RISK_FRESH_NS
-        for (account, portfolio), risk in list(self._newest_risk.items()):
-            if risk.timestamp < oldest:
+        for (account, portfolio), (stated_ns, risk) in list(self._newest_risk.items()):
+            if stated_ns < oldest:
                 del self._newest_risk[account, portfolio]
                 continue
             labels = labels_of(account=account, portfolio=portfolio) if portfolio else labels_of(account=account)

@@ -35,6 +35,7 @@ from .totals import Group, Totals
 log = logging.getLogger(__name__)
 
 READ_ROWS = 4096  # of a ring at a time
+PAST_FIRST = 20_000  # events that are to be asked for: then they come before what is in the ring
 COMMIT_ROWS = 16_384  # folded since the last commit: then at once
 REFRESH_INTERVAL_S = 2.0  # how often new streams are looked for
 PNL_INTERVAL_S = 1.0  # PnL follows the marks so often
@@ -54,12 +55,13 @@ class Portfolio:
         self.rings: dict[str, FillRing] = {}
         with self.store.unusable():
             self.book = Book(self.store, self.marks.terms, self._opening, self._fee_rate, ctx.beat)
-            self.totals = Totals(self._capital, self.store.closes(), self.store.peaks())
+            rates = self.store.rates(self.config.currency)
+            self.totals = Totals(self._capital, self.store.closes(), self.store.peaks(), rates)
         self.publisher = Publisher(ctx, self.config)
         self.claims = Claims(self.metrics)
         self.statements = Statements(ctx.folder, self.marks.told, self.claims.told)
         self.client = Client(self.config.clickhouse, ctx.folder, ctx.data)
-        self.past = Past(self.config, self.client, lambda: list(self.rings.values()), self.apply)
+        self.past = Past(self.config, self.client, ctx.data, lambda: list(self.rings.values()), self.apply)
         self.open: dict[int, Position] = {}  # positions that are not flat
         self.foreign: dict[int, Position] = {}  # those settled in another currency than the report's
         self._woken = asyncio.Event()
@@ -94,7 +96,7 @@ class Portfolio:
         self.refresh()
         for ring in self.rings.values():  # so that nobody is shown an older state than before
             published = ring.reader.published()
-            while ring.cursor < published:
+            while ring.cursor < published and ring.gap <= PAST_FIRST:
                 for position in self.book.apply(ring.read(READ_ROWS)):
                     self.marks.traded(position)
                 self.commit()
@@ -151,7 +153,7 @@ class Portfolio:
 
     async def _sleep(self) -> None:
         """Until a fill comes, or something else is due."""
-        if not all(ring.sleep() for ring in self.rings.values()):
+        if not all(self._past_first(ring) or ring.sleep() for ring in self.rings.values()):
             return
         now = time.monotonic()
         due = [
@@ -171,6 +173,11 @@ class Portfolio:
         """Fold what is new in the rings; returns how many rows there were."""
         rows = 0
         for ring in self.rings.values():
+            if self.past.answers and ring.crowded():  # the topic is not to wait for us
+                ring.skip()
+                self.commit()
+            if self._past_first(ring):
+                continue
             before = ring.cursor
             tellings = ring.read(READ_ROWS)
             rows += ring.cursor - before
@@ -179,6 +186,10 @@ class Portfolio:
         if rows:
             self._due_commit(rows)
         return rows
+
+    def _past_first(self, ring: FillRing) -> bool:
+        """Whether so much lies before what is unread that this waits: each past fill would fold all behind it anew."""
+        return self.past.answers and ring.gap > PAST_FIRST
 
     def apply(self, tellings: Sequence[Telling], hurry: bool = False) -> None:
         """Fold, and publish what changed; PnL at once where `hurry`, else with the next turn."""
@@ -215,6 +226,10 @@ class Portfolio:
         """Store what was folded and how far the rings were read; then their producers may go over it."""
         for ring in self.rings.values():
             ring.save()
+        if self.totals.new_rates:
+            self.store.begin()
+            self.store.put_rates(self.config.currency, self.totals.new_rates)
+            self.totals.new_rates.clear()
         self.store.commit()
         for ring in self.rings.values():
             ring.saved()
@@ -370,8 +385,11 @@ class Portfolio:
         metrics.late.value, metrics.refolded.value, metrics.unconverted.value = (
             book.late, book.refolded, book.unconverted,
         )  # fmt: skip
+        metrics.skipped.value = sum(ring.skipped for ring in self.rings.values())
         metrics.lost.value = sum(ring.lost for ring in self.rings.values())
         metrics.past.value, metrics.past_failures.value = self.past.events, self.past.failures
+        metrics.unreadable.value = self.statements.unreadable
+        metrics.clickhouse_up.set(float(self.past.answers))
         metrics.holes.set(self.past.open())
         metrics.behind.set(sum(ring.reader.published() - ring.cursor for ring in self.rings.values()))
         metrics.positions.set(len(book.by_key))

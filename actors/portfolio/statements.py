@@ -41,6 +41,7 @@ class Statements:
         self.folder, self._price, self._claim = folder, price, claim
         self._readers: dict[str, tuple[StreamReader, ByteRingReader, int]] = {}
         self._cursors: dict[str, int] = {}
+        self.unreadable = 0  # of another version, or damaged
         self._claimed: dict[tuple[str, str], set[str]] = {}  # account and strategy -> symbols of the last claims
 
     def refresh(self) -> None:
@@ -78,8 +79,15 @@ class Statements:
             rows, self._cursors[producer], _ = reader.read(self._cursors[producer], READ_MAX)
             for at, size in zip(rows["text_at"].tolist(), rows["text_size"].tolist(), strict=True):
                 text = texts.read(at, size)
-                if text is not None:
-                    self._take(PRODUCERS[producer](text))
+                if text is None:
+                    continue
+                try:
+                    event = PRODUCERS[producer](text)
+                except msgspec.DecodeError as error:
+                    self.unreadable += 1
+                    log.debug("producer=%s statement unreadable: %s", producer, error)
+                    continue
+                self._take(event)
 
     def _take(self, event: object) -> None:
         if isinstance(event, MarketData):

@@ -14,6 +14,7 @@ read again, from the ring or from ClickHouse.
 | `day` | key and UTC day with a fill: equity after the last of them |
 | `close` | group and UTC day: what the marks last said beyond the fills; see `totals` |
 | `peak` | group: highest equity and largest drawdown seen |
+| `rate` | currency of the report, settlement currency and UTC day: what changes of that day are converted with |
 | `disagreement` | telling of a fill that says something else than the one that counts |
 | `source` | ring of fills: its epoch, the next sequence wanted, whether its past was looked for |
 | `seen` | topic and partition: the highest offset of which everything before has been folded |
@@ -37,12 +38,15 @@ from .fold import Execution, Order, State, Terms
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 SNAPSHOT_EACH = 32
 CACHE_KIB = 16_384
 LOG_BYTES_KEPT = 8 << 20  # of the write-ahead log on disk, after it was copied into the file
 
-_SCHEMA = """
+_RATES = """
+CREATE TABLE rate(currency, asset, day, rate, PRIMARY KEY(currency, asset, day)) WITHOUT ROWID;
+"""
+_SCHEMA = f"""
 CREATE TABLE position(id INTEGER PRIMARY KEY, account, strategy, venue, symbol, terms, opening, state, ts_ns, fill_id);
 CREATE TABLE book(id INTEGER PRIMARY KEY, account, venue);
 CREATE TABLE fill(key, ts_ns, fill_id, book, body, PRIMARY KEY(key, ts_ns, fill_id)) WITHOUT ROWID;
@@ -51,7 +55,7 @@ CREATE TABLE snapshot(key, ts_ns, fill_id, state, PRIMARY KEY(key, ts_ns, fill_i
 CREATE TABLE day(key, day, equity, PRIMARY KEY(key, day)) WITHOUT ROWID;
 CREATE TABLE close(account, strategy, symbol, day, beyond, PRIMARY KEY(account, strategy, symbol, day)) WITHOUT ROWID;
 CREATE TABLE peak(account, strategy, symbol, peak, drawdown, PRIMARY KEY(account, strategy, symbol)) WITHOUT ROWID;
-CREATE TABLE disagreement(book, fill_id, kept, other, PRIMARY KEY(book, fill_id, other)) WITHOUT ROWID;
+{_RATES}CREATE TABLE disagreement(book, fill_id, kept, other, PRIMARY KEY(book, fill_id, other)) WITHOUT ROWID;
 CREATE TABLE source(producer PRIMARY KEY, epoch, sequence, searched) WITHOUT ROWID;
 CREATE TABLE seen(topic, part, offset, PRIMARY KEY(topic, part)) WITHOUT ROWID;
 CREATE TABLE hole(topic, part, first, last, PRIMARY KEY(topic, part)) WITHOUT ROWID;
@@ -113,6 +117,8 @@ class Store:
         version = execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             self.db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT")
+        elif version == 1:
+            self.db.executescript(f"BEGIN;{_RATES}PRAGMA user_version={VERSION};COMMIT")
         elif version != VERSION:
             raise StateUnusable(
                 f"portfolio {self.path}: version {version}, expected {VERSION}: move the file away, it is made anew"
@@ -267,6 +273,17 @@ class Store:
     def peaks(self) -> Iterator[tuple[tuple[str, str, str], int, float]]:
         for account, strategy, symbol, peak, drawdown in self.db.execute("SELECT * FROM peak"):
             yield (account, strategy, symbol), int(peak), drawdown
+
+    def rates(self, currency: str) -> Iterator[tuple[str, int, int]]:
+        """`(asset, day, rate)` to the currency of the report, units of 1e-16."""
+        for asset, day, rate in self.db.execute("SELECT asset, day, rate FROM rate WHERE currency=?", (currency,)):
+            yield asset, day, int(rate)
+
+    def put_rates(self, currency: str, rows: Iterable[tuple[str, int, int]]) -> None:
+        self.db.executemany(
+            "INSERT OR REPLACE INTO rate VALUES(?,?,?,?)",
+            [(currency, asset, day, stored(rate)) for asset, day, rate in rows],
+        )
 
     def put_groups(
         self,

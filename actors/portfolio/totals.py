@@ -6,7 +6,8 @@ there are.
 
 What follows from fills alone (everything realised, and equity at the prices of the fills by day) is the same however
 they arrived. What was seen of the market beside them cannot be had again: the last difference of each day between
-equity at the marks and at the prices of the fills (`closes`), the peak, and the largest drawdown.
+equity at the marks and at the prices of the fills (`closes`), the peak, and the largest drawdown. Nor can the rate of
+another settlement currency on a day: the first one that a change of the day was converted with holds for all of them.
 """
 
 from __future__ import annotations
@@ -172,7 +173,10 @@ class Totals:
 
     Args:
         capital_of: what an account began with, units of 1e-16.
-        closes, peaks: as they were stored.
+        closes, peaks, rates: as they were stored.
+
+    Attributes:
+        new_rates: that are not stored yet: settlement currency, UTC day, units of 1e-16.
     """
 
     def __init__(
@@ -180,8 +184,11 @@ class Totals:
         capital_of: Callable[[str], int],
         closes: Iterable[tuple[Name, int, int]] = (),
         peaks: Iterable[tuple[Name, int, float]] = (),
+        rates: Iterable[tuple[str, int, int]] = (),
     ) -> None:
         self._capital_of = capital_of
+        self._rates = {(asset, day): rate for asset, day, rate in rates}
+        self.new_rates: list[tuple[str, int, int]] = []
         self.groups: dict[Name, Group] = {}
         self._of: dict[int, tuple[Group, ...]] = {}  # by number of the position
         for name, day, beyond in closes:
@@ -215,7 +222,8 @@ class Totals:
         if rate:  # else what changed by day waits until there is one
             pending, position.pending = position.pending, {}
         if rate != RATE_UNIT:
-            pending = {day: divide(by * rate, RATE_UNIT) for day, by in pending.items()}
+            asset = position.settled_in
+            pending = {day: divide(by * self._rate_on(asset, day, rate), RATE_UNIT) for day, by in pending.items()}
         before = old.sums if old else NOTHING
         for group in self.groups_of(position):
             if new.sums != before:
@@ -227,6 +235,14 @@ class Totals:
             else:
                 group.largest_win = max(group.largest_win, new.wins_of[0])
                 group.largest_loss = max(group.largest_loss, new.wins_of[1])
+
+    def _rate_on(self, asset: str, day: int, now: int) -> int:
+        """The rate of a day, which is that of now where nothing of the day was converted yet."""
+        known = self._rates.get((asset, day))
+        if known is None:
+            known = self._rates[asset, day] = now
+            self.new_rates.append((asset, day, now))
+        return known
 
     def unsaved(self, today: int) -> Iterator[Group]:
         for group in self.groups.values():

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from ...codecs.desk.canonical import DEFAULT_ACCOUNT, DEFAULT_STRATEGY, TOPICS
 from ...storage.client import Server
-from .brokers import EMBEDDED, servers
+from .brokers import Brokers
 
 Topic = Literal[
     "exec.reports.v1", "risk.metrics.v1", "alerts.v1", "system.health.v1", "strategy.performance.v1",
@@ -21,26 +20,12 @@ Capacity = Annotated[int, Meta(ge=4096, le=1 << 30)]  # a power of two
 Mib = 1 << 20
 
 
-class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class Config(Brokers, kw_only=True, forbid_unknown_fields=True):
     """Which topics are followed, how the brokers are reached, and how much of it is held in memory."""
 
-    bootstrap_servers: Annotated[
-        str,
-        Meta(
-            pattern=rf"^({EMBEDDED}|[^\s,]+:\d+(,[^\s,]+:\d+)*)$",
-            description=f'"host:port,…", or "{EMBEDDED}" for a broker of our own, to try things out',
-        ),
-    ]
     topics: list[Topic] = msgspec.field(default_factory=lambda: list(TOPICS))  # pyright: ignore[reportAssignmentType]
     auto_offset_reset: Literal["earliest", "latest"] = "earliest"  # where a topic begins of which nothing is stored
     group_id: str = "tickring"  # under which offsets are committed, for lag tools only; "" = never
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "PLAIN"
-    sasl_username: str = ""
-    sasl_password_file: str = ""  # mode 0600
-    ssl_ca_file: str = ""  # "" = the system's authorities
-    ssl_cert_file: str = ""  # our own certificate, where the brokers want one
-    ssl_key_file: str = ""
     default_account: str = DEFAULT_ACCOUNT  # of events that name none
     default_strategy: str = DEFAULT_STRATEGY
     event_capacity: Capacity = 1 << 16  # events of a topic in its ring
@@ -71,37 +56,6 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             value = getattr(self, name)
             if value & (value - 1):
                 raise ValueError(f"{name}: {value} is no power of two")
-
-    def connection(self, folder: Path) -> dict[str, Any]:
-        """How aiokafka reaches the brokers; files are read now, so a renewed password or certificate is taken.
-
-        Args:
-            folder: the instance's in shared memory, where the embedded broker says its address.
-
-        Raises:
-            OSError, ssl.SSLError: a file cannot be read or is not what it should be; the embedded broker is not up.
-        """
-        from aiokafka.helpers import create_ssl_context
-
-        settings: dict[str, Any] = {
-            "bootstrap_servers": servers(self.bootstrap_servers, folder),
-            "security_protocol": self.security_protocol,
-        }  # fmt: skip
-        if "SSL" in self.security_protocol:
-            settings["ssl_context"] = create_ssl_context(
-                cafile=_path(self.ssl_ca_file), certfile=_path(self.ssl_cert_file), keyfile=_path(self.ssl_key_file)
-            )
-        if self.security_protocol.startswith("SASL"):
-            password = Path(self.sasl_password_file).expanduser().read_text("utf-8").strip()
-            settings |= {
-                "sasl_mechanism": self.sasl_mechanism, "sasl_plain_username": self.sasl_username,
-                "sasl_plain_password": password,
-            }  # fmt: skip
-        return settings
-
-
-def _path(text: str) -> str | None:
-    return str(Path(text).expanduser()) if text else None
 
 
 assert set(Topic.__args__) == set(TOPICS)  # pyright: ignore[reportAttributeAccessIssue]

@@ -10,15 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import itertools
 import logging
 import random
 import time
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.consumer import fetcher
 from aiokafka.errors import (
     GroupAuthorizationFailedError,
     KafkaError,
@@ -30,6 +28,7 @@ from aiokafka.errors import (
 from aiokafka.protocol.metadata import MetadataRequest
 
 from ..runtime import ActorContext
+from .batches import records, whole_batches
 from .brokers import NotUp, servers
 from .config import Config
 from .metrics import Progress
@@ -49,70 +48,6 @@ METADATA_AGE_MS = 5_000  # new partitions are found within it
 HELD_POLL_S = (0.001, 0.02)  # pauses while durable readers catch up
 DEAD_CHECK_S = 1.0
 CLOSE_S = 2.0
-
-
-class _Whole(list[Any]):
-    """The records of a batch, as one; its offset is that of the last."""
-
-    offset: int
-
-
-class _Batch:
-    """A batch that gives its records in one go, as the library's decoder in C makes them."""
-
-    def __init__(self, batch: Any) -> None:
-        self._batch = batch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batch, name)
-
-    def __next__(self) -> Any:
-        return next(self._batch)
-
-    def __iter__(self) -> Iterator[_Whole]:
-        if records := _Whole(self._batch):
-            records.offset = records[-1].offset
-            yield records
-
-
-class _Batches:
-    def __init__(self, records: Any) -> None:
-        self.has_next, self._next = records.has_next, records.next_batch
-
-    def next_batch(self) -> _Batch:
-        return _Batch(self._next())
-
-
-class _WholeBatches(fetcher.PartitionRecords):
-    """Batches where the library has records, each of which it copies into a dataclass of eleven fields.
-
-    That is two thirds of what `getmany` costs. What counts (checksums, aborted transactions, control batches,
-    positions) stays the library's own work.
-    """
-
-    def __init__(self, tp: TopicPartition, records: Any, *rest: Any) -> None:
-        super().__init__(tp, _Batches(records), *rest)
-
-    def _consumer_record(self, tp: TopicPartition, record: Any) -> Any:
-        position = self.next_fetch_offset
-        if record[0].offset >= position:
-            return record
-        return [one for one in record if one.offset >= position]  # a batch may begin before what was asked for
-
-
-@contextlib.contextmanager
-def _whole_batches() -> Iterator[None]:
-    """While a session lasts. The library has no place to pass the class, and nothing else of this process consumes."""
-    usual, fetcher.PartitionRecords = fetcher.PartitionRecords, _WholeBatches
-    try:
-        yield
-    finally:
-        fetcher.PartitionRecords = usual
-
-
-def _records(batches: Iterable[Any]) -> list[Any]:
-    """They have `offset`, `timestamp`, `key`, `value` and `headers`, which is what we read."""
-    return list(itertools.chain.from_iterable(batches))
 
 
 class _LastWords(logging.Handler):
@@ -167,7 +102,7 @@ class Link:
             self._words.text = ""
             began = time.monotonic()
             try:
-                with _whole_batches():
+                with whole_batches():
                     await self._session()
             except Stopped:
                 break
@@ -182,7 +117,8 @@ class Link:
             except NotUp as error:
                 self._state("connecting", str(error))
                 delay = self.config.retry_delay_s
-            except (KafkaError, OSError, ValueError, TimeoutError) as error:  # ssl.SSLError is an OSError
+            except (KafkaError, OSError, ValueError, TimeoutError, RuntimeError) as error:
+                # ssl.SSLError is an OSError; a RuntimeError is what uvloop says of a connection that was just closed
                 self.progress.fail(type(error).__name__)
                 words = f" ({self._words.text})" if self._words.text else ""
                 self._state("away", f"{type(error).__name__}: {error}{words}")
@@ -229,7 +165,7 @@ class Link:
             if watching is not None:
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
-            with contextlib.suppress(KafkaError):
+            with contextlib.suppress(KafkaError):  # it is only for lag tools
                 await self._commit(consumer, now=True)
             await _within(CLOSE_S, consumer.stop())
             await _within(CLOSE_S, consumer._client.close())  # which a failed `stop` leaves open
@@ -338,9 +274,11 @@ class Link:
 
     async def _follow(self, consumer: AIOKafkaConsumer, watching: asyncio.Task[None]) -> None:
         minded, fetched = 0.0, {}
+        fetcher: Any = consumer._fetcher
         while not self.ctx.stopping.is_set():
-            if watching.done():
-                watching.result()
+            for task in (watching, fetcher._fetch_task):
+                if task.done():  # the library's own ends by a fault alone, and then nothing is ever fetched again
+                    task.result()
             if time.monotonic() - minded > 1.0:
                 await self._mind_partitions(consumer)
                 await self._commit(consumer)
@@ -358,11 +296,13 @@ class Link:
             if fetched:
                 ts_recv_ns = time.time_ns()
                 await asyncio.sleep(0)  # the next request goes out before these events are decoded
-                await self._take({tp.partition: _records(batches) for tp, batches in fetched.items()}, ts_recv_ns)
+                await self._take({tp.partition: records(batches) for tp, batches in fetched.items()}, ts_recv_ns)
 
     async def _take(self, fetched: Fetched, ts_recv_ns: int) -> None:
         progress, rings = self.progress, self.rings
         self._answered = time.monotonic()
+        if progress.state == "away":  # the questions beside the events may still go unanswered
+            self._state("consuming")
         progress.consumed += sum(map(len, fetched.values()))
         newest_ns = max(records[-1].timestamp for records in fetched.values()) * 1_000_000
         # a producer may write any time, also one that is far off
@@ -423,7 +363,7 @@ class Link:
             try:
                 async with asyncio.timeout(WATCH_INTERVAL_S):
                     ends = await consumer.end_offsets(tps)
-            except (KafkaError, OSError, TimeoutError) as error:
+            except (KafkaError, OSError, TimeoutError, RuntimeError) as error:
                 silent = time.monotonic() - self._answered
                 if silent > 2 * WATCH_INTERVAL_S:
                     self.progress.fail("unreachable")
@@ -458,7 +398,7 @@ class Link:
                 await consumer.commit({TopicPartition(self.topic, p): end for p, end in news.items()})
         except GroupAuthorizationFailedError:
             raise
-        except (KafkaError, OSError, TimeoutError):
+        except (KafkaError, OSError, TimeoutError, RuntimeError):
             self.progress.fail("commit")
             return
         self._committed |= news

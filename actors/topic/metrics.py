@@ -48,6 +48,7 @@ class TopicMetrics:
         self._count("items", "Fills or statements published.", rings.items)
         self._count("repeated", "Events whose event_id had come before.", rings.repeated)
         self._count("overflowed", "Items under the account *overflow*: the directory is full.", rings.overflowed)
+        self._count("misnamed_headers", "Events with a header whose name is no UTF-8.", rings.misnamed)
         for reason, n in rings.dead_by_reason.items():
             self._count("dead_letters", "Events that could not be understood.", n, reason=reason)
         for kind, n in progress.failures.items():

@@ -116,7 +116,7 @@ class TopicRings:
             stored=config.clickhouse is not None,
         )  # fmt: skip
         self.repeats = Repeats(config.repeats_kept)
-        self.processed, self.items, self.repeated, self.rounded, self.overflowed = 0, 0, 0, 0, 0
+        self.processed = self.items = self.repeated = self.overflowed = self.misnamed = 0
         self.dead_by_reason: Counter[str] = Counter()
         self._dead_log = DeadLog(config.topic)
         self.resume = self._find_ends()
@@ -237,10 +237,16 @@ class TopicRings:
                 if value is None:
                     value = b""
                 if headers := record.headers:
-                    body = _msgpack([list(header) for header in headers])
-                    parts.append(HEADERS_SIZE.pack(len(body)) + body)
-                    at += HEADERS_SIZE.size + len(body)
-                    flags = HEADERS
+                    try:
+                        body = _msgpack(headers)
+                    except UnicodeEncodeError:
+                        body = _msgpack(self._named(headers, partition, offset))
+                    if len(body) > event_max // 2:
+                        refused = TOO_LARGE
+                    else:
+                        parts.append(HEADERS_SIZE.pack(len(body)) + body)
+                        at += HEADERS_SIZE.size + len(body)
+                        flags = HEADERS
                 if key is not None:
                     if len(key) >= NO_KEY:
                         key, refused = key[: NO_KEY - 1], TOO_LARGE
@@ -257,7 +263,9 @@ class TopicRings:
                 if decode is not None:
                     try:
                         if refused:
-                            raise Undecidable("only a part of it is kept: its key or its value is too large", refused)
+                            raise Undecidable(
+                                "only a part of it is kept: its headers, its key or its value are too large", refused
+                            )
                         event_id, event_ns, variant, rounded, items = decode(value, partition, offset, stamp)
                         if len(items) * (size + ITEM_BYTES) > event_max:
                             self._check_texts(items)
@@ -268,8 +276,6 @@ class TopicRings:
                         if len(ids) == known:
                             own |= REPEATED
                             self.repeated += 1
-                        else:
-                            known += 1
                         ts_event_ns = event_ns
                         flags |= own
                         if there and items:
@@ -295,11 +301,15 @@ class TopicRings:
                                 parts.append(text)
                                 at += text_size
                             number += 1  # noqa: SIM113 - `enumerate` costs more than the one item
+                        known = len(ids)
                     except Undecidable as error:
                         flags |= Flag.DEAD
                         at += self._take_dead(chunk, error, value, partition, offset, ts_recv_ns, ts_event_ns, at)
                     except Exception as error:  # noqa: BLE001 - our own mistake: the event is kept, the topic goes on
                         flags |= Flag.DEAD
+                        if len(ids) > known:  # it has not come before if it comes again
+                            ids.popitem()
+                        at -= self._take_back(chunk, partition, offset)
                         mistake = Undecidable(f"{type(error).__name__}: {error}", "internal_error")
                         at += self._take_dead(chunk, mistake, value, partition, offset, ts_recv_ns, ts_event_ns, at)
                 rows.append(pack(
@@ -323,6 +333,13 @@ class TopicRings:
     def _new_chunk(self) -> Chunk:
         return Chunk(self.bytes.published())
 
+    def _named(self, headers: Sequence[tuple[str, bytes | None]], partition: int, offset: int) -> list[Any]:
+        """Headers of which a name is no UTF-8, with its bytes written out: they decide nothing."""
+        names = [name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for name, _ in headers]
+        self.misnamed += 1
+        self._dead_log.tell(partition, offset, f"header names are no UTF-8, and are kept as {names}")
+        return [[name, value] for name, (_, value) in zip(names, headers, strict=True)]
+
     def _check_texts(self, items: Sequence[Any]) -> None:
         """A long name in every fill may make much of little."""
         texts = sum(len(_json(item)) for item in items)
@@ -334,6 +351,15 @@ class TopicRings:
         assert self.live is not None
         there, name = self._there, self.live.spec.record
         return [None if (name, partition, offset, n) in there else item for n, item in enumerate(items)]
+
+    @staticmethod
+    def _take_back(chunk: Chunk, partition: int, offset: int) -> int:
+        """Take the live rows of an event out of a chunk, and their texts; returns the bytes of these."""
+        size = 0
+        while chunk.live and chunk.live[-1][-5] == offset and chunk.live[-1][-2] == partition:
+            size += chunk.live.pop()[-3]
+            chunk.parts.pop()
+        return size
 
     def _take_dead(
         self, chunk: Chunk, error: Undecidable, value: bytes, partition: int, offset: int, ts_recv_ns: int,

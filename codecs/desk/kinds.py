@@ -43,3 +43,21 @@ def _kind(annotation: Any) -> tuple[str, bool]:
     if get_origin(annotation) is list:
         return "items", False
     return {int: "count", str: "text", bool: "flag", float: "ratio"}[annotation], False
+
+
+@cache
+def form(struct: type[Struct]) -> str:
+    """What the JSON of a struct looks like, in one line: another version of it has another line."""
+    described = []
+    for field, member in zip(msgspec.structs.fields(struct), members(struct), strict=True):
+        of_items = ",".join(form(item) for item in _structs(field.type))
+        need = "!" if member.required else "?" if member.optional else ""
+        described.append(f"{member.name}:{member.kind}{need}{of_items}")
+    return f"{struct.__name__}({' '.join(described)})"
+
+
+def _structs(annotation: Any) -> list[type[Struct]]:
+    """The structs that an annotation names."""
+    if isinstance(annotation, type) and issubclass(annotation, Struct):
+        return [annotation]
+    return [struct for argument in get_args(annotation) for struct in _structs(argument)]

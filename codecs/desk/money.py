@@ -100,11 +100,6 @@ def amount_of(data: bytes) -> int:
     return int.from_bytes(data, "little", signed=True)
 
 
-def multiply(a: int, b: int) -> int:
-    """The product of two amounts (a quantity and a price), rounded half to even to a unit."""
-    return divide(a * b, UNIT)
-
-
 def divide(numerator: int, denominator: int) -> int:
     """An integer quotient, rounded half to even."""
     if denominator < 0:

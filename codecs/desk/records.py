@@ -5,12 +5,15 @@ all tables of the topic follow), and one live stream of what the events say: `fi
 for the others. The portfolio produces `position` and `pnl`; the alerts actor `alert`.
 
 Texts lie in the producer's byte ring ``<producer>.texts.bytes``; records carry position and size. JSON rather than
-msgpack: amounts may be integers of more than 64 bits.
+msgpack: amounts may be integers of more than 64 bits. Their form is a part of a record's fingerprint: another version's
+streams are made anew instead of being misread.
 """
 
 from __future__ import annotations
 
 from ..record import COUNT, SMALL, TIME_MS, UPDATE_ID, Derived, Field, Flag, Kind, RecordType, Store, choice_kind
+from .canonical import TOPICS, Alert, Fill
+from .kinds import form
 from .money import amount_of, amount_text
 
 TEXTS = "texts"  # name of the byte ring
@@ -77,6 +80,7 @@ FILL = RecordType(
     instrument=False,
     tail=16_384,
     store=Store.OFF,  # its table follows from the raw events
+    texts=form(Fill),
 )
 
 STATEMENT = RecordType(
@@ -87,6 +91,7 @@ STATEMENT = RecordType(
     instrument=False,
     tail=1024,
     store=Store.OFF,  # its table follows from the raw events
+    texts=" ".join(form(event) for event in TOPICS.values() if event is not None),
 )
 
 DEAD_LETTER = RecordType(
@@ -172,6 +177,7 @@ ALERT_STATE = RecordType(
     instrument=False,
     tail=16_384,
     store=Store.ALL,
+    texts=form(Alert),
 )
 
 DESK_RECORDS: tuple[RecordType, ...] = (EVENT, FILL, STATEMENT, DEAD_LETTER, POSITION, PNL, ALERT_STATE)

@@ -45,7 +45,7 @@ def test_kafka_table_runs_topics_portfolio_and_alerts() -> None:
 
 def test_alerts_actor_is_told_the_brokers_the_account_and_the_history() -> None:
     [alerts] = [actor for actor in plan(REAL + 'default_account = "desk-1"\n').actors if actor.kind == "alerts"]
-    assert (alerts.config.bootstrap_servers, alerts.config.default_account) == ("broker.example:9092", "desk-1")
+    assert (alerts.config.kafka.bootstrap_servers, alerts.config.default_account) == ("broker.example:9092", "desk-1")
     assert alerts.config.clickhouse.url.startswith("http://127.0.0.1:")
     assert (alerts.drain_rank, alerts.nice, [spec.record for spec in alerts.streams]) == (1, 5, ["alert"])
 
@@ -86,8 +86,8 @@ def test_disabled_rule_that_is_not_there_is_refused_with_the_nearest() -> None:
 
 
 def test_fields_that_follow_from_kafka_are_refused() -> None:
-    found = mistakes(REAL + '[alerts]\nbootstrap_servers = "x:1"\n[broker]\ntopics = []\n')
-    assert [one.partition(" ")[0] for one in found] == ["alerts.bootstrap_servers", "broker.topics"]
+    found = mistakes(REAL + "[alerts]\nkafka = {}\n[broker]\ntopics = []\n")
+    assert [one.partition(" ")[0] for one in found] == ["alerts.kafka", "broker.topics"]
     assert all("set it there" in one for one in found)
 
 

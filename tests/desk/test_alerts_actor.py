@@ -32,6 +32,7 @@ from tickring.ringbuf import (
     create_stream,
     keys_filename,
 )
+from tickring.storage.errors import SpoolWaits
 
 from .desk_rig import Topic
 
@@ -203,6 +204,65 @@ def test_a_stream_made_anew_has_every_alert_again(rig: Rig) -> None:
     rig.wait_states("al-1", "RESOLVED")
 
 
+def _versions(rig: Rig, alert_id: str) -> list[int]:
+    """What of the published changes of an alert says which is the newest."""
+    reader = StreamReader(rig.folder, "alerts", ALERT_STATE.name, ALERT_STATE.dtype)
+    texts = ByteRingReader(rig.folder / bytes_filename("alerts", TEXTS))
+    recent = Recent(reader, texts, Alert, 10_000)
+    found = [item.recv_ns for item in recent.refresh() if item.value.alert_id == alert_id]
+    recent.close()
+    return found
+
+
+def test_the_newest_state_wins_also_after_the_clock_was_set_back(still: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    alerts = actor.Alerts(_context(still.folder, still.data, CONFIG))
+    alerts._tell(telling(1))
+    now = time.time_ns()
+    monkeypatch.setattr(actor.time, "time_ns", lambda: now - 3600 * 10**9)
+    alerts.acknowledge({"alert_id": "al-1", "by": "ada"})
+    _released(alerts)
+    alerts = actor.Alerts(_context(still.folder, still.data, CONFIG))  # which knows it from its file
+    alerts.resolve({"alert_id": "al-1"})
+    _released(alerts)
+    assert [one.status for one in still.changes()] == ["ACTIVE", "ACKNOWLEDGED", "RESOLVED"]
+    versions = _versions(still, "al-1")
+    assert versions == sorted(set(versions)) and len(versions) == 3
+
+
+def test_a_change_that_was_kept_and_not_shown_is_shown_at_the_next_start(
+    still: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts = actor.Alerts(_context(still.folder, still.data, CONFIG))
+    alerts._tell(telling(1))
+    alerts._tell(telling(2))
+    monkeypatch.setattr(alerts.publisher, "put", lambda *_: None)  # killed between the two
+    alerts.acknowledge({"alert_id": "al-1", "by": "ada"})
+    _released(alerts)
+    for _ in range(2):
+        _released(actor.Alerts(_context(still.folder, still.data, CONFIG)))
+        assert [(one.alert_id, one.status) for one in still.changes()] == [
+            ("al-1", "ACTIVE"), ("al-2", "ACTIVE"), ("al-1", "ACKNOWLEDGED")
+        ]  # fmt: skip
+
+
+def test_a_stream_made_anew_has_every_alert_although_filling_it_was_cut_short(
+    still: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts = actor.Alerts(_context(still.folder, still.data, CONFIG))
+    for n in range(3):
+        alerts._tell(telling(n))
+    _released(alerts)
+    for path in still.folder.glob("alerts.*"):
+        path.unlink()
+    still.make_streams()
+    monkeypatch.setattr(Store, "put_shown", lambda *_: None)
+    monkeypatch.setattr(actor.AlertBook, "__iter__", lambda book: iter([*book._entries.values()][:1]))
+    _released(actor.Alerts(_context(still.folder, still.data, CONFIG)))
+    monkeypatch.undo()
+    _released(actor.Alerts(_context(still.folder, still.data, CONFIG)))
+    assert [one.alert_id for one in still.changes()] == ["al-0", "al-0", "al-1", "al-2"]
+
+
 def test_rules_can_be_made_changed_and_taken_away(rig: Rig) -> None:
     rule = {"name": "Own", "severity": "critical", "conditions": [
         {"metric_name": "test_pressure", "operator": "<", "threshold": 5, "duration": 0}
@@ -282,7 +342,11 @@ def test_tellings_faster_than_they_are_taken_come_from_what_is_stored(
         found = told[offsets.get("0", 0) : stored]
         return found, {"0": stored} if found else {}
 
+    async def stored_offsets(*_: Any) -> dict[int, int]:
+        return {0: stored}
+
     monkeypatch.setattr(actor, "past_alerts", past_alerts)
+    monkeypatch.setattr(actor, "stored_offsets", stored_offsets)
     monkeypatch.setattr(actor, "PAST_RETRY_S", 0.01)
 
     async def live() -> None:
@@ -304,6 +368,39 @@ def test_tellings_faster_than_they_are_taken_come_from_what_is_stored(
         _released(alerts)
 
     asyncio.run(live())
+
+
+def test_alerts_of_a_ring_that_is_gone_are_told_once_nothing_waits_on_disk(
+    still: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def stored_offsets(_: Any, __: Any, topic: str, epoch: int) -> dict[int, int]:
+        asked.append((topic, epoch))
+        if len(asked) < 3:
+            raise SpoolWaits("batches wait")
+        return {0: 1}
+
+    async def past_alerts(_: Any, offsets: dict[str, int], __: str) -> tuple[list[Alert], dict[str, int]]:
+        assert len(asked) == 3, "what waited would never be told"
+        return ([telling(1)], {"0": 1}) if not offsets else ([], {})
+
+    monkeypatch.setattr(actor, "stored_offsets", stored_offsets)
+    monkeypatch.setattr(actor, "past_alerts", past_alerts)
+    monkeypatch.setattr(actor, "PAST_RETRY_S", 0.01)
+
+    async def live() -> None:
+        alerts = actor.Alerts(_context(still.folder, still.data, CONFIG))
+        asking = asyncio.create_task(alerts._tell_past())
+        async with asyncio.timeout(DEADLINE_S):
+            while not len(alerts.book):  # noqa: ASYNC110 - nobody tells of it
+                await asyncio.sleep(0.01)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        _released(alerts)
+
+    asyncio.run(live())
+    assert {topic for topic, _ in asked} == {"alerts.v1"}
 
 
 def test_a_disk_without_room_does_not_keep_the_alerts_from_starting(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tickring.actors.portfolio import portfolio
 from tickring.codecs.desk.canonical import ALL_SYMBOLS as ALL
 from tickring.codecs.desk.canonical import ClaimedPosition, MarketData, Risk
 from tickring.codecs.desk.money import UNIT
@@ -222,6 +225,35 @@ def test_wiped_shared_memory_is_made_good_from_clickhouse(make, shm, server, eve
     rig.start()
     eventually(lambda: not differences(rig, told) and settled(rig, told), "the positions of the oracle once more")
     assert steady(rig) == before
+    reports.close()
+
+
+@pytest.mark.parametrize("past_first", [100, 100_000], ids=["past-first", "side-by-side"])
+def test_flood_is_left_to_clickhouse_and_comes_to_the_same(make, shm, server, eventually, monkeypatch, past_first):
+    monkeypatch.setattr(portfolio, "PAST_FIRST", past_first)  # the process is forked
+    rig = make()
+    reports = Reports(shm, rig.bell, capacity=1 << 11)
+    messages, told = stream(21, 4000)[:4500], []
+    assert len(messages) == 4500
+    asyncio.run(store_events(Server(**server), _rest(messages, 0)[:1]))
+    rng = random.Random(22)
+    for start in range(0, len(messages), 1500):
+        rig.start()
+        eventually(lambda: rig.running() and rig.metric("clickhouse_up"), "an answer of ClickHouse")
+        eventually(lambda: rig.metric("holes") == 0, "no holes")
+        os.kill(rig.process.pid, signal.SIGSTOP)
+        for partition, message in messages[start : start + 1500]:
+            reports.publish_message(message, partition)
+            told.append(message)
+        os.kill(rig.process.pid, signal.SIGCONT)
+        eventually(lambda: rig.metric("skipped_rows_total") > 0, "rows that are left out")
+        assert rig.metric("lost_rows_total") == 0
+        asyncio.run(store_events(Server(**server), _rest(messages, max(1, start))[: len(told) - max(1, start)]))
+        time.sleep(rng.random() / 10)  # somewhere in its work
+        rig.kill()
+    rig.start()
+    eventually(lambda: not differences(rig, told), "the positions of the oracle")
+    eventually(lambda: rig.metric("holes") == 0 and settled(rig, told), "no holes")
     reports.close()
 
 

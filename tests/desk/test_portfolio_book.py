@@ -263,6 +263,38 @@ def test_group_whose_rate_is_known_late_has_its_days_all_the_same(tmp_path):
     assert to_units(totals.groups["a", ALL, ALL].start_of(3, 1)) == 100_000 * UNIT
 
 
+def test_days_of_another_currency_keep_their_rates_through_a_restart(tmp_path):
+    key = (*KEY[:3], "ETHBTC")
+    book, totals = make_book(tmp_path), Totals(lambda account: 0)
+    for day, side, price, rate in ((1, 2, 3, 50_000), (2, -2, 4, 60_000)):
+        [position] = book.apply([trade(day * DAY_NS, f"{day}", side, price, key=key)])
+        totals.update(position, NO_MARK, rate * RATE_UNIT)
+    totals.update(position, NO_MARK, 70_000 * RATE_UNIT)  # which changes nothing of what was
+    group = totals.groups["a", ALL, ALL]
+    assert to_units(group.start_of(3, 1)) == 120_000 * UNIT
+    book.store.put_rates("USDT", totals.new_rates)
+    book.store.commit()
+    again = make_book(tmp_path)
+    totals = Totals(lambda account: 0, rates=again.store.rates("USDT"))
+    totals.update(again.by_key[key], NO_MARK, 90_000 * RATE_UNIT)
+    assert not totals.new_rates
+    assert to_units(totals.groups["a", ALL, ALL].start_of(3, 1)) == 120_000 * UNIT
+    assert totals.groups["a", ALL, ALL].deltas == group.deltas
+    late = trade(DAY_NS + 5, "late", 1, 4, key=key)  # it makes the day of the first fill end 2 BTC higher
+    [position] = again.apply([late])
+    totals.update(position, NO_MARK, 90_000 * RATE_UNIT)
+    assert to_units(totals.groups["a", ALL, ALL].deltas[1]) == 100_000 * UNIT
+
+
+def test_file_of_the_version_before_is_taken_on(tmp_path):
+    book = make_book(tmp_path)
+    add(book, [trade(1, "x", 1)])
+    book.store.db.executescript("DROP TABLE rate; PRAGMA user_version=1")
+    book.store.close()
+    again = make_book(tmp_path)
+    assert picture(again) == picture(book) and list(again.store.rates("USDT")) == []
+
+
 def test_keys_with_separators_in_their_parts_have_names_of_their_own():
     assert key_text(("a|b", "s")) != key_text(("a", "b|s"))
     assert key_text(("a\\", "|s")) != key_text(("a\\|", "s"))

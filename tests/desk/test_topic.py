@@ -14,6 +14,7 @@ from tickring.codecs.record import Flag
 
 from . import broker as kafka
 from .conftest import TopicRig, report
+from .test_topic_batches import batch, renamed
 
 Wait = Callable[..., None]
 Make = Callable[..., TopicRig]
@@ -111,6 +112,22 @@ def test_topic_with_poison_goes_on_and_keeps_it(any_broker: Any, topic: str, mak
     wait_for(lambda: rig.metric("dead_letters_total") == len(poison), "the count")
     log = (rig.data / f"{rig.name}.log").read_text()
     assert "dead letter" in log and "offset=1 " in log
+    rig.stop()
+
+
+def test_topic_with_a_header_name_that_is_no_utf8_goes_on_and_says_so(
+    broker: kafka.Broker, topic: str, make_rig: Make, wait_for: Wait
+) -> None:
+    kafka.produce(broker.bootstrap, topic, [(0, None, report(1), None)])
+    kafka.produce_batch(broker.bootstrap, topic, bytes(renamed(batch(0, 1, name="a name", value=report(2)))))
+    kafka.produce(broker.bootstrap, topic, [(0, None, report(3), None)])
+    rig = make_rig(topic, bootstrap_servers=broker.bootstrap)
+    rig.start()
+    wait_for(lambda: rig.published() == 3, "all events")
+    assert rig.events()[1] == (0, 1, [["a \\xff\\xc3me", b"x"]], None, report(2))
+    assert rig.rows("fill")["offset"].tolist() == [0, 1, 2]  # names of headers decide nothing
+    wait_for(lambda: rig.metric("misnamed_headers_total") == 1, "the count")
+    assert "offset=1 header names are no UTF-8" in (rig.data / f"{rig.name}.log").read_text()
     rig.stop()
 
 

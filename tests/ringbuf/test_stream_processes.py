@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import select
+import signal
 import struct
 import time
 
@@ -14,7 +15,7 @@ import pytest
 from tickring.ringbuf import ReaderKind, StreamReader, StreamWriter, create_stream, full_barrier, make_bell
 from tickring.ringbuf.doorbell import drain
 from tickring.ringbuf.inspect import inspect_stream
-from tickring.ringbuf.readers import CURSOR_IN_LINE, LINE_SIZE, LINES_AT
+from tickring.ringbuf.readers import CURSOR_IN_LINE, LINE_SIZE, LINES_AT, ReaderFile
 
 from .processes import ROW_DTYPE, ROW_FORMAT, assert_whole, fork, join, join_all, kill, rows_of, spec_of, values_of
 
@@ -293,3 +294,24 @@ def test_sleeping_readers_never_miss_a_ring_of_the_bell(shm):
     join_all(pids)
     for bell in bells:
         os.close(bell)
+
+
+def test_durable_line_of_a_killed_reader_is_taken_over_although_nobody_has_waited_for_it(shm):
+    create_stream(shm, spec_of(capacity=16, tail=0, keys_max=8), 1)
+    ready, said = os.pipe()
+    pid = os.fork()
+    if not pid:
+        StreamReader(shm, "feed", "rec", ROW_DTYPE).register("portfolio", ReaderKind.DURABLE, None, 5)
+        os.write(said, b"x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.read(ready, 1)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still in the table of processes
+    reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
+    assert reader.register("portfolio", ReaderKind.DURABLE).cursor == 5
+    file = ReaderFile(shm / spec_of().readers_filename)
+    assert [line["name"] for line in file.lines()] == ["portfolio"]
+    file.close()
+    reader.close()
+    os.waitpid(pid, 0)
+    os.close(ready)
+    os.close(said)
