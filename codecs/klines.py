@@ -1,7 +1,10 @@
 """Bars: their intervals, their bounds, and longer ones made of shorter ones.
 
-All times are UNIX ms, all buckets UTC: minutes, hours and days, three-day bars too, are counted from the epoch, weeks
-begin on Monday, months on their first day.
+All times are UNIX ms, all buckets UTC: minutes, hours and days are counted from the epoch, weeks begin on Monday,
+months on their first day. Bars of three days begin with the day on which Binance listed the symbol, and go on from
+there: those of BTCUSDT on 2017-08-17, of XRPUSDT on 2018-05-04, of SOLUSDT on 2020-08-11, each of another phase (its
+spot klines of 2017 to 2026 as kept in https://github.com/finom/static-klines, read 2026-11-21). So they are taken from
+the exchange and never made here; `bar_start` gives them slots, counted from the epoch, in each of which one bar begins.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ INTERVALS: dict[str, int] = {
     "12h": 12 * HOUR_MS, "1d": DAY_MS, "3d": 3 * DAY_MS, "1w": WEEK_MS, "1M": 31 * DAY_MS,
 }  # fmt: skip
 MONTH = "1M"
+THREE_DAYS = "3d"
 PARTIAL = int(Flag.PARTIAL)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MS = timedelta(milliseconds=1)
@@ -48,7 +52,7 @@ class Bar(NamedTuple):
 
 
 def bar_start(interval: str, ts_ms: int) -> int:
-    """First ms of the bar that `ts_ms` falls into."""
+    """First ms of the bar that `ts_ms` falls into; of three days: of the slot."""
     if interval == MONTH:
         at = _EPOCH + ts_ms * _MS
         return (at.replace(day=1, hour=0, minute=0, second=0, microsecond=0) - _EPOCH) // _MS
@@ -75,13 +79,18 @@ def bar_starts(interval: str, start_ms: int, stop_ms: int) -> Sequence[int]:
     return starts
 
 
+def over_before(interval: str, now_ms: int) -> int:
+    """No bar that begins later than this is over at `now_ms`."""
+    return now_ms if interval == THREE_DAYS else bar_start(interval, now_ms)
+
+
 def rolls_up(shorter: str, longer: str) -> bool:
-    """Whether bars of `longer` consist of whole bars of `shorter`."""
-    if shorter == MONTH or INTERVALS[shorter] >= INTERVALS[longer]:
+    """Whether bars of `longer` consist of whole bars of `shorter`, and are known to begin where those begin."""
+    if THREE_DAYS in (shorter, longer) or shorter == MONTH or INTERVALS[shorter] >= INTERVALS[longer]:
         return False
     if longer == MONTH:
         return INTERVALS[shorter] <= DAY_MS
-    return INTERVALS[longer] % INTERVALS[shorter] == 0 and not (longer == "1w" and shorter == "3d")
+    return INTERVALS[longer] % INTERVALS[shorter] == 0
 
 
 def merge(first: Bar, second: Bar) -> Bar:

@@ -7,6 +7,7 @@ converted on its own, and what is wrong becomes a `Mistake` with key path, value
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -101,6 +102,8 @@ def check_value(kind: Any, value: Any, path: str, mistakes: list[Mistake]) -> An
         table = {key: check_value(arguments[1], item, join(path, key), mistakes) for key, item in value.items()}
         return {key: item for key, item in table.items() if item is not INVALID}
     try:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise msgspec.ValidationError
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
         near = _nearest_choice(kind, value) if isinstance(value, str) else None
@@ -195,6 +198,8 @@ def join(path: str, key: str) -> str:
 
 def shown(value: object) -> str:
     """A value the way the file has it, shortened."""
+    if isinstance(value, float):
+        return repr(value)
     try:
         text = msgspec.json.encode(value).decode()
     except (TypeError, ValueError):

@@ -50,6 +50,7 @@ class Mistake:
     problem: str  # 'expected one of "trade", "quote"'
     value: str | None = None  # as written, shortened; None where nothing stands
     nearest: str | None = None  # the allowed name that looks most like it
+    line: int = 0  # of the file; 0 = unknown
 
     def __str__(self) -> str:
         shown = "" if self.value is None else f" = {self.value}"
@@ -66,7 +67,8 @@ class ConfigError(DaemonError):
         self.source = source
         self.mistakes = list(mistakes)
         count = f"{len(self.mistakes)} mistake{'s' if len(self.mistakes) > 1 else ''}"
-        super().__init__("\n  ".join([f"{source}: {count} in the configuration", *map(str, self.mistakes)]))
+        lines = [f"line {one.line}: {one}" if one.line else str(one) for one in self.mistakes]
+        super().__init__("\n  ".join([f"{source}: {count} in the configuration", *lines]))
 
 
 class InputMissing(DaemonError):

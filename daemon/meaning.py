@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import grp
 import importlib.util
+import ipaddress
 import os
+import re
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from ..actors.alerts.defaults import DEFAULT_RULES
 from ..actors.topic.brokers import EMBEDDED
@@ -19,6 +24,7 @@ from .markets import check_feeds
 from .plan import actor_names
 
 PASSWORD_MODE_FORBIDDEN = 0o077
+NO_FILE = "is no file that this user can see: make it, or name another"
 
 
 def check_meaning(settings: Settings) -> list[Mistake]:
@@ -30,6 +36,8 @@ def check_meaning(settings: Settings) -> list[Mistake]:
         *_cpus(settings),
         *_instance(settings),
         *_ports(settings),
+        *_hosts(settings),
+        *_remote_ports(settings),
         *_kafka(settings),
         *_alerts(settings),
         *_clickhouse(settings),
@@ -56,7 +64,7 @@ def _exchanges(settings: Settings) -> Iterator[Mistake]:
                 yield Mistake(f"{path}.{name}", "is empty; expected at least one", "[]")
             for item, count in Counter(items).items():
                 if count > 1:
-                    yield Mistake(f"{path}.{name}", f"{item!r} stands there {count} times", shown(items))
+                    yield Mistake(f"{path}.{name}", f"{item!r} stands there {count} times: leave it once", shown(items))
         kind = Symbol if isinstance(market, Spot) else Contract
         wrong: list[Mistake] = []
         places = {f"{path}.channels": market.channels}
@@ -69,7 +77,11 @@ def _exchanges(settings: Settings) -> Iterator[Mistake]:
             if {"trade", "agg_trade"} <= set(channels):
                 yield Mistake(place, 'either "trade" or "agg_trade": both tell of the same trades', shown(channels))
         if market.shards > max(1, len(market.symbols)):
-            yield Mistake(f"{path}.shards", f"more shards than the {len(market.symbols)} symbols", str(market.shards))
+            yield Mistake(
+                f"{path}.shards",
+                f"more shards than the {len(market.symbols)} symbols: set at most so many",
+                str(market.shards),
+            )
 
 
 def _rings(settings: Settings) -> Iterator[Mistake]:
@@ -100,11 +112,17 @@ def _instance(settings: Settings) -> Iterator[Mistake]:
     folder = Path(settings.instance.folder)
     if not folder.is_absolute() or not folder.is_dir():
         yield Mistake("instance.folder", "expected the absolute path of an existing folder", shown(str(folder)))
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        yield Mistake("instance.folder", "is not writable for this user", shown(str(folder)))
-    if not _can_be_made(settings.data):
-        value = settings.instance.data or str(settings.data)
-        yield Mistake("instance.data", "is no folder, and none that this user can make", shown(value))
+    elif reason := _not_writable(folder):
+        yield Mistake("instance.folder", f"cannot be written by this user ({reason}): name another", shown(str(folder)))
+    value = shown(settings.instance.data or str(settings.data))
+    place = next(one for one in (settings.data, *settings.data.absolute().parents) if os.path.exists(one))
+    if not place.is_dir():
+        yield Mistake("instance.data", f"expected a folder, but {place} is none: name another", value)
+    elif reason := _not_writable(place):
+        problem = (
+            f"cannot be written by this user ({place}: {reason}): name another, or make it and give it to this user"
+        )
+        yield Mistake("instance.data", problem, value)
     if settings.instance.group:
         try:
             grp.getgrnam(settings.instance.group)
@@ -113,11 +131,16 @@ def _instance(settings: Settings) -> Iterator[Mistake]:
             yield unknown("instance.group", f"group {settings.instance.group!r}", settings.instance.group, groups)
 
 
-def _can_be_made(folder: Path) -> bool:
-    for place in (folder, *folder.absolute().parents):
-        if place.exists():
-            return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
-    return False
+def _not_writable(folder: Path) -> str:
+    """Why nothing can be made in a folder, or "". Rights alone do not tell: it may be no real one.
+
+    One that is full is none of the configuration's mistakes.
+    """
+    try:
+        Path(tempfile.mkdtemp(prefix=".tickring-check-", dir=folder)).rmdir()
+    except OSError as error:
+        return "" if error.errno in (errno.ENOSPC, errno.EDQUOT) else error.strerror or str(error)
+    return ""
 
 
 def _ports(settings: Settings) -> Iterator[Mistake]:
@@ -137,8 +160,51 @@ def _ports(settings: Settings) -> Iterator[Mistake]:
                     path, "expected a port that the other processes can be told; only front.port may be 0", "0"
                 )
             elif port and port in seen:
-                yield Mistake(path, f"is the port of {seen[port]} too", str(port))
+                yield Mistake(path, f"is the port of {seen[port]} too: set one of them to another", str(port))
             seen[port] = path
+
+
+HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?")
+
+
+def _hosts(settings: Settings) -> Iterator[Mistake]:
+    """Addresses that something of ours will listen at."""
+    for kind in ("front", "clickhouse", "simulator"):
+        host = settings.settled(kind).get("host", "")
+        if not settings.runs(kind) or _is_address(host):
+            continue
+        digits = host.rpartition(".")[2].isdigit()
+        if digits or not HOST_NAME.fullmatch(host):
+            allowed = 'expected an address of this machine such as "127.0.0.1", "::1" or "0.0.0.0" for all, or a name'
+            yield Mistake(join(kind, "host"), allowed, shown(host))
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _remote_ports(settings: Settings) -> Iterator[Mistake]:
+    """Ports inside the addresses of others."""
+    urls = {"clickhouse.url": settings.clickhouse.url}
+    binance = settings.exchanges.binance
+    for product in ("spot", "usdm"):
+        market = getattr(binance, product, None)
+        for name in market.__struct_fields__ if market else ():
+            if name.endswith("_url"):
+                urls[f"exchanges.binance.{product}.{name}"] = getattr(market, name)
+    brokers = settings.actors.get("topic", {}).get("bootstrap_servers", EMBEDDED)
+    urls |= {f"kafka.bootstrap_servers[{i}]": f"//{one}" for i, one in enumerate(brokers.split(",")) if ":" in one}
+    for path, url in urls.items():
+        try:
+            right = urlsplit(url).port != 0
+        except ValueError:
+            right = False
+        if not right:
+            yield Mistake(path, "expected a port from 1 to 65535 behind the host's name", shown(url.lstrip("/")))
 
 
 def _kafka(settings: Settings) -> Iterator[Mistake]:
@@ -158,13 +224,13 @@ def _kafka(settings: Settings) -> Iterator[Mistake]:
         yield Mistake("kafka.topics", "is empty; expected at least one, or leave the line out for all", "[]")
     for topic, count in Counter(topics).items():
         if count > 1:
-            yield Mistake("kafka.topics", f"{topic!r} stands there {count} times", shown(topics))
+            yield Mistake("kafka.topics", f"{topic!r} stands there {count} times: leave it once", shown(topics))
     for name in ("sasl_password_file", "ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
         path = Path(table.get(name, "")).expanduser()
         if not table.get(name):
             continue
         if not path.is_file():
-            yield Mistake(join("kafka", name), "is no file", shown(table[name]))
+            yield Mistake(join("kafka", name), NO_FILE, shown(table[name]))
         elif name in ("sasl_password_file", "ssl_key_file") and path.stat().st_mode & PASSWORD_MODE_FORBIDDEN:
             yield Mistake(join("kafka", name), f"others may read it; run: chmod 600 {path}", shown(table[name]))
 
@@ -187,7 +253,7 @@ def _clickhouse(settings: Settings) -> Iterator[Mistake]:
             "clickhouse.password_file", "needs clickhouse.url: the embedded engine has a file of its own", shown(name)
         )
     elif not path.is_file():
-        yield Mistake("clickhouse.password_file", "is no file", shown(name))
+        yield Mistake("clickhouse.password_file", NO_FILE, shown(name))
     elif path.stat().st_mode & PASSWORD_MODE_FORBIDDEN:
         yield Mistake("clickhouse.password_file", f"others may read it; run: chmod 600 {path}", shown(name))
 
@@ -197,7 +263,7 @@ def _supervisor(settings: Settings) -> Iterator[Mistake]:
     if config.restart_delay_s > config.restart_delay_max_s:
         yield Mistake(
             "supervisor.restart_delay_s",
-            f"is above supervisor.restart_delay_max_s ({config.restart_delay_max_s})",
+            f"is above supervisor.restart_delay_max_s ({config.restart_delay_max_s}): lower it, or raise that",
             str(config.restart_delay_s),
         )
     if config.heartbeat_timeout_s < 1:

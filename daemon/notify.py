@@ -52,10 +52,6 @@ class Notifier:
             self._watchdog_at = now + self.watchdog_interval_s
             self._send("WATCHDOG=1")
 
-    def extend_timeout(self, seconds: float) -> None:
-        """Ask for more time to start or to stop than the unit allows."""
-        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
-
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()

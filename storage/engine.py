@@ -6,6 +6,7 @@ A store is one folder and belongs to one process at a time:
 | --- | --- |
 | `<folder>/lock` | our `flock`, with the holder's pid as text; taken before the engine is loaded |
 | `<folder>/password` | password of user `default`, mode 0600, made at the first start |
+| `<folder>/access.xml` | what clients may do, see `Engine.open`; not for editing: it is put right at each start |
 | `<folder>/store/` | the engine's own files; its `status` file is locked by the engine too |
 
 The engine starts threads when it is imported, so it is imported only by `Engine.open`, never before a fork.
@@ -20,6 +21,9 @@ What the engine (26.9, chdb 4.4) does, measured, and what this module therefore 
   file that the statement names (`FROM INFILE`): any bytes, every error, one Native block one block.
 - `streaming_cancel_query` waits for the block being computed (measured: 18 s). `KILL QUERY` does not (0.1 s).
 - `SYSTEM SHUTDOWN` sends SIGTERM to the whole process group; `EngineConnection.query` must not be given it.
+- Its user may read every file and address of the machine, and cannot revoke that from itself: rights are given by a
+  users file, which is read only where `config-file` and `users_config` both name one. Its database `default` takes an
+  unknown table for the path of a file: it is replaced by a plain one.
 - A result's memory is counted against `max_memory_usage`: one that is too large is an error, not a dead process.
 """
 
@@ -47,6 +51,26 @@ _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]{0,255}\Z")
 _CODE = re.compile(r"(?:Code: (\d+)\. )?(?:DB::Exception: )?")
 # A trailing "(NAME)" or "(version 26.9.2.1)"; the engine repeats both when it rethrows.
 _TRAILER = re.compile(r"[.\s]*\((?:([A-Z][A-Z0-9_]{3,})|version [0-9.]+(?: \([^()]*\))?)\)[.\s]*\Z")
+
+
+# No SOURCES (file, url, remote, s3, ... as table functions, engines and databases), no dictionaries (they have sources
+# too), no BACKUP, no users. Settings that hold SQL as text stay as they are: what a statement does stands in it.
+_ACCESS = """<clickhouse>
+    <access_control_improvements><enable_read_write_grants>true</enable_read_write_grants></access_control_improvements>
+    <profiles><default><constraints>
+        <allow_experimental_eval_table_function><readonly/></allow_experimental_eval_table_function>
+        <additional_result_filter><readonly/></additional_result_filter>
+        <additional_table_filters><readonly/></additional_table_filters>
+    </constraints></default></profiles>
+    <quotas><default></default></quotas>
+    <users><default>
+        <password></password><networks><ip>::/0</ip></networks><profile>default</profile><quota>default</quota>
+        <grants><query>GRANT SHOW, SELECT, INSERT, ALTER, CREATE DATABASE, CREATE TABLE, CREATE VIEW,
+            CREATE TEMPORARY TABLE, CREATE FUNCTION, DROP, UNDROP TABLE, TRUNCATE, OPTIMIZE, CHECK, KILL QUERY,
+            MOVE PARTITION BETWEEN SHARDS, SYSTEM ON *.*</query></grants>
+    </default></users>
+</clickhouse>
+"""
 
 
 class EngineError(TickringError):
@@ -383,7 +407,12 @@ class Engine:
 
     @classmethod
     def open(cls, folder: Path, limits: EngineLimits | None = None) -> Engine:
-        """Lock and open the store in `folder`. Raises `StoreLocked`, `EngineMissing`, `StoreUnusable`."""
+        """Lock and open the store in `folder`; its statements reach no file and no address outside it.
+
+        One way remains, the scalar function `file`: who hands on the statements of others must look for it.
+
+        Raises `StoreLocked`, `EngineMissing`, `StoreUnusable`.
+        """
         lock_fd = lock_store(folder)
         try:
             try:
@@ -395,10 +424,15 @@ class Engine:
                 ) from error
             module.set_signal_handlers_enabled(0)  # a SIGTERM is the actor's to handle
             store = folder / "store"
-            path = f"{store}?{(limits or EngineLimits()).arguments()}"
+            access = folder / "access.xml"
+            path = f"{store}?{(limits or EngineLimits()).arguments()}&config-file={access}&users_config={access}"
             try:
-                return cls(folder, lock_fd, module, path)
-            except (RuntimeError, EngineError) as error:
+                if not access.exists() or access.read_text("ascii", "replace") != _ACCESS:  # a full disk may have it
+                    access.write_text(_ACCESS, encoding="ascii")
+                engine = cls(folder, lock_fd, module, path)
+                engine._replace_default()
+                return engine
+            except (RuntimeError, EngineError, OSError) as error:
                 line = str(error).split(", Stack trace", 1)[0].splitlines()[0][:400]
                 raise StoreUnusable(
                     f"store {store} cannot be opened: {line}; free space and mend rights, or choose another data folder"
@@ -406,6 +440,12 @@ class Engine:
         except BaseException:
             os.close(lock_fd)
             raise
+
+    def _replace_default(self) -> None:
+        """Make `default` the plain database beneath the one that looks for files."""
+        uuid = self._anchor.query(b"SELECT uuid FROM system.databases WHERE name = 'default'").body().strip()
+        self._anchor.query(b"DETACH DATABASE default")
+        self._anchor.query(b"ATTACH DATABASE default UUID '" + uuid + b"' ENGINE = Atomic")
 
     def connect(self) -> EngineConnection:
         """Open a connection with the engine's default settings."""

@@ -11,7 +11,6 @@ memory's part alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -57,10 +56,6 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def to_dicts(self, key: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The records' own members, as `RecordType.to_dict` gives them; `key` has the precisions."""
-        return [self.record.to_dict(row, key) for row in self.rows]
 
 
 @lru_cache(maxsize=32)

@@ -26,7 +26,11 @@ Supported:
 Answered with the engine's own code instead:
 
 - 48 NOT_IMPLEMENTED: `compress=1`, `decompress=1`, other content codings, other types and versions of the last point.
-- 497 ACCESS_DENIED: SYSTEM SHUTDOWN, KILL, SUSPEND; users and grants. 358, 78: INTO OUTFILE, FROM INFILE.
+- 497 ACCESS_DENIED: SYSTEM SHUTDOWN, KILL, SUSPEND; users and grants; whatever leaves the store: table functions,
+  engines and databases over files and addresses (file, url, remote, s3, executable ...), dictionaries, BACKUP, the
+  functions file, python and arrowstream (a column of that name is qualified: t.file). One hole is left: SQL that a
+  statement puts together as text for `format(Values, ...)`. Whoever has the password is not a stranger.
+- 452 SETTING_CONSTRAINT_VIOLATION: settings that hold SQL as text. 358, 78: INTO OUTFILE, FROM INFILE.
 - 202 TOO_MANY_SIMULTANEOUS_QUERIES: a full lane, too many sessions. 229 QUERY_IS_TOO_LARGE: body, line or header over
   its limit. 241 MEMORY_LIMIT_EXCEEDED: bodies together, or a query.
 - 60 UNKNOWN_TABLE: `system.*_log` tables; the engine keeps none.

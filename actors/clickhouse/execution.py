@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ from .errors import syntax_error
 from .native import reframe
 from .request import Options
 from .sessions import Session
-from .statement import Statement, replace_strings
+from .statement import Statement, reaching_function, replace_strings
 
 T = TypeVar("T")
 
@@ -28,9 +28,13 @@ def comment_of(options: Options) -> str:
     return f"{options.log_comment} {own}" if options.log_comment else own
 
 
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
 def quote_name(name: str) -> bytes:
     """Return an identifier in backticks."""
-    return b"`" + name.replace("\\", "\\\\").replace("`", "\\`").encode("utf-8", "surrogateescape") + b"`"
+    return b"`" + _bytes(name.replace("\\", "\\\\").replace("`", "\\`")) + b"`"
 
 
 def kill(engine: Engine, comment: str) -> int:
@@ -57,7 +61,7 @@ class Execution:
         options: Options,
         statement: Statement,
         sql: bytes,
-        data: Iterable[bytes] = (),
+        data: Sequence[bytes] = (),
         session: Session | None = None,
         base: Mapping[str, str] | None = None,
         on_closed: Callable[[], None] | None = None,
@@ -181,6 +185,7 @@ class Execution:
 
     def _open(self) -> EngineConnection:
         """Return a connection with the request's settings, database and external tables."""
+        self._stay_inside()
         options = self._options
         settings = {**options.settings, "log_comment": comment_of(options)}
         if self._session is not None:
@@ -199,13 +204,31 @@ class Execution:
         if options.role:
             connection.query(b"SET ROLE " + quote_name(options.role))
         for name, table in options.external.items():
-            columns = table.structure.encode("utf-8", "surrogateescape")
+            columns = _bytes(table.structure)
             connection.query(b"CREATE TEMPORARY TABLE " + quote_name(name) + b" (" + columns + b") ENGINE = Memory")
             connection.insert(b"INSERT INTO " + quote_name(name), table.format, [table.data])
         if self._statement.has_data and options.params:
             # Insert streams take no parameters of their own, the connection's apply to them.
             connection.apply({f"param_{name}": value for name, value in options.params.items()})
         return connection
+
+    def _stay_inside(self) -> None:
+        """Refuse functions that the engine's rights do not reach, wherever the request may name one."""
+        tables = self._options.external.values()
+        texts = [self._sql, *(_bytes(table.structure) for table in tables)]
+        if self._statement.format.lower() == "values":  # they are expressions
+            texts.append(b"".join(self._data))
+        texts += [table.data for table in tables if table.format.lower() == "values"]
+        if b"IDENTIFIER" in self._statement.words:
+            texts += [_bytes(value) for value in self._options.params.values()]
+        for text in texts:
+            if name := reaching_function(text):
+                raise EngineError(
+                    497,
+                    "ACCESS_DENIED",
+                    f"default: Not enough privileges for {name}, which reads what lies outside the database. If a "
+                    f"column is meant, name its table too: t.{name}.",
+                )
 
     @staticmethod
     def _check(connection: EngineConnection, sql: bytes) -> None:

@@ -35,6 +35,10 @@ STREAM_FORMATS = frozenset(
 )
 # SYSTEM SHUTDOWN and KILL would take the whole process group with them; the files belong to a client, not a server.
 _FORBIDDEN = frozenset((b"SYSTEM SHUTDOWN", b"SYSTEM KILL", b"SYSTEM SUSPEND", b"INTO OUTFILE", b"FROM INFILE"))
+# Functions that reach around the engine's rights: any file of the machine, objects and addresses of this process.
+_FILE = b"file"
+_REACHING = frozenset((_FILE, b"python", b"arrowstream"))
+_MAY_REACH = re.compile(rb"file|python|arrowstream|\\", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -137,6 +141,29 @@ def _data_start(text: bytes, at: int) -> int:
     if text[at : at + 1] == b"\n":
         at += 1
     return at
+
+
+def reaching_function(text: bytes) -> str:
+    """Return the name of a function that no client may use where the text, a statement or Values, may name it.
+
+    `file` counts not only where it is called: a function is handed to others by its bare name. A column of that name
+    is qualified.
+    """
+    if not _MAY_REACH.search(text):
+        return ""
+    before = name = b""
+    for kind, start, end in tokens(text):
+        token = text[start:end]
+        if name and token == b"(":
+            return name.decode()
+        name = b""
+        if kind in ("word", "quoted") and before != b".":
+            plain = token.strip(b'`"').decode("unicode_escape", "replace").encode("utf-8", "replace")
+            name = plain if plain.lower() in _REACHING else b""
+            if name == _FILE:
+                return name.decode()
+        before = token
+    return ""
 
 
 def replace_strings(text: bytes, replacement: Callable[[str], str | None]) -> bytes:

@@ -36,10 +36,14 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     depth_publish_ms: Annotated[int, Meta(ge=1)] = 100  # book_depth of a symbol at most so often
 
     # bars
-    kline_intervals: list[Interval] = msgspec.field(default_factory=lambda: ["1m"])  # taken from the exchange
+    # Taken from the exchange; those of three days can be had in no other way.
+    kline_intervals: list[Interval] = msgspec.field(default_factory=lambda: ["1m"])
     # Made here of closed 1m bars. What stands in both lists is taken from the exchange and compared.
     kline_rollups: list[Interval] = msgspec.field(default_factory=lambda: ["5m", "15m", "1h", "4h", "1d"])
     kline_preload: Annotated[int, Meta(ge=0, le=1500)] = 1500  # closed bars of each key fetched at the first start
+    # Closed bars of each symbol and interval in memory; older ones are read from ClickHouse. 128 bytes each, and all of
+    # it is taken at once: 2048 of ten intervals of 2,000 symbols are 5 GB.
+    kline_tail: Literal[128, 256, 512, 1024, 2048] = 2048
 
     # futures
     mark_price_interval_ms: Literal[1000, 3000] = 1000

@@ -36,6 +36,7 @@ from .klines import Klines, series_key
 from .links import Links
 from .listing import Listing
 from .metrics import FeedMetrics
+from .newest import NewestIds
 from .open_interest import OpenInterestPoller
 from .protocol import connect_budget, streams_of, weight_budget
 from .publish import MS, RingSink
@@ -47,6 +48,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+TRADES, AGGREGATES = "trade", "agg_trade"
 RESUME_IDS = 64  # newest trades of a symbol that a new process looks at to know which gap is still undecided
 KLINES_PATIENCE_S = 90.0  # longer than a window: only a ban lasts so long, and live bars must not wait for its end
 WATCH_INTERVAL_S = 1.0
@@ -70,7 +72,9 @@ def streams(name: str, config: Config) -> list[StreamSpec]:
     if "mark_price" in config.channels:
         capacities["funding"] = config.other_capacity
     return [
-        BY_NAME[record].spec(name, capacity=capacity, keys_max=config.keys_max)
+        BY_NAME[record].spec(
+            name, capacity=capacity, keys_max=config.keys_max, tail=config.kline_tail if record == "kline" else None
+        )
         for record, capacity in capacities.items()
     ]
 
@@ -97,6 +101,7 @@ class Feed:
         self.writers: dict[str, StreamWriter] = {}
         self.readers: dict[str, StreamReader] = {}  # of our own streams
         self.first: dict[str, int] = {}  # sequence at our start
+        self._newest: NewestIds | None = None
         self._connections_lost = 0  # a snapshot asked for before is worth nothing afterwards
         self._ledger = Ledger(ctx.folder, self.config.exchange, clock=clock)
         self.weight = weight_budget(self._ledger, self.config)
@@ -177,7 +182,7 @@ class Feed:
         if config.klines:
             self.klines = Klines(
                 ctx.name, config, self._with("kline"), self._keys, self.writers, self.readers["kline"],
-                self._fetch_klines, self.clock,
+                self._fetch_klines, self.clock, lambda: self.rest.exchange_ms(self.clock),
             )  # fmt: skip
             self.sink.kline = self.klines.kline
         if "open_interest" in config.channels:
@@ -229,16 +234,32 @@ class Feed:
         """
         if "trade" not in self.readers:
             return
+        self._newest = NewestIds(self.ctx.data, self.ctx.name, self.readers["trade"].epoch)
         for route in self.decoder.routes():
-            rows = self.readers["trade"].last(route.key_id, self.readers["trade"].spec.tail)
-            aggregated = (rows["flags"] & Flag.AGGREGATED) != 0
-            ours = (rows["flags"] & Flag.BACKFILL) == 0
-            for chain, chosen in ((route.aggregates, aggregated & ours), (route.trades, ~aggregated & ours)):
-                for number in rows["trade_id"][chosen][-RESUME_IDS:].tolist():
+            for kind, ids in self._newest_ids(route).items():
+                chain = route.aggregates if kind == AGGREGATES else route.trades
+                for number in ids or self._newest.of(route.instrument.instrument, kind):
                     if number == chain.following:
                         chain.following = number + 1
                     else:
                         chain.judge(number, False, _reported_already)
+
+    def _newest_ids(self, route: Route) -> dict[str, list[int]]:
+        """Ids of an instrument's newest trades in the ring, by kind."""
+        rows = self.readers["trade"].last(route.key_id, self.readers["trade"].spec.tail)
+        aggregated = (rows["flags"] & Flag.AGGREGATED) != 0
+        ours = (rows["flags"] & Flag.BACKFILL) == 0
+        ids = {AGGREGATES: rows["trade_id"][aggregated & ours], TRADES: rows["trade_id"][~aggregated & ours]}
+        return {kind: of_kind[-RESUME_IDS:].tolist() for kind, of_kind in ids.items()}
+
+    def _keep_newest(self) -> None:
+        """Write the newest trades down for a life with other rings."""
+        if self._newest is not None:
+            for route in self.decoder.routes():
+                for kind, ids in self._newest_ids(route).items():
+                    if ids:
+                        self._newest.put(route.instrument.instrument, kind, ids)
+            self._newest.end()
 
     async def _close(self, tasks: list[asyncio.Task[None]]) -> None:
         if hasattr(self, "links"):
@@ -252,6 +273,7 @@ class Feed:
         await self.rest.close()
         if hasattr(self, "links"):
             self.metrics.update(self)
+            self._keep_newest()
         self.ctx.beat()
         self._ledger.close()
         self.gaps.close()

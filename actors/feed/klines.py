@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from ...codecs.errors import CodecError
-from ...codecs.klines import INTERVALS, Bar, Fold, bar_start, bar_stop, rolls_up, same
+from ...codecs.klines import INTERVALS, Bar, Fold, bar_start, bar_stop, over_before, rolls_up, same
 from ...codecs.record import Flag
 from ...codecs.records import KLINE, KLINE_OPEN
 from ...codecs.symbols import Instrument
@@ -38,7 +38,7 @@ MS = 1_000_000
 CLOSED, PARTIAL, ROLLED_UP = int(Flag.CLOSED), int(Flag.PARTIAL), int(Flag.ROLLED_UP)
 BACKFILL, LATE = int(Flag.BACKFILL), int(Flag.LATE)
 LATE_CLOSE_NS = 5_000_000_000  # a closing bar comes within half a second; after so long it is missed
-REST_CLOSE_MS = 5_000  # the last bar of an answer counts as closed so long after its end: clocks differ
+REST_CLOSE_MS = 5_000  # the last bar of an answer counts as closed so long after its end
 ROLLED_OPEN_NS = 1_000_000_000  # the open state of a bar made here is published at most so often
 FILLS_AT_ONCE = 2
 ROWS_AT_ONCE = 100  # published before the loop turns: live data must not wait for history
@@ -101,6 +101,7 @@ class Klines:
         writers, reader: the feed's own `kline` and `kline_open`, and `kline` to read from.
         fetch: bars from REST.
         clock: wall clock, UNIX ns.
+        exchange_ms: the exchange's time, UNIX ms, which says which bars are over; None = the wall clock is right.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Klines:
         reader: StreamReader,
         fetch: Fetch,
         clock: Callable[[], int],
+        exchange_ms: Callable[[], int] | None = None,
     ) -> None:
         self.fetched = 0  # bars from REST
         self.failed = 0  # requests for them that failed
@@ -122,6 +124,7 @@ class Klines:
         self.compared: Counter[str] = Counter()  # whole bars of both kinds, by interval
         self.differences: Counter[str] = Counter()  # those that were not the same
         self._name, self._config, self._fetch, self._clock = name, config, fetch, clock
+        self._exchange_ms = exchange_ms or (lambda: clock() // MS)
         self._reader = reader
         self._publish_closed = writers[KLINE.name].publisher(KLINE.struct, KLINE.values)
         self._publish_open = writers[KLINE_OPEN.name].publisher(KLINE_OPEN.struct, KLINE_OPEN.values)
@@ -160,7 +163,7 @@ class Klines:
         rows = self._reader.last(series.key_id, RESUME_BARS)
         held_to = int(rows["close_ts"].max()) + 1 if len(rows) else 0
         now_ms = self._clock() // MS
-        current = bar_start(series.interval, now_ms)
+        current = over_before(series.interval, now_ms)
         first = current - self._config.kline_preload * INTERVALS[series.interval]
         series.next_ts = held_to
         start = max(held_to, bar_start(series.interval, max(first, 0)))
@@ -176,7 +179,7 @@ class Klines:
         series = self._series.get((instrument_id, interval))
         bar = Bar(*values)  # pyright: ignore[reportArgumentType]
         # A bar of the future, whatever it is, would make all others look old.
-        now_ms, length = self._clock() // MS, INTERVALS[interval]
+        now_ms, length = max(self._clock() // MS, self._exchange_ms()), INTERVALS[interval]
         if series is None or series.rolled or bar.open_ts > now_ms + length or bar.close_ts >= bar.open_ts + length:
             self.unexpected += 1
             return
@@ -335,14 +338,15 @@ class Klines:
         series, interval = job.series, job.series.interval
         while True:
             now_ms = self._clock() // MS
-            stop = bar_start(interval, now_ms) if job.stop is None else job.stop
+            stop = over_before(interval, now_ms) if job.stop is None else job.stop
             if job.start >= stop:
                 return
             wanted = -(-(stop - job.start) // INTERVALS[interval])
             rows = await self._fetch(series.instrument.native, interval, job.start, wanted)
             now_ns = self._clock()
             over = [row for row in rows[:-1] if job.start <= row.open_ts and row.close_ts < stop]
-            over += [row for row in rows[-1:] if row.close_ts < stop and row.close_ts + REST_CLOSE_MS < now_ns // MS]
+            told_ms = self._exchange_ms() - REST_CLOSE_MS
+            over += [row for row in rows[-1:] if row.close_ts < stop and row.close_ts < told_ms]
             for n, bar in enumerate(over, 1):
                 if job.stop is None:
                     self._publish(series, bar, now_ns, bar.close_ts * MS, BACKFILL)
@@ -364,6 +368,8 @@ class Klines:
         # A bar that ended a moment ago may still be told by the stream.
         now_ms = (self._clock() - LATE_CLOSE_NS) // MS
         stop = waiting[0][0].open_ts if waiting else bar_start(series.interval, now_ms)
+        if series.open is not None:
+            stop = min(stop, series.open.open_ts)  # whatever our clock says, that one is not over
         seen, series.unended = series.unended, None
         if failed:
             if seen is not None and series.next_ts <= seen.open_ts < stop:
@@ -371,7 +377,9 @@ class Klines:
                 self._publish(series, seen, now_ns, now_ns, PARTIAL)
             if series.next_ts:
                 series.next_ts = max(series.next_ts, stop)
-        for closed in waiting:
+        for n, closed in enumerate(waiting):
+            if n and series.next_ts < closed[0].open_ts:  # the stream was away while these waited
+                self._push(Job(_rank(series), next(self._numbers), series, series.next_ts, closed[0].open_ts))
             self._publish(series, *closed)
         if series.rolled:
             self._begin(series)
@@ -397,7 +405,7 @@ class Klines:
 
     def _held(self, series: Series, start: int) -> dict[int, tuple[Bar, int]]:
         """Closed bars from `start` on, by the time they open; of several the one that came last."""
-        rows = self._reader.last(series.key_id, KLINE.tail)
+        rows = self._reader.last(series.key_id, self._reader.spec.tail)
         rows = rows[rows["open_ts"] >= start]
         bars = zip(rows[list(Bar._fields)].tolist(), rows["flags"].tolist(), strict=True)
         return {values[0]: (Bar(*values), flags) for values, flags in bars}

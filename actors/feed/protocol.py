@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from ...codecs.binance.rest import WEIGHT_PER_MINUTE, ExchangeInfo
 from ...codecs.binance.wire import PRODUCTS, combined_path, stream_name, tier_of
+from ...codecs.klines import THREE_DAYS
 from ..ledger import Budget, Ledger
 from .config import Config
 from .errors import FeedConfigError
@@ -100,6 +101,11 @@ def _check_intervals(config: Config) -> None:
             raise FeedConfigError(f"feed: {name} is {intervals}: each interval once")
     if not config.kline_intervals:
         raise FeedConfigError(f"feed: kline_intervals is empty: name at least {ROLLUP_BASE!r}")
+    if THREE_DAYS in config.kline_rollups:
+        raise FeedConfigError(
+            f"feed: kline_rollups names {THREE_DAYS!r}, whose bars begin on a day of each symbol's own: "
+            f"put {THREE_DAYS!r} into kline_intervals, so that the exchange makes them"
+        )
     if config.kline_rollups and (ROLLUP_BASE not in config.kline_intervals or ROLLUP_BASE in config.kline_rollups):
         raise FeedConfigError(
             f"feed: kline_rollups are made of {ROLLUP_BASE} bars: put {ROLLUP_BASE!r} into kline_intervals alone"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
+from email.utils import parsedate_to_datetime
 
 import aiohttp
 from yarl import URL
@@ -35,6 +37,18 @@ class RestClient:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._counted = counted
         self._session: aiohttp.ClientSession | None = None
+        self._told_ms = 0  # the exchange's time in its last answer
+        self._told_at_ns = 0  # when that came, by a clock that nobody sets
+
+    def exchange_ms(self, clock: Callable[[], int]) -> int:
+        """The exchange's time, UNIX ms, as its last answer told it: ours may be wrong by hours.
+
+        Args:
+            clock: ours, UNIX ns, for as long as it has told none.
+        """
+        if not self._told_ms:
+            return clock() // 1_000_000
+        return self._told_ms + (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - self._told_at_ns) // 1_000_000
 
     async def get(
         self, path: str, weight: int, priority: Priority = Priority.SNAPSHOT, patience_s: float | None = None
@@ -61,6 +75,8 @@ class RestClient:
             self._counted(0)
             raise RestFailed(f"{where}: no answer: {error!r}", 0) from error
         self._counted(status)
+        if told_ms := _time_ms(headers.get("Date")):
+            self._told_ms, self._told_at_ns = told_ms, time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         used = headers.get(USED_WEIGHT_HEADER, "")
         if used.isdecimal():
             self.budget.observe(int(used), window)
@@ -78,6 +94,14 @@ class RestClient:
         if self._session is not None:
             await self._session.close()
             await asyncio.sleep(0)  # lets the transports go
+
+
+def _time_ms(date: str | None) -> int:
+    """UNIX ms of an HTTP date, which has whole seconds; 0 where it is none."""
+    try:
+        return round(parsedate_to_datetime(date or "").timestamp() * 1000)
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _seconds(retry_after: str | None) -> float | None:

@@ -81,8 +81,9 @@ class StreamWatch:
         }
         book_places = self._places["book_top"][0].tolist() if "book_top" in self._places else []
         self._books = [(place, decoder.book(self._key_ids[place])) for place in book_places]
-        still_min, learn = config.silence_min_s / self._tick_s, config.silence_learn_s / self._tick_s
-        self._detector = SilenceDetector(symbols, still_min, learn)
+        self._detector = SilenceDetector(
+            symbols, self._channels, self._tick_s, config.silence_min_s, config.silence_learn_s
+        )
 
     async def run(self) -> None:
         while True:

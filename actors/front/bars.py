@@ -7,6 +7,7 @@ stream, that one over a bar seen in part, and among equals the newer.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,13 +19,14 @@ from ...codecs.records import KLINE, KLINE_OPEN
 from ...storage.schema import EVENT_TIME
 from ..catalog import Source
 from .endpoints import Arguments
-from .errors import NotFound
+from .errors import InvalidParameter, NotFound
 from .folding import rounded
 from .merge import percent
 from .state import FrontState
 
 BACKFILL, PARTIAL, CLOSED, ROLLED_UP = int(Flag.BACKFILL), int(Flag.PARTIAL), int(Flag.CLOSED), int(Flag.ROLLED_UP)
 VOID = int(Flag.VOID)
+NAMES = tuple(name for name in INTERVALS if name != "1s")
 BASE_BARS_MAX = 20_000  # that one answer is rolled up from
 OPEN_STALE_MS = 60_000  # an open bar that should have closed so long ago is of a feed that does not run
 _MS = 1_000_000
@@ -186,16 +188,44 @@ async def _stored(state: FrontState, source: Source, wanted: Wanted) -> np.ndarr
 
 
 def source_of(state: FrontState, arguments: Arguments, interval: str) -> tuple[Source, str]:
-    """The key of an interval; where it is not produced, of the longest one that it can be made of. Raises NotFound."""
+    """The key of an interval; where it is not produced, of the longest one that it can be made of.
+
+    Raises NotFound where there are no bars of the instrument, InvalidParameter where there are of other intervals.
+    """
     shorter = sorted((one for one in INTERVALS if rolls_up(one, interval)), key=INTERVALS.__getitem__, reverse=True)
+    try:
+        return _first_source(state, arguments, (interval, *shorter))
+    except NotFound:
+        recorded = recorded_intervals(state, arguments)
+    possible = ", ".join(servable(recorded))
+    raise InvalidParameter("interval", interval, f"one that is recorded, or made of such: {possible}")
+
+
+def _first_source(state: FrontState, arguments: Arguments, intervals: Iterable[str]) -> tuple[Source, str]:
     failure: NotFound | None = None
-    for produced in (interval, *shorter):
+    for produced in intervals:
         try:
             return state.source(KLINE, {**arguments, "interval": produced}), produced
         except NotFound as error:
             failure = failure or error
     assert failure is not None
     raise failure
+
+
+def recorded_intervals(state: FrontState, arguments: Arguments) -> list[str]:
+    """Intervals that are produced of an instrument, the shortest first. Raises NotFound where there is none."""
+    source, _ = _first_source(state, arguments, INTERVALS)
+    recorded = {
+        one.interval
+        for one in state.catalog.match(KLINE.name, source.exchange, source.market_type)
+        if one.instrument == source.instrument
+    }
+    return [name for name in INTERVALS if name in recorded]
+
+
+def servable(recorded: Collection[str]) -> list[str]:
+    """Intervals whose bars are there, or can be made of those that are, the shortest first."""
+    return [name for name in NAMES if name in recorded or any(rolls_up(one, name) for one in recorded)]
 
 
 def key_parameters(source: Source) -> dict[str, Any]:

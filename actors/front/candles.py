@@ -13,12 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from ...codecs.klines import INTERVALS, rolls_up
 from ...codecs.records import KLINE
 from ..catalog import Source
 from .aggregates import AGGREGATE_METADATA, Writer
 from .backfill import BACKFILL_METADATA, filled_bars
-from .bars import ONE_KEY, Bars, Wanted, bars_between, bars_in_memory, key_parameters, open_bar, source_of
+from .bars import (
+    NAMES,
+    ONE_KEY,
+    Bars,
+    Wanted,
+    bars_between,
+    bars_in_memory,
+    key_parameters,
+    open_bar,
+    recorded_intervals,
+    servable,
+    source_of,
+)
 from .candle_statistics import STATS_SCHEMA, candle_statistics
 from .endpoints import Answer, Answerer, Arguments, Endpoint
 from .envelope import encode, joined_rows, members
@@ -32,7 +43,6 @@ from .shapes import METADATA_SCHEMA, TEXT, key_text, names_of, options_of
 from .state import FrontState
 
 CANDLES = Form(KLINE, {"timestamp": Alias("open_ts", as_time=True)})
-NAMES = tuple(name for name in INTERVALS if name != "1s")
 ARRAYS_MAX = 5000
 BASIS = ("open", "high", "low", "close")
 MS = 1_000_000
@@ -273,13 +283,7 @@ def candle_arrays(state: FrontState, arguments: Arguments) -> Answerer:
 
 
 def intervals(state: FrontState, arguments: Arguments) -> Answerer:
-    source, _ = source_of(state, arguments, "1M")
-    recorded = {
-        one.interval
-        for one in state.catalog.match(KLINE.name, source.exchange, source.market_type)
-        if one.instrument == source.instrument
-    }
-    possible = [name for name in NAMES if name in recorded or any(rolls_up(one, name) for one in recorded)]
-    in_order = [name for name in INTERVALS if name in recorded]
-    text = members(encode(possible), metadata={"recorded": in_order}, count=len(possible))
+    recorded = recorded_intervals(state, arguments)
+    possible = servable(recorded)
+    text = members(encode(possible), metadata={"recorded": recorded}, count=len(possible))
     return lambda: text

@@ -12,7 +12,7 @@ import numpy as np
 
 from ...codecs.binance.rest_market import KLINES_LIMIT_MAX, klines_path, klines_weight, parse_klines
 from ...codecs.errors import CodecError
-from ...codecs.klines import INTERVALS, Bar, bar_start, bar_starts
+from ...codecs.klines import INTERVALS, Bar, bar_start, bar_starts, bar_stop
 from ...codecs.record import Flag
 from ...codecs.records import KLINE
 from ...ringbuf.errors import TickringError
@@ -28,7 +28,7 @@ from .metrics import Metrics
 log = logging.getLogger("tickring.keeper.bars")
 
 MS = 1_000_000
-CLOSE_MS = 5_000  # a bar counts as closed so long after its end: clocks differ
+CLOSE_MS = 5_000  # a bar counts as closed so long after its end
 FLAGS = int(Flag.CLOSED) | int(Flag.BACKFILL)
 ABSENT_AFTER_MS = 600_000  # a bar that the exchange does not have so long after its end is one that it has not
 ABSENT_KEEP_S = 3600.0  # that the exchange has no bar is believed for so long
@@ -151,38 +151,37 @@ class BarFetcher:
         if not len(starts):
             return starts
         held = await held_bars(
-            self._client, self._config.clickhouse.database, key, int(starts[0]), int(starts[-1]) + 1,
+            self._client, self._config.clickhouse.database, key, int(starts[0]), bar_stop(interval, int(starts[-1])),
             temporary=temporary,
         )  # fmt: skip
         since, absent = self._absent.get(_name(key), (0.0, starts[:0]))
         if time.monotonic() - since > ABSENT_KEEP_S:
             absent = starts[:0]
-        return np.setdiff1d(starts, np.concatenate((held, absent)))
+        return np.setdiff1d(starts, np.concatenate((_slots(interval, held.tolist()), absent)))
 
     async def _fetch_chunk(self, key: Key, chunk: np.ndarray, epoch: int) -> int:
         """Fetch and store neighbouring bars in one request; returns how many there were."""
         product, interval = key["product"], key["interval"]
         first, last = int(chunk[0]), int(chunk[-1])
         limit = len(bar_starts(interval, first, last + 1))
-        path = klines_path(product, key["native"], interval, limit, first, last)
+        path = klines_path(product, key["native"], interval, limit, first, bar_stop(interval, last) - 1)
         weight = klines_weight(product, limit)
         body = await self._rests[product].get(path, weight, Priority.ON_DEMAND, self._config.weight_patience_s)
         wanted = set(chunk.tolist())
-        bars = [bar for bar in parse_klines(body) if bar.open_ts in wanted and self._is_over(bar)]
+        told_ms = self._rests[product].exchange_ms(self._clock)
+        bars = [bar for bar in parse_klines(body) if bar_start(interval, bar.open_ts) in wanted]
+        bars = [bar for bar in bars if bar.close_ts + CLOSE_MS <= told_ms]
         if bars:
             rows = bar_rows(bars, self._clock())
             await insert_rows(self._client, self._config.clickhouse.database, KLINE, rows, key, epoch)
             self._metrics.bars.inc(len(bars))
-        self._remember_absent(key, wanted - {bar.open_ts for bar in bars})
+        self._remember_absent(key, wanted - set(_slots(interval, [bar.open_ts for bar in bars]).tolist()), told_ms)
         return len(bars)
 
-    def _is_over(self, bar: Bar) -> bool:
-        return bar.close_ts + CLOSE_MS <= self._clock() // MS
-
-    def _remember_absent(self, key: Key, missing: set[int]) -> None:
+    def _remember_absent(self, key: Key, missing: set[int], told_ms: int) -> None:
         """The exchange has no such bars (before a listing, while it was closed): nobody asks for them again soon."""
         starts = np.array(sorted(missing), np.int64)
-        starts = starts[starts + INTERVALS[key["interval"]] < self._clock() // MS - ABSENT_AFTER_MS]
+        starts = starts[starts + INTERVALS[key["interval"]] < told_ms - ABSENT_AFTER_MS]
         if not len(starts):
             return
         if sum(len(known) for _, known in self._absent.values()) + len(starts) > ABSENT_MAX:
@@ -202,6 +201,11 @@ class BarFetcher:
 
 def _name(key: Key) -> tuple[str, str, str]:
     return key["exchange"], key["instrument"], key["interval"]
+
+
+def _slots(interval: str, starts: list[int]) -> np.ndarray:
+    """`(n,)` starts of bars as `bar_starts` has them: others for bars of three days alone."""
+    return np.array([bar_start(interval, start) for start in starts], np.int64)
 
 
 def chunks(starts: np.ndarray, interval: str, most: int) -> list[np.ndarray]:

@@ -40,7 +40,8 @@ INTERVALS_MS: dict[str, int] = {
     "1h": HOUR_MS, "2h": 2 * HOUR_MS, "4h": 4 * HOUR_MS, "6h": 6 * HOUR_MS, "8h": 8 * HOUR_MS, "12h": 12 * HOUR_MS,
     "1d": DAY_MS, "3d": 3 * DAY_MS, "1w": 7 * DAY_MS, "1M": 0,
 }  # fmt: skip
-_MONDAY_MS = 4 * DAY_MS  # the first one after 1970-01-01
+# When the first bar began: on a Monday; on the day of the symbol's listing, as if all had come with BTCUSDT.
+_PHASES_MS = {"1w": 4 * DAY_MS, "3d": DAY_MS}
 
 
 def bar_start(interval: str, time_ms: int) -> int:
@@ -49,8 +50,7 @@ def bar_start(interval: str, time_ms: int) -> int:
     if not length:
         moment = datetime.fromtimestamp(time_ms / 1000, UTC)
         return int(datetime(moment.year, moment.month, 1, tzinfo=UTC).timestamp()) * 1000
-    offset = _MONDAY_MS if interval == "1w" else 0
-    return time_ms - (time_ms - offset) % length
+    return time_ms - (time_ms - _PHASES_MS.get(interval, 0)) % length
 
 
 def bar_stop(interval: str, start_ms: int) -> int:
@@ -65,7 +65,7 @@ def roll_up(rows: np.ndarray, interval: str) -> np.ndarray:
         return rows
     opens = rows[:, OPEN_MS]
     if length := INTERVALS_MS[interval]:
-        starts = opens - (opens - (_MONDAY_MS if interval == "1w" else 0)) % length
+        starts = opens - (opens - _PHASES_MS.get(interval, 0)) % length
     else:
         starts = opens.astype("M8[ms]").astype("M8[M]").astype("M8[ms]").astype(np.int64)
     first = np.flatnonzero(np.diff(starts, prepend=starts[0] - 1))

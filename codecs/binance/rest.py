@@ -21,11 +21,6 @@ from .strict import Refused
 from .sync import DepthSnapshot
 from .wire import INT64_MAX, PRODUCTS, LevelTuple, Product, TimeUnit
 
-BASE_URLS = {
-    "spot": "https://api.binance.com",
-    "usdm": "https://fapi.binance.com",
-    "coinm": "https://dapi.binance.com",
-}
 PATHS = {"spot": "/api/v3", "usdm": "/fapi/v1", "coinm": "/dapi/v1"}
 
 # Request weights: (limit up to, weight). The header X-MBX-USED-WEIGHT-1M tells what the exchange counted.

@@ -1,4 +1,4 @@
-"""Binance's REST bodies beside books and instruments: bars, open interest, mark price and funding, 24 h tickers.
+"""Binance's REST bodies beside books and instruments: bars, open interest, funding.
 
 Paths and weights: spot page of 2026-07-21, USD-M client 17.2.0 of 2026-08-19. Every field is checked as the exact
 reading of the streams checks it; a body with one bad row is refused whole.
@@ -20,15 +20,13 @@ from ..errors import BadResponse
 from ..klines import Bar
 from ..sink import Reason
 from .rest import PATHS, read_document
-from .strict import Refused, identifier, quantity, rate, signed, text
+from .strict import Refused, identifier, quantity, signed, text
 from .wire import INT64_MAX, Quantity
 
 KLINES_LIMIT_MAX = {"spot": 1000, "usdm": 1500, "coinm": 1500}
 # Requests for funding rates cost no weight; an address may make so many in five minutes (fundingInfo counts too).
 FUNDING_REQUESTS_PER_5_MIN = 500
 OPEN_INTEREST_WEIGHT = 1
-PREMIUM_INDEX_WEIGHT = 1  # of one symbol; 10 for all
-TICKER_WEIGHT = {"spot": 2, "usdm": 1, "coinm": 1}  # of one symbol
 
 T = TypeVar("T")
 
@@ -109,31 +107,6 @@ def parse_open_interest(body: bytes) -> OpenInterest:
     return _one(body, "openInterest", row)
 
 
-class PremiumIndex(NamedTuple):
-    native: str
-    ts_ms: int
-    mark_price: float
-    index_price: float
-    settle_price: float
-    rate: float  # last one told for the coming payment
-    next_funding_ts: int  # UNIX ms; 0 = pays none
-
-
-def premium_index_path(product: str, native: str) -> str:
-    return f"{PATHS[product]}/premiumIndex?symbol={quote(native)}"
-
-
-def parse_premium_index(body: bytes) -> list[PremiumIndex]:
-    """One symbol, or all of them."""
-
-    def row(x: dict[str, Any]) -> PremiumIndex:
-        mark, index, settle = (quantity(x[name]) for name in ("markPrice", "indexPrice", "estimatedSettlePrice"))
-        native, ts_ms, coming = text(x["symbol"]), identifier(x["time"]), identifier(x["nextFundingTime"])
-        return PremiumIndex(native, ts_ms, mark, index, settle, rate(x["lastFundingRate"]), coming)
-
-    return _rows(body, "premiumIndex", row)
-
-
 class FundingRate(NamedTuple):
     native: str
     ts_ms: int  # when it was paid
@@ -161,32 +134,6 @@ def parse_funding_rates(body: bytes) -> list[FundingRate]:
         )  # fmt: skip
 
     return _rows(body, "fundingRate", row)
-
-
-class Ticker(NamedTuple):
-    native: str
-    ts_ms: int
-    values: tuple[float, float, float, float, float, float, float, float, float, int]  # as `TICKER` declares them
-
-
-def ticker_path(product: str, native: str) -> str:
-    return f"{PATHS[product]}/ticker/24hr?symbol={quote(native)}"
-
-
-def parse_tickers(body: bytes) -> list[Ticker]:
-    """One symbol, or all of them. Futures send no best prices."""
-
-    def row(x: dict[str, Any]) -> Ticker:
-        names = ("lastPrice", "openPrice", "highPrice", "lowPrice", "volume", "quoteVolume")
-        last, opened, high, low, volume, quote_volume = (quantity(x[name]) for name in names)
-        bid, ask = (quantity(x.get(name, "0")) for name in ("bidPrice", "askPrice"))
-        return Ticker(
-            text(x["symbol"]), identifier(x["closeTime"]),
-            (last, opened, high, low, volume, quote_volume, signed(x["priceChangePercent"]), bid, ask,
-             identifier(x["count"])),
-        )  # fmt: skip
-
-    return _rows(body, "ticker/24hr", row)
 
 
 def _rows(body: bytes, endpoint: str, read: Callable[[Any], T]) -> list[T]:

@@ -230,10 +230,82 @@ def test_unknown_database_setting_and_number_in_url_are_refused(server: Server) 
     assert server.ask("SELECT 1", role="nobody")[1]["x-clickhouse-exception-code"] == "511"
 
 
-def test_unsupported_block_framing_is_refused_with_a_code(server: Server) -> None:
+def test_unsupported_block_framing_is_refused_with_what_to_use_instead(server: Server) -> None:
     for name in ("compress", "decompress"):
-        status, headers, _ = server.ask("SELECT 1", **{name: "1"})
+        status, headers, body = server.ask("SELECT 1", **{name: "1"})
         assert (status, headers["x-clickhouse-exception-code"]) == (501, "48")
+        assert b"enable_http_compression=1" in body
+
+
+# What lies outside the store
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT * FROM file('/etc/hostname', LineAsString)",
+    "SELECT * FROM url('http://127.0.0.1:1/', CSV, 'a String')",
+    "SELECT * FROM remote('127.0.0.1:9', system.one)",
+    "SELECT * FROM mysql('127.0.0.1:1', 'a', 'b', 'c', 'd')",
+    "SELECT * FROM s3('http://127.0.0.1:1/bucket/key', 'CSV', 'a String')",
+    "SELECT * FROM sqlite('/tmp/x', 't')",
+    "SELECT * FROM filesystem('/etc')",
+    "SELECT * FROM python('x')",
+    "SELECT * FROM arrowstream('1')",
+    "DESCRIBE TABLE file('/etc/hostname')",
+    "INSERT INTO FUNCTION file('/tmp/tickring-out.csv') SELECT 1",
+    "CREATE TABLE outside (a String) ENGINE = File(CSV, '/etc/hostname')",
+    "CREATE TABLE outside (a String) ENGINE = URL('http://127.0.0.1:1/', CSV)",
+    "CREATE DATABASE outside ENGINE = Filesystem('/etc')",
+    "CREATE DICTIONARY outside (a String) PRIMARY KEY a SOURCE(HTTP(url 'http://127.0.0.1:1/')) LAYOUT(flat())",
+    "BACKUP DATABASE default TO File('/tmp/tickring-backup')",
+    "SELECT file('/etc/hostname')",
+    "SELECT `fil\\x65` /* */ ('/etc/hostname')",
+    "SELECT arrayMap(file, ['/etc/hostname'])",
+    "SELECT * APPLY(file) FROM (SELECT '/etc/hostname' AS a)",
+    "CREATE VIEW outside AS SELECT file('/etc/hostname')",
+    "CREATE USER other",
+    "GRANT ALL ON *.* TO default",
+])  # fmt: skip
+def test_statement_that_leaves_the_store_is_refused(server: Server, sql: str) -> None:
+    status, headers, body = server.ask(sql)
+    assert (status, headers.get("x-clickhouse-exception-code")) == (403, "497"), body
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT * FROM `/etc/hostname`",
+    "SELECT * FROM executable('cat /etc/hostname', CSV, 'a String')",
+    "SELECT 1 INTO OUTFILE '/tmp/tickring-out'",
+    "SELECT * FROM eval('SELECT 1') SETTINGS allow_experimental_eval_table_function = 1",
+    "SELECT 1 SETTINGS additional_result_filter = '1'",
+])  # fmt: skip
+def test_other_ways_out_of_the_store_are_errors(server: Server, sql: str) -> None:
+    status, _, body = server.ask(sql)
+    assert status >= 400, body
+    assert not Path("/tmp/tickring-out").exists()
+
+
+def test_values_and_external_tables_cannot_read_files(server: Server) -> None:
+    server.text("CREATE TABLE read_values (a String) ENGINE = Memory")
+    assert server.ask("INSERT INTO read_values VALUES (file('/etc/hostname'))")[0] == 403
+    assert server.ask("SELECT arrayMap({f:Identifier}, ['/etc/hostname'])", param_f="file")[0] == 403
+    server.text("INSERT INTO read_values VALUES ('file(''/etc/hostname'')'), (upper('x'))")
+    assert server.text("SELECT a FROM read_values ORDER BY a") == "X\nfile(\\'/etc/hostname\\')"
+    server.text("DROP TABLE read_values")
+
+
+def test_what_stays_inside_the_store_is_allowed(server: Server) -> None:
+    assert server.text("SELECT count() FROM numbers(3)") == "3"
+    assert server.text("SELECT * FROM format(CSV, '1,2')") == "1\t2"
+    assert server.text("SELECT 'file(x)', 'python'") == "file(x)\tpython"
+    for engine in ("MergeTree ORDER BY a", "ReplacingMergeTree ORDER BY a", "Memory", "Null", "Log"):
+        server.text(f"CREATE TABLE inside (a Int8) ENGINE = {engine}")
+        server.text("CREATE MATERIALIZED VIEW inside_view ENGINE = Memory AS SELECT a FROM inside")
+        server.text("INSERT INTO inside VALUES (1)")
+        assert server.text("SELECT a FROM inside_view") == "1"
+        server.text("DROP VIEW inside_view")
+        server.text("DROP TABLE inside")
+    server.text("CREATE FUNCTION plus_one AS x -> x + 1")
+    assert server.text("SELECT plus_one(1)") == "2"
+    server.text("DROP FUNCTION plus_one")
 
 
 def test_unknown_path_says_what_there_is(server: Server) -> None:

@@ -13,7 +13,7 @@ from tickring.actors.clickhouse.coding import Compressor, choose_encoding, decom
 from tickring.actors.clickhouse.errors import http_status
 from tickring.actors.clickhouse.native import BLOCK_INFO, reframe
 from tickring.actors.clickhouse.request import Gate, Options
-from tickring.actors.clickhouse.statement import replace_strings, scan
+from tickring.actors.clickhouse.statement import reaching_function, replace_strings, scan
 from tickring.storage.engine import EngineError, quote
 
 
@@ -77,6 +77,25 @@ def test_scan_never_changes_insert_data(data: bytes, name: bytes) -> None:
     text = b"INSERT INTO t (a, `b c`) SETTINGS x = 'y' FORMAT " + name + b"\n" + data
     found = scan(text)
     assert text[found.data_at :] == data
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (b"SELECT file('x')", "file"), (b"SELECT `fil\\x65` /* */ ('x')", "file"), (b'SELECT "file"(1)', "file"),
+        (b"SELECT arrayMap(file, [1])", "file"), (b"SELECT * APPLY file", "file"),
+        (b"SELECT * FROM Python('x')", "Python"), (b"SELECT * FROM arrowstream -- x\n ('1')", "arrowstream"),
+        (b"SELECT t.file, files, 'file(1)' FROM t -- file(1)", ""), (b"SELECT 1 FORMAT ArrowStream", ""),
+        (b"SELECT python FROM t WHERE a IN ('b')", ""), (b"", ""), (b"\\", ""),
+    ],
+)  # fmt: skip
+def test_function_that_reaches_outside_is_found_where_it_is_named(text: bytes, name: str) -> None:
+    assert reaching_function(text) == name
+
+
+@given(st.binary(max_size=100))
+def test_function_that_reaches_outside_is_looked_for_in_any_bytes(data: bytes) -> None:
+    assert reaching_function(data + b" file(") in ("file", "")
 
 
 def test_replace_strings_touches_whole_literals_only() -> None:

@@ -16,6 +16,8 @@ from tickring.actors.feed.config import Config
 from tickring.actors.feed.errors import FeedConfigError, RestFailed
 from tickring.actors.feed.klines import REST_CLOSE_MS, Klines
 from tickring.actors.feed.protocol import streams_of
+from tickring.actors.feed.rest import RestClient
+from tickring.actors.ledger import Ledger
 from tickring.codecs.klines import INTERVALS, Bar, bar_start, bar_stop
 from tickring.codecs.record import Flag
 from tickring.codecs.records import BY_NAME
@@ -66,12 +68,13 @@ class Rig:
             self.readers[name] = StreamReader(folder, "feed-test", name, kind.dtype)
         self.keys.add(BTC.key, BTC.attributes())
         self.now_ms = now_ms
+        self.ahead_ms = 0  # of the exchange's time, our clock
         self.down = False
         self.asked: list[tuple[str, int, int]] = []
         self.hold: Callable[[], Awaitable[None]] | None = None
         self.klines = Klines(
             "feed-test", self.config, {0: BTC}, self.keys, self.writers, self.readers["kline"], self.fetch,
-            lambda: self.now_ms * 1_000_000,
+            lambda: (self.now_ms + self.ahead_ms) * 1_000_000, lambda: self.now_ms,
         )  # fmt: skip
 
     async def fetch(self, native: str, interval: str, start: int, limit: int) -> list[Bar]:
@@ -138,6 +141,31 @@ def test_first_start_preloads_the_newest_closed_bars_of_each_interval(shm: Path)
                 assert (flags == CLOSED | Flag.BACKFILL).all()
                 assert made.rows(interval)["nth"].tolist() == list(range(100))
             assert [interval for interval, *_ in made.asked] == ["1m", "5m", "1h"], "short before long"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("phase", [0, 1, 2])
+def test_bars_of_three_days_are_all_there_whatever_day_they_begin_with(shm: Path, phase: int) -> None:
+    async def scenario() -> None:
+        length, day = INTERVALS["3d"], INTERVALS["1d"]
+        newest = bar_start("1d", NOON) // length * length + phase * day  # one of them is of now, one is over just now
+        newest -= length if newest > NOON else 0
+
+        async def fetch(native: str, interval: str, start: int, limit: int) -> list[Bar]:
+            first = newest - (newest - start) // length * length
+            return [exchange_bar("3d", at) for at in range(first, made.now_ms, length)][: limit + 1]
+
+        async with rig(shm, kline_intervals=["3d"], kline_rollups=[], kline_preload=10) as made:
+            made.klines._fetch = fetch
+            await made.settled()
+            held = [bar.open_ts for bar in made.bars("3d")]
+            assert held == opens("3d", held[0], newest) and len(held) in (9, 10)
+            made.now_ms = newest + 1
+            made.send(newest, interval="3d")
+            await made.settled()
+            assert made.bars("3d")[-1] == exchange_bar("3d", newest), "the next one follows without a hole"
+            assert len(made.bars("3d")) == len(held) + 1
 
     asyncio.run(scenario())
 
@@ -226,6 +254,43 @@ def test_bar_whose_end_was_missed_is_fetched_and_stands_in_its_place(shm: Path) 
             made.send(NOON + 8 * MINUTE, closed=False)
             await made.settled()
             assert made.rows("1m", "kline_open")[-1]["open_ts"] == NOON + 8 * MINUTE, "the open bar is the newest"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_clock_of_ours_that_is_wrong_makes_no_bar_closed_that_is_open_nor_loses_one(shm: Path, hours: int) -> None:
+    async def scenario() -> None:
+        async with rig(shm) as made:
+            made.ahead_ms = hours * 3_600_000
+            await made.settled()
+            assert made.bars("1m")[-1].open_ts < NOON, "the bar of now is not over"
+            made.down = True
+            made.send(NOON)
+            made.send(NOON + 2 * MINUTE)
+            await until(lambda: not made.klines.filling, "REST to be given up for now")
+            made.ahead_ms, made.down = 0, False
+            made.send(NOON + 3 * MINUTE)
+            made.send(NOON + 4 * MINUTE)
+            await until(
+                lambda: {bar.open_ts for bar in made.bars("1m")} >= set(opens("1m", NOON, NOON + 5 * MINUTE)), "all"
+            )
+            assert all(bar == exchange_bar("1m", bar.open_ts) for bar in made.bars("1m"))
+
+    asyncio.run(scenario())
+
+
+def test_bar_missed_while_others_wait_for_rest_follows_late(shm: Path) -> None:
+    async def scenario() -> None:
+        async with rig(shm) as made:
+            await made.settled()
+            made.down = True
+            for minute in (2, 3, 5):
+                made.send(NOON + minute * MINUTE)
+            await until(lambda: not made.klines.filling, "REST to be given up for now")
+            made.down = False
+            await until(lambda: len(made.bars("1m")) == 106, "all bars")
+            assert sorted(made.bars("1m"))[-6:] == [exchange_bar("1m", NOON + m * MINUTE) for m in range(6)]
 
     asyncio.run(scenario())
 
@@ -341,7 +406,7 @@ def test_bar_that_nobody_asked_for_is_counted(shm: Path) -> None:
 BAD = [
     {"kline_intervals": []}, {"kline_intervals": ["1h"], "kline_rollups": ["1d"]}, {"kline_rollups": ["1m"]},
     {"kline_intervals": ["1m", "1m"]}, {"channels": ["liquidation"], "product": "spot", "tier": "spot"},
-    {"channels": ["open_interest"]},
+    {"channels": ["open_interest"]}, {"kline_rollups": ["3d"]},
 ]  # fmt: skip
 
 
@@ -416,3 +481,21 @@ async def rest_bars(simulator: Any, interval: str, first: int, last: int) -> dic
 
     body = await get(simulator.urls["usdm_rest"] + klines_path("usdm", "BTCUSDT", interval, 1500, first, last))
     return {bar.open_ts: tuple(bar) for bar in parse_klines(json.dumps(body[2], separators=(",", ":")).encode())}
+
+
+def test_exchange_time_is_what_its_last_answer_told_and_goes_on(shm: Path) -> None:
+    async def scenario() -> None:
+        async with exchange(epoch_ns=NOON * 1_000_000, start="command") as simulator:
+            ledger = Ledger(shm, "binance")
+            client = RestClient(
+                simulator.urls["spot_rest"], ledger.budget("weight", 100, 60.0), 10.0, lambda status: None
+            )
+            assert client.exchange_ms(lambda: 7_000_000) == 7, "nothing is told yet"
+            await client.get("/api/v3/ping", 1)
+            first = client.exchange_ms(lambda: 7_000_000)
+            assert NOON <= first < NOON + 60_000
+            await until(lambda: client.exchange_ms(lambda: 7_000_000) > first, "it to go on")
+            await client.close()
+            ledger.close()
+
+    asyncio.run(scenario())

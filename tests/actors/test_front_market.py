@@ -179,6 +179,12 @@ def test_bad_candle_parameters_are_400(front: FrontThread, query: str) -> None:
     assert front.get(f"/api/v1/candles?{query}").status == 400
 
 
+def test_interval_that_cannot_be_made_is_400_with_those_that_can(front: FrontThread) -> None:
+    body = assert_error(front.get("/api/v1/candles?symbol=BTC-USDT-PERP&interval=3d"), 400, "INVALID_PARAMETER")
+    assert "1m, 3m, 5m, 15m, 30m, 1h, 2h, 4h, 6h, 8h, 12h, 1d, 1w, 1M" in str(body)
+    assert "3d" not in front.data("/api/v1/candles/intervals?symbol=BTC-USDT-PERP")
+
+
 def test_candles_of_an_instrument_without_bars_are_404(front: FrontThread) -> None:
     assert_error(front.get("/api/v1/candles?symbol=NOPE-USDT"), 404, "NOT_FOUND")
     assert_error(front.get("/api/v1/klines?symbol=NOPEUSDT&interval=1h"), 404, "NOT_FOUND")

@@ -339,6 +339,20 @@ def test_rest_weights_are_counted_and_told() -> None:
     run(test)
 
 
+def test_rest_answers_are_kept_as_they_were_given_and_carry_the_exchanges_time() -> None:
+    async def test() -> None:
+        epoch_ns = 1_700_000_000 * 10**9
+        async with simulator(ledger_answers_max=10, epoch_ns=epoch_ns, start="command") as played:
+            asked = f"{played.urls['spot_rest']}/api/v3/depth?symbol=BTCUSDT&limit=5"
+            given = [(await get(asked))[2] for _ in range(2)]
+            _, headers, _ = await get(asked)
+            assert headers["Date"] == "Tue, 14 Nov 2023 22:13:20 GMT"
+            kept = [json.loads(body) for body in played.rest.answered["spot", "depth", "BTCUSDT"]]
+            assert kept[:2] == given and len(kept) == 3
+
+    run(test)
+
+
 def test_rest_funding_rates_cost_no_weight_but_have_their_own_limit() -> None:
     async def test() -> None:
         async with simulator(usdm=limits(weight_window_s=1e9)) as played:

@@ -6,8 +6,10 @@ import json
 from typing import Any
 
 from tickring.codecs.binance.decoder import BinanceDecoder
-from tickring.codecs.sink import LevelsRow, ListSink, NoHooks, QuoteRow, Reason, TradeRow
+from tickring.codecs.sink import NoHooks, Reason
 from tickring.codecs.symbols import Instrument
+
+from .list_sink import LevelsRow, ListSink, QuoteRow, TradeRow
 
 TIME_MS = 1_790_000_000_000
 RECV_NS = 1_790_000_000_123_456_789

@@ -13,9 +13,10 @@ from tickring.codecs.captures import read_session
 from tickring.codecs.record import Flag
 from tickring.codecs.records import BY_NAME
 from tickring.codecs.replay import Replay
-from tickring.codecs.sink import OtherRow, Reason
+from tickring.codecs.sink import Reason
 
 from .binance_frames import RECV_NS, TIME_MS, Bench, compact, frame
+from .list_sink import OtherRow
 
 EVENT_NS = (TIME_MS + 1) * 1_000_000
 MINUTE = TIME_MS - TIME_MS % 60_000

@@ -1,4 +1,4 @@
-"""REST bodies: bars, open interest, mark price and funding, 24 h tickers."""
+"""REST bodies: bars, open interest, funding."""
 
 from __future__ import annotations
 
@@ -17,10 +17,6 @@ from tickring.codecs.binance.rest_market import (
     parse_funding_rates,
     parse_klines,
     parse_open_interest,
-    parse_premium_index,
-    parse_tickers,
-    premium_index_path,
-    ticker_path,
 )
 from tickring.codecs.errors import BadResponse, ExchangeRefused
 from tickring.codecs.klines import Bar
@@ -64,7 +60,7 @@ def test_body_that_is_no_klines_is_refused(body: bytes) -> None:
 
 
 def test_error_of_the_exchange_is_told_from_a_body() -> None:
-    for parse in (parse_klines, parse_open_interest, parse_premium_index, parse_funding_rates, parse_tickers):
+    for parse in (parse_klines, parse_open_interest, parse_funding_rates):
         with pytest.raises(ExchangeRefused) as caught:
             parse(b'{"code":-1121,"msg":"Invalid symbol."}')  # pyright: ignore[reportArgumentType]
         assert caught.value.code == -1121
@@ -73,22 +69,9 @@ def test_error_of_the_exchange_is_told_from_a_body() -> None:
 def test_recorded_bodies_are_read(captures: Path) -> None:
     examples = captures / "doc-examples" / "nautilus" / "binance" / "test_data" / "spot" / "http_json"
     assert parse_klines((examples / "klines_response.json").read_bytes()) == [BAR]
-    [ticker] = parse_tickers((examples / "ticker_24hr_response.json").read_bytes())
-    assert (ticker.native, ticker.ts_ms) == ("BNBBTC", 1499869899040)
-    assert ticker.values == (4.000002, 99.0, 100.0, 0.1, 8913.3, 15.3, -95.96, 4.0, 4.000002, 76)
     lines = (captures / "binance-mixed" / "crypto-msg-parser_examples.jsonl").read_text().splitlines()
     found = [parse_open_interest(compact(x["msg"])) for x in map(json.loads, lines) if x["kind"] == "open_interest"]
     assert [one.open_interest for one in found] == [2470927.0, 1275.028, 5827897.0, 84617.188]
-
-
-def test_premium_index_of_one_and_of_all() -> None:
-    row = {"symbol": "BTCUSDT", "markPrice": "100.10", "indexPrice": "100.00", "estimatedSettlePrice": "100.05",
-           "lastFundingRate": "-0.0001", "interestRate": "0.0001", "nextFundingTime": 1_700_000_000_000,
-           "time": 1_699_999_999_000}  # fmt: skip
-    dated = {**row, "symbol": "BTCUSDT_261225", "lastFundingRate": "", "nextFundingTime": 0}
-    one, future = parse_premium_index(compact([row, dated]))
-    assert parse_premium_index(compact(row)) == [one]
-    assert one[2:] == (100.1, 100.0, 100.05, -0.0001, 1_700_000_000_000) and future[5:] == (0.0, 0)
 
 
 def test_funding_rates_of_old_rows_have_no_mark_price() -> None:
@@ -104,6 +87,5 @@ def test_paths_and_weights() -> None:
     assert [klines_weight("usdm", n) for n in (1, 99, 100, 499, 500, 1000, 1001, 1500)] == [1, 1, 2, 2, 5, 5, 10, 10]
     assert klines_weight("spot", KLINES_LIMIT_MAX["spot"]) == 2
     assert open_interest_path("usdm", "BTCUSDT") == "/fapi/v1/openInterest?symbol=BTCUSDT"
-    assert premium_index_path("usdm", "BTCUSDT") == "/fapi/v1/premiumIndex?symbol=BTCUSDT"
     assert funding_rates_path("usdm", "BTCUSDT", 9, 1, 2).endswith("&limit=9&startTime=1&endTime=2")
-    assert ticker_path("spot", "ÄUSDT") == "/api/v3/ticker/24hr?symbol=%C3%84USDT"
+    assert open_interest_path("usdm", "ÄUSDT") == "/fapi/v1/openInterest?symbol=%C3%84USDT"

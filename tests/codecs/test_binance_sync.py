@@ -11,9 +11,9 @@ from tickring.codecs.binance import sync as rules
 from tickring.codecs.binance.sync import BookSync, DepthEvent, DepthSnapshot, FuturesBookSync
 from tickring.codecs.book import BookState
 from tickring.codecs.record import Flag
-from tickring.codecs.sink import LevelsRow, ListSink
 
 from .binance_frames import Notes
+from .list_sink import LevelsRow, ListSink
 
 S = 1_000_000_000
 

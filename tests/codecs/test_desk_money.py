@@ -16,7 +16,6 @@ from tickring.codecs.desk.money import (
     amount_of,
     amount_text,
     divide,
-    multiply,
     parse_amount,
 )
 from tickring.codecs.desk.reading import KEPT_MAX, Amounts
@@ -134,4 +133,3 @@ def test_quotient_is_rounded_half_even(a: int, b: int) -> None:
 def test_quotient_halfway_goes_to_the_even_side() -> None:
     assert [divide(n, 2) for n in (1, 3, 5, -1, -3)] == [0, 2, 2, 0, -2]
     assert [divide(n, -2) for n in (1, 3, -1)] == [0, -2, 0]
-    assert multiply(3 * UNIT, UNIT // 2) == 3 * UNIT // 2

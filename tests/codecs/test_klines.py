@@ -8,7 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tickring.codecs.klines import DAY_MS, INTERVALS, MINUTE_MS, PARTIAL, Bar, Fold, bar_start, bar_stop, rolls_up, same
+from tickring.codecs.klines import (
+    DAY_MS,
+    INTERVALS,
+    MINUTE_MS,
+    PARTIAL,
+    Bar,
+    Fold,
+    bar_start,
+    bar_starts,
+    bar_stop,
+    over_before,
+    rolls_up,
+    same,
+)
 
 TIMES = st.integers(min_value=0, max_value=4_102_444_800_000)
 
@@ -47,9 +60,28 @@ def test_every_time_lies_in_its_bar_and_bars_leave_no_room_between_them(interval
 
 
 def test_intervals_that_consist_of_others() -> None:
-    assert rolls_up("1m", "1M") and rolls_up("1h", "1w") and rolls_up("1d", "3d") and rolls_up("5m", "15m")
+    assert rolls_up("1m", "1M") and rolls_up("1h", "1w") and rolls_up("1d", "1w") and rolls_up("5m", "15m")
     assert not rolls_up("1m", "1m") and not rolls_up("1w", "1M") and not rolls_up("3m", "5m")
     assert not rolls_up("3d", "1w") and not rolls_up("3d", "1M") and not rolls_up("1M", "1w")
+
+
+@pytest.mark.parametrize(
+    ("symbol", "first", "later"),  # of the exchange's own bars, UNIX ms
+    [
+        ("BTCUSDT", 1_502_928_000_000, 1_735_689_600_000), ("XRPUSDT", ms(2018, 5, 4), 1_577_750_400_000),
+        ("SOLUSDT", 1_597_104_000_000, 1_784_764_800_000),
+    ],
+)  # fmt: skip
+def test_bars_of_three_days_begin_at_the_listing_and_each_has_its_slot(symbol: str, first: int, later: int) -> None:
+    assert (later - first) % INTERVALS["3d"] == 0, symbol
+    opens = range(first, later + 1, INTERVALS["3d"])
+    assert [*bar_starts("3d", first - INTERVALS["3d"] + 1, later + 1)] == [bar_start("3d", at) for at in opens]
+
+
+def test_bars_of_three_days_are_never_made_here() -> None:
+    assert not any(rolls_up(shorter, "3d") for shorter in INTERVALS)
+    assert over_before("3d", ms(2026, 3, 4, 15)) == ms(2026, 3, 4, 15)  # one of any phase may be over by now
+    assert over_before("1w", ms(2026, 3, 4, 15)) == ms(2026, 3, 2)
 
 
 def minute(at: int, price: float = 100.0, volume: float = 0.1, **changes: float) -> Bar:

@@ -282,3 +282,56 @@ def test_plan_without_automatic_pinning_lets_every_actor_run_everywhere():
     plan = make_plan(parse(GOOD + "[cpus]\nauto = false\n", "good"))
     assert all(set(actor.cpus) == os.sched_getaffinity(0) for actor in plan.actors)
     assert re.fullmatch(r"/dev/shm/tickring-default", str(plan.folder))
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ('[clickhouse]\nurl = "http://db:99999"\n', 'clickhouse.url = "http://db:99999": expected a port from 1 to'),
+        ('[kafka]\nbootstrap_servers = "a:9092,b:99999"\n', 'kafka.bootstrap_servers[1] = "b:99999": expected a port'),
+        ("[clickhouse]\nport = 99999\n", "clickhouse.port = 99999: expected an integer from 0 to 65535"),
+        ('[clickhouse]\nhost = "10.0.0.300"\n', 'clickhouse.host = "10.0.0.300": expected an address of this machine'),
+        ('[clickhouse]\nhost = "two words"\n', 'clickhouse.host = "two words": expected an address of this machine'),
+        ("[feed]\nwatchdog_s = inf\n", "feed.watchdog_s = inf: expected a number above 0"),
+        ("[supervisor]\ndrain_timeout_s = nan\n", "supervisor.drain_timeout_s = nan: expected a number from above 0"),
+        ('[instance]\ndata = "/etc/passwd/data"\n', 'instance.data = "/etc/passwd/data": expected a folder, but'),
+        ('[instance]\nfolder = "/proc"\n', 'instance.folder = "/proc": cannot be written by this user (No such file'),
+        ('[instance]\ndata = "/proc/tickring"\n', 'instance.data = "/proc/tickring": cannot be written by this user'),
+    ],
+)  # fmt: skip
+def test_address_or_folder_that_cannot_be_used_is_refused_with_what_can(extra, message):
+    [line] = mistakes(GOOD + extra)
+    assert line.startswith(message)
+
+
+def test_two_listeners_on_one_port_are_named_both():
+    found = mistakes(GOOD + "[front]\nport = 9000\n[clickhouse]\nport = 9000\n")
+    assert found == ["clickhouse.port = 9000: is the port of front.port too: set one of them to another"]
+
+
+def test_check_of_a_folder_leaves_nothing_in_it(tmp_path):
+    parse(GOOD + f'[instance]\nfolder = "{tmp_path}"\ndata = "{tmp_path}/data/of/mine"\n', "file.toml")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_mistake_names_its_line():
+    text = (
+        '[exchanges.binance.spot]\nsymbols = [\n  "BTC-USDT",\n  "btc",\n]\n\n'
+        '["front"]\n# port = 1\n"port" = 99999\n[ writer ]\nspooled.x = 1\n[clickhouse]\n'
+        '[log]\nlevel = \'LOUD\'\nformat = """\nport = 3"""\n'
+    )
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "file.toml")
+    lines = {mistake.path: mistake.line for mistake in caught.value.mistakes}
+    assert lines == {
+        "exchanges.binance.spot.symbols[1]": 2, "front.port": 9, "writer.spooled": 10, "log.level": 14,
+        "log.format": 15,
+    }  # fmt: skip
+    assert "\n  line 9: front.port = 99999: expected" in str(caught.value)
+
+
+def test_memory_of_bars_follows_their_tail():
+    text = GOOD.replace('"ETH-USDT"]', '"ETH-USDT"]\nchannels = ["kline"]') + "[feed]\nkline_tail = {}\n"
+    long, short = (make_plan(parse(text.format(tail), "file.toml")).memory_bytes for tail in (2048, 256))
+    keys = 2 * 6  # both symbols of spot, in six intervals
+    assert long - short == keys * (2048 - 256) * 128

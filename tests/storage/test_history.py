@@ -119,12 +119,6 @@ def test_history_of_unknown_instrument_or_no_limit_is_empty(server):
     assert [len(rows) for rows in found] == [0, 0, 0, 0]
 
 
-def test_history_rows_as_dicts_have_the_members_of_the_record(server):
-    found, _, new = filled(server, lambda history: history.trades("binance", "S0-USDT", limit=1))
-    key = {"price_precision": 2, "quantity_precision": 5}
-    assert found.to_dicts(key) == [TRADE.to_dict(new[-1], key)]
-
-
 def test_history_of_arrays_gives_their_rows(server):
     found, _, new = filled(server, lambda history: history.rows(BOOK_TOP, "binance", "S0-USDT", limit=7), BOOK_TOP)
     same(found.rows, new[-7:][::-1])

@@ -89,5 +89,3 @@ def test_field_added_by_one_line_alters_a_filled_store_and_old_rows_read_its_def
     assert found.rows["nth"].tolist() == [0, 1, 2, 3, 4]
     assert found.rows["orders"].tolist() == [0, 0, 0, 7, 0]
     assert found.rows["bid"].tolist() == [10.5] * 5
-    assert found.to_dicts(KEY.attributes)[3]["orders"] == 7
-    assert "orders" not in found.to_dicts(KEY.attributes)[0]
