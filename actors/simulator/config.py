@@ -99,6 +99,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     backlog_bytes_max: Count = 16 << 20  # unsent bytes after which a slow connection is cut (live sources)
     ledger_frames_max: Count = 0  # sent payloads kept for each stream for comparison
+    ledger_answers_max: Count = 0  # REST answers kept for each path and symbol, for the same
     history_trades: Count = 1000  # trades and aggregate trades kept for each symbol for REST
 
     spot: Limits = msgspec.field(default_factory=spot_limits)

@@ -6,6 +6,7 @@
 | `GET /sim/streams` | for each stream: frames sent, kept back, first and last id, subscribers |
 | `GET /sim/connections` | open connections with their subscriptions |
 | `GET /sim/sent?product=&stream=` | payloads sent on a stream, one a line (needs `ledger_frames_max`) |
+| `GET /sim/answered?product=&path=&symbol=` | bodies answered on a path (`depth`), one a line (`ledger_answers_max`) |
 | `GET /sim/stamps?product=&stream=` | little-endian int64 pairs of id and send time in UNIX ns (source `paced`) |
 | `GET /sim/book?product=&symbol=` | the whole book now, as a depth body |
 | `POST /sim/start` | begin now, whatever `start` says |
@@ -43,6 +44,7 @@ class ControlServer:
             web.get("/sim/streams", self._streams),
             web.get("/sim/connections", self._connections),
             web.get("/sim/sent", self._sent),
+            web.get("/sim/answered", self._answered),
             web.get("/sim/stamps", self._stamps),
             web.get("/sim/book", self._book),
             web.post("/sim/start", self._start),
@@ -100,6 +102,13 @@ class ControlServer:
         headers = {"X-Frames": str(stream.frames), "X-Complete": str(int(len(stream.sent) == stream.frames))}
         body = b"".join(payload + b"\n" for payload in stream.sent)
         return web.Response(body=body, headers=headers, content_type="application/x-ndjson")
+
+    async def _answered(self, request: web.Request) -> web.Response:
+        told = tuple(request.query.get(name, "") for name in ("product", "path", "symbol"))
+        kept = self._simulator.rest.answered.get(told, ())  # pyright: ignore[reportArgumentType, reportCallIssue]
+        complete = len(kept) < self._simulator.config.ledger_answers_max
+        body = b"".join(answer + b"\n" for answer in kept)
+        return web.Response(body=body, headers={"X-Complete": str(int(complete))}, content_type="application/x-ndjson")
 
     async def _stamps(self, request: web.Request) -> web.Response:
         stamps = getattr(self._simulator.source, "stamps", {}).get(self._find(request))

@@ -6,7 +6,9 @@ Weights: Binance spot "Market Data endpoints" and USD-M "Market Data", read 2026
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
+from email.utils import formatdate
 
 import msgspec
 from aiohttp import web
@@ -54,8 +56,12 @@ def _spot_ticker(query: Mapping[str, str]) -> int:
 class RestServer:
     """Handlers of `/api/v3` and `/fapi/v1`."""
 
-    def __init__(self, source: Source, limits: dict[str, Limits], faults: RestFaults) -> None:
+    def __init__(
+        self, source: Source, limits: dict[str, Limits], faults: RestFaults, ledger_answers_max: int = 0
+    ) -> None:
         self.faults = faults
+        self.answered: dict[tuple[str, str, str], deque[bytes]] = {}  # by product, last part of the path and symbol
+        self._ledger_answers_max = ledger_answers_max
         self.answers = Answers(source, limits, faults)
         self.weights = {product: WeightLedger(each) for product, each in limits.items()}
         self.counts: dict[str, int] = {}
@@ -113,7 +119,8 @@ class RestServer:
                 verdict = Verdict(own.status, verdict.used, own.retry_after_s, own.banned_until_ms)
             if fault is not None:
                 verdict = Verdict(fault[0], verdict.used, fault[1], int((time.time() + fault[1]) * 1000))
-            headers = {"X-MBX-USED-WEIGHT": str(verdict.used), "X-MBX-USED-WEIGHT-1M": str(verdict.used)}
+            date = formatdate(self.answers.source.now_ns() / 1e9, usegmt=True)
+            headers = {"Date": date, "X-MBX-USED-WEIGHT": str(verdict.used), "X-MBX-USED-WEIGHT-1M": str(verdict.used)}
             if verdict.status != 200:
                 if verdict.status in (418, 429):
                     headers["Retry-After"] = str(verdict.retry_after_s)
@@ -128,6 +135,9 @@ class RestServer:
             except ApiError as error:
                 status = error.status
                 body = _encode({"code": error.code, "msg": str(error)})
+            if self._ledger_answers_max and status == 200:
+                told = product, name, request.query.get("symbol", "")
+                self.answered.setdefault(told, deque(maxlen=self._ledger_answers_max)).append(body)
             return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
         return handle

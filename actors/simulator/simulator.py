@@ -54,7 +54,8 @@ class Simulator:
         self.faults_started: dict[str, int] = {}
         self.faults_missed = 0  # planned ones that found nothing to hit
         self.source: Source = self._make_source()
-        self.rest = RestServer(self.source, {p: config.limits(p) for p in self.hubs}, self.rest_faults)
+        limits = {product: config.limits(product) for product in self.hubs}
+        self.rest = RestServer(self.source, limits, self.rest_faults, config.ledger_answers_max)
         self.urls: dict[str, str] = {}
         self._sockets = dict(sockets or {})
         self._runner: web.AppRunner | None = None

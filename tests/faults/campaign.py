@@ -19,25 +19,29 @@ from typing import Any
 from tickring.daemon.control import ask
 from tickring.daemon.errors import NotRunning
 
-from ..system.client import Client, trade_channels
 from ..system.tree import SHM, Response, Tree, fetch, merged, until
-from .machine import Clock, small_disk
+from .client import MarketClient, market_channels
+from .machine import Shim, small_disk
 from .proxy import Network
 
 COINS = {"BTCUSDT": "BTC-USDT", "ETHUSDT": "ETH-USDT", "SOLUSDT": "SOL-USDT", "XRPUSDT": "XRP-USDT"}
 BOOKS = list(COINS)[:2]  # books are what costs most
 RATE = 300.0  # market events a second
+LIQUIDATIONS = 0.1  # share of the market orders on USD-M
+WEIGHTS_MAX = {"spot": 6000, "usdm": 2400}
+DAY_S = 86_400
 SHM_MB, DISK_MB = 256, 512
 NO_LIMIT = {"connections_max": 0}  # thousands of connections in minutes are ours, not the daemon's
 ACTORS = ("clickhouse", "feed-binance-spot-0", "feed-binance-usdm-public-0", "feed-binance-usdm-market-0", "keeper",
           "writer", "front-0", "front-1")  # fmt: skip
+LIVE = ("trade", "quote", "book_level", "kline_open", "ticker", "mark_price")  # rings that never rest for long
 CALM_S = 90.0  # within this the daemon is whole again after any damage
 
 
 class Daemon(Tree):
     """The daemon of a campaign: its exchange is not an actor of it, and its wall clock is its own."""
 
-    clock: Clock
+    shim: Shim
 
     def __init__(self, name: str, shm: Path, disk: Path, exchange: Exchange, network: Network) -> None:
         super().__init__(name, shm, disk)
@@ -51,29 +55,37 @@ class Daemon(Tree):
                 "exchanges": {
                     "binance": {
                         "spot": {
-                            "symbols": list(COINS.values()), "channels": ["trade", "quote", "book"],
+                            "symbols": list(COINS.values()), "channels": ["trade", "quote", "book", "kline", "ticker"],
                             "ws_url": spot, "rest_url": rest,
                         },
                         "usdm": {
                             "symbols": [f"{pair}-PERP" for pair in COINS.values()],
-                            "channels": ["agg_trade", "quote", "book"],
+                            "channels": ["agg_trade", "quote", "book", "kline", "ticker", "mark_price",
+                                         "open_interest", "liquidation"],
                             "ws_public_url": f"{usdm}/public", "ws_market_url": f"{usdm}/market", "rest_url": rest,
                         },
                     }
                 },
                 "feed": {
-                    "trade_capacity": 1 << 16, "quote_capacity": 1 << 14, "level_capacity": 1 << 16,
+                    "trade_capacity": 1 << 16, "quote_capacity": 1 << 14, "level_capacity": 1 << 12,
                     "watchdog_s": 5.0, "watchdog_max_s": 10.0, "connection_attempts_max": 1_000_000,
-                    "rest_timeout_s": 3.0,
+                    "rest_timeout_s": 3.0, "open_interest_interval_s": 2.0, "kline_preload": 200,
                 },
+                "keeper": {"funding_history_days": 7, "funding_delay_s": 5.0, "funding_look_s": 20.0,
+                           "rest_timeout_s": 3.0},
                 "supervisor": {"restart_delay_max_s": 0.5, "restarts_max": 100_000, "heartbeat_timeout_s": 10.0},
-                "writer": {"spool_max_bytes": 64 << 20},
+                # Quotes and the tops of books are sampled, as they are by default. Spool and ring of levels are so
+                # small that a campaign fills them: what is lost then must be in the ledger.
+                "writer": {
+                    "spool_max_bytes": 1 << 20,
+                    "store": {"ticker": "all", "mark_price": "all", "book_level": "all"},
+                },
             },
         )  # fmt: skip
 
     @property
     def environment(self) -> Mapping[str, str]:
-        return self.clock.environment
+        return self.shim.environment
 
     def sim_raw(self, path: str, body: Any = None) -> Response:
         encoded = None if body is None else json.dumps(body).encode()
@@ -81,22 +93,28 @@ class Daemon(Tree):
 
 
 class Exchange:
-    """The process of `exchange.py`."""
+    """The process of `exchange.py`.
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    Args:
+        environment: variables for it beside those of this process.
+    """
+
+    def __init__(self, seed: int, folder: Path, environment: Mapping[str, str]) -> None:
         config = {
             "spot_ws_port": 0, "usdm_ws_port": 0, "rest_port": 0, "symbols": list(COINS), "seed": seed, "rate": RATE,
-            "ledger_frames_max": 5_000_000, "start": "command",
+            "liquidations": LIQUIDATIONS, "ledger_frames_max": 5_000_000, "ledger_answers_max": 1_000_000,
+            "start": "command",
             "spot": {"messages_per_s_max": 5, "streams_max": 1024, "ping_interval_s": 20.0, "pong_timeout_s": 60.0,
-                     "weight_max": 6000, **NO_LIMIT},
+                     "weight_max": WEIGHTS_MAX["spot"], **NO_LIMIT},
             "usdm": {"messages_per_s_max": 10, "streams_max": 200, "ping_interval_s": 180.0, "pong_timeout_s": 600.0,
-                     "weight_max": 2400, **NO_LIMIT},
+                     "weight_max": WEIGHTS_MAX["usdm"], **NO_LIMIT},
         }  # fmt: skip
         command = [sys.executable, str(Path(__file__).with_name("exchange.py")), json.dumps(config)]
         self._log = (folder / "exchange.log").open("wb")
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, cwd=folder, text=True
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, cwd=folder, text=True,
+            env={**os.environ, **environment},
+        )  # fmt: skip
         assert self.process.stdout is not None
         self.urls: dict[str, str] = json.loads(self.process.stdout.readline())
 
@@ -122,18 +140,23 @@ class Campaign:
     Args:
         say: prints one line.
         folder: for logs and data; kept.
+        midnight_s: exchange and daemon live so long before the end of a day in UTC when they begin: on it funding is
+            paid, bars of all lengths end and tables begin another partition.
     """
 
     tree: Tree
     network: Network
     actors: Sequence[str] = ACTORS  # that the daemon has
 
-    def __init__(self, seed: int, folder: Path, say: Callable[[str], None] = print, clients: int = 2) -> None:
-        self.seed, self.folder, self.say, self._clients = seed, folder, say, clients
+    def __init__(
+        self, seed: int, folder: Path, say: Callable[[str], None] = print, clients: int = 2, midnight_s: float = 120.0
+    ) -> None:
+        self.seed, self.folder, self.say, self._clients, self._midnight_s = seed, folder, say, clients, midnight_s
         self.skipped: list[str] = []
         self.trouble: list[str] = []  # what a damage saw go wrong
-        self.clients: list[Client] = []
+        self.clients: list[MarketClient] = []
         self.kills = 0
+        self.refused = False  # the exchange was told to refuse requests for their weight
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Campaign:
@@ -152,19 +175,22 @@ class Campaign:
         shm = Path(tempfile.mkdtemp(prefix="tickring-faults-", dir=SHM))
         stack.callback(shutil.rmtree, shm, ignore_errors=True)
         self.own_shm = stack.enter_context(small_disk(shm, SHM_MB))
-        self.exchange = Exchange(self.seed, self.folder)
+        ahead_s = round(DAY_S - time.time() % DAY_S - self._midnight_s)
+        self.shim = Shim(self.folder, ahead_s)
+        theirs = Shim(self.folder, ahead_s, "exchange.shim")
+        self.exchange = Exchange(self.seed, self.folder, theirs.environment)
         stack.callback(self.exchange.close)
         routes = {"spot": "spot_ws", "rest": "spot_rest", "usdm": "usdm_unrouted_ws"}
         self.network = stack.enter_context(Network({k: self.exchange.port(v) for k, v in routes.items()}))
         self.tree = Daemon(shm.name.removeprefix("tickring-").replace("_", "-").lower(), shm, self.folder,
                            self.exchange, self.network)  # fmt: skip
         self.own_disk = stack.enter_context(small_disk(self.tree.data, DISK_MB))
-        self.clock = self.tree.clock = Clock(self.folder)
+        self.tree.shim = self.shim
         stack.callback(self.tree.clean_up)
         self.tree.start().ready()
         self.tree.sim("start", {})
         for _ in range(self._clients):
-            self.clients.append(Client(self.tree.front_port, trade_channels(COINS.values())))
+            self.clients.append(MarketClient(self.tree.front_port, market_channels(COINS.values())))
             self.clients[-1].start()
         stack.callback(self._end_clients)
         self.calm()
@@ -193,6 +219,12 @@ class Campaign:
         pid = until(f"{actor} to have a process", sent, CALM_S)
         self.kills += number == signal.SIGKILL
         return pid
+
+    def skip(self, damage: str, why: str) -> str:
+        """A damage cannot be done here."""
+        if (line := f"{damage}: {why}") not in self.skipped:
+            self.skipped.append(line)
+        return f"SKIPPED: {why}"
 
     # -- between damages ----------------------------------------------------------------------------------------
 
@@ -226,9 +258,14 @@ class Campaign:
 
     def _published(self) -> dict[str, int]:
         try:
-            return self.tree.published()
+            published = self.tree.published()
+            return {ring: count for ring, count in published.items() if ring.rpartition(".")[2] in LIVE}
         except Exception:  # noqa: BLE001 - a front is on its way back
             return {}
+
+    def market_ms(self) -> int:
+        """The exchange's own time, UNIX ms: it ends when the market does."""
+        return self.tree.sim("status")["progress"]["time_ns"] // 1_000_000
 
     def settle(self) -> None:
         """Bring the market to a stand when everything is whole and every last trade has arrived."""

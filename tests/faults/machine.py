@@ -1,4 +1,5 @@
-"""What a campaign does to the machine it runs on, and only there: small file systems of its own, a clock of its own."""
+"""What a campaign does to the machine it runs on, and only there: small file systems of its own, a clock of its own,
+and writes that are never done."""
 
 from __future__ import annotations
 
@@ -6,11 +7,13 @@ import contextlib
 import errno
 import os
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 FILL_CHUNK = 1 << 20
+RULE = struct.Struct("<qiiii104s")  # as `shim.c` has it
 
 
 @contextlib.contextmanager
@@ -67,24 +70,53 @@ def proportional_bytes(pid: int) -> int:
     return 0
 
 
-class Clock:
-    """A wall clock that can be stepped for processes started with `environment`; the machine's own is left alone.
+class Shim:
+    """Rules processes that are started with `environment`: their wall clock, and a write just before which one dies.
 
-    The embedded engine brings its own C library and keeps the machine's time.
+    The embedded engine brings its own C library: it keeps the machine's time, and its writes are its own.
+
+    Args:
+        folder: for the library and the file by which it is ruled.
+        ahead_s: the wall clock is so far ahead of the machine's when it is not stepped.
+        file: another shim's library with a clock of its own.
     """
 
-    def __init__(self, folder: Path) -> None:
-        library, self._file = folder / "clock.so", folder / "clock"
-        self._file.write_bytes(bytes(8))
-        source = Path(__file__).with_name("clock.c")
-        command = ["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source)]
+    def __init__(self, folder: Path, ahead_s: int = 0, file: str = "shim") -> None:
+        library, self._file, self._ahead_s = folder / "shim.so", folder / file, ahead_s
+        self._file.write_bytes(bytes(RULE.size))
+        source = Path(__file__).with_name("shim.c")
+        command = ["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"]
         try:
-            self.works = not subprocess.run(command, capture_output=True, check=False).returncode
+            self.works = library.exists() or not subprocess.run(command, capture_output=True, check=False).returncode
         except FileNotFoundError:
             self.works = False
-        self.environment = {"LD_PRELOAD": str(library), "TICKRING_TEST_CLOCK": str(self._file)} if self.works else {}
+        self.environment = {"LD_PRELOAD": str(library), "TICKRING_TEST_SHIM": str(self._file)} if self.works else {}
+        self.step(0)
 
     def step(self, seconds: int) -> None:
-        """Set the clock so many seconds ahead of the machine's, or behind it where negative."""
+        """Set the clock so many seconds ahead of where it began, or behind it where negative."""
+        self._store(0, (self._ahead_s + seconds).to_bytes(8, "little", signed=True))
+
+    def arm(self, ending: str, *, marks_only: bool = False, skip: int = 0) -> None:
+        """Kill a process when it is about to write to a file whose path ends so.
+
+        Args:
+            marks_only: only the writes to a journal which say that everything before them is safe.
+            skip: so many of them are let through first.
+        """
+        rule = RULE.pack(0, 0, marks_only, skip, 0, ending.encode())
+        self._store(12, rule[12:])
+        self._store(8, (1).to_bytes(4, "little"))
+
+    def disarm(self) -> int:
+        """The process that died, 0 = none; from now on none will."""
+        self._store(8, bytes(4))
+        return self.died()
+
+    def died(self) -> int:
+        return RULE.unpack(self._file.read_bytes())[4]
+
+    def _store(self, at: int, data: bytes) -> None:
         with self._file.open("r+b") as file:
-            file.write(seconds.to_bytes(8, "little", signed=True))
+            file.seek(at)
+            file.write(data)

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..system import oracle
-from ..system.client import Client
-from ..system.oracle import Market, TradeRow, digest, levels, table_rows, trade_rows
+from ..system.client import Channel
+from ..system.oracle import Market, levels
 from ..system.tree import Tree, until
-from .campaign import COINS, Campaign
+from .bars import judge_bars
+from .campaign import COINS, WEIGHTS_MAX, Campaign
+from .client import BOOK, ORDERED, MarketChannel, MarketClient
+from .client import DEPTH as BOOK_DEPTH
+from .levels import judge_levels
 from .machine import descriptors, proportional_bytes
+from .tables import HOUR_MS, SHOWN, Verdict, judge_tables, shown
+from .told import FORMS, Form, Row, answered, instruments, sent
 
 DEPTH = 400
-ARRIVE_S = 120.0  # the last rows reach the table within this
 ENGINE = "clickhouse"
 DESCRIPTORS_MORE = 16  # of one actor, beyond what it had at the start
+FRONT_DESCRIPTORS_MORE = 64  # it opens a stream when the first client asks for it
 ENGINE_DESCRIPTORS_MORE = 400  # three for each of its threads, of which it makes about a hundred under load
 MEMORY_MORE = 64  # MiB of one actor beyond what it had at the start
 ENGINE_MEMORY_MORE = 256  # it caches what it stores
-SHOWN = 5
-
-SOURCES = {"feed-binance-spot-0": ("spot", "trade"), "feed-binance-usdm-market-0": ("usdm", "aggTrade")}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    what: str
-    ok: bool
-    detail: str
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ def judge(campaign: Campaign, before: Usage) -> list[Verdict]:
     tree = campaign.tree
     found = [
         Verdict("SIGKILLs", True, str(campaign.kills)),
-        Verdict("what the damages saw", not campaign.trouble, _shown(campaign.trouble) or "no trouble"),
+        Verdict("what the damages saw", not campaign.trouble, shown(campaign.trouble) or "no trouble"),
     ]
     try:
         campaign.settle()
@@ -78,149 +70,13 @@ def judge(campaign: Campaign, before: Usage) -> list[Verdict]:
         return [*found, Verdict("whole again after the last damage", False, f"{error}\n{tree.logged(15)}")]
     found.append(Verdict("whole again after the last damage", True, "all actors, rings and health"))
     found.append(books(tree))  # first: after `watchdog_s` without data a feed drops its connection, and its books
-    found += trades(tree)
+    found.append(weights(campaign))  # before we ask the exchange ourselves
+    found += judge_tables(campaign)
+    found.append(judge_bars(campaign))
+    found += judge_levels(tree)
     found += [client_saw(tree, number, client) for number, client in enumerate(campaign.clients)]
     found += growth(before, Usage.of(tree))
     return found
-
-
-def _shown(items: Iterable[Any]) -> str:
-    every = list(items)
-    return f"{len(every)}: {every[:SHOWN]}" if every else ""
-
-
-# -- trades
-
-
-@dataclass
-class Stream:
-    """Of one instrument: what was sent, what is in the table, and who owns up to the rest. By trade id."""
-
-    feed: str
-    market: Market
-    sent: dict[int, TradeRow]
-    stored: dict[int, TradeRow]
-    doubled: list[int]
-    named: set[int]  # in the feed's gap ledger
-
-
-def streams(tree: Tree) -> Iterator[Stream]:
-    rows = table_rows(tree.select(oracle.SELECT_TRADES))
-    for feed, (product, wire) in SOURCES.items():
-        for native, pair in COINS.items():
-            market = Market("spot" if product == "spot" else "perpetual", pair)
-            mine = [row for row in rows if (row.instrument, row.market_type) == (market.instrument, market.market_type)]
-            messages = sent(tree, product, f"{native.lower()}@{wire}")
-            counts = Counter(row.trade_id for row in mine)
-            yield Stream(
-                feed, market,
-                {row.trade_id: row._replace(nth=0) for row in trade_rows(messages, {native: market})},
-                {row.trade_id: row._replace(nth=0) for row in mine},
-                [number for number, count in counts.items() if count > 1],
-                named_by_feed(tree, feed, market.instrument, "trade" if product == "spot" else "agg_trade"),
-            )  # fmt: skip
-
-
-def sent(tree: Tree, product: str, stream: str) -> list[dict[str, Any]]:
-    response = tree.sim_raw(f"sent?product={product}&stream={stream}")
-    assert response.headers["X-Complete"] == "1", f"the exchange forgot what it sent on {stream}"
-    return [json.loads(line) for line in response.body.splitlines()]
-
-
-def json_lines(paths: Iterable[Path]) -> Iterator[dict[str, Any]]:
-    for path in paths:
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError:  # cut short by a kill
-                    continue
-
-
-def named_by_feed(tree: Tree, feed: str, instrument: str, kind: str) -> set[int]:
-    folder = tree.data / "gaps"
-    return {
-        number
-        for gap in json_lines([folder / f"{feed}.jsonl.1", folder / f"{feed}.jsonl"])
-        if (gap["instrument"], gap["kind"]) == (instrument, kind)
-        for number in range(gap["first_id"], gap["last_id"] + 1)
-    }
-
-
-def lost_by_writer(tree: Tree, feed: str) -> tuple[int, int]:
-    """Rows of a feed's trade ring that the writer's ledger names: certainly lost, and perhaps."""
-    certain: set[tuple[int, int]] = set()
-    perhaps: set[tuple[int, int]] = set()
-    for gap in json_lines(sorted((tree.data / "writer").glob("gaps*.jsonl"))):
-        if gap["stream"] == f"{feed}.trade" and gap.get("kind", "range") == "range":
-            numbers = {(gap["epoch"], n) for n in range(gap["first"], gap["stop"])}
-            if gap.get("certain", True):
-                certain |= numbers
-            else:
-                perhaps |= numbers
-    return len(certain), len(perhaps - certain)
-
-
-def await_table(tree: Tree) -> None:
-    """Wait until the table stands still with as many rows as the rings have had, or until it will not come to that."""
-    end = time.monotonic() + ARRIVE_S
-    wanted = sum(count for ring, count in tree.published().items() if ring.endswith(".trade"))
-    while tree.count("trades") < wanted and time.monotonic() < end:
-        time.sleep(0.2)
-
-
-def trades(tree: Tree) -> list[Verdict]:
-    """The table is what was sent less what the ledgers name: nothing is missing, doubled, or otherwise than sent."""
-    await_table(tree)
-    wrong: list[str] = []
-    expected: list[TradeRow] = []
-    stored: list[TradeRow] = []
-    missing_named, lost_named, missing_silently = 0, 0, Counter[str]()
-    for one in streams(tree):
-        name = one.market.instrument
-        if not one.stored:
-            wrong.append(f"{name}: nothing stored")
-            continue
-        ids = range(min(one.stored), max(max(one.stored), max(one.sent)) + 1)
-        missing = set(ids) - one.stored.keys()
-        wrong += [f"{name}: {len(one.doubled)} doubled, {one.doubled[:SHOWN]}"] * bool(one.doubled)
-        if twice := one.named & one.stored.keys():
-            wrong.append(f"{name}: in a feed's gaps but stored: {sorted(twice)[:SHOWN]}")
-        if beyond := {number for number in one.named if number not in ids}:
-            wrong.append(f"{name}: in a feed's gaps but beyond what was sent: {sorted(beyond)[:SHOWN]}")
-        missing_named += len(missing & one.named)
-        nobody = missing - one.named
-        missing_silently[one.feed] += len(nobody)
-        if nobody:
-            wrong.append(f"{name}: {len(nobody)} in no feed's gaps, {sorted(nobody)[:SHOWN]}")
-        stored += one.stored.values()
-        expected += [row for number, row in one.sent.items() if number in ids and number not in missing]
-    for feed, count in list(missing_silently.items()):
-        certain, perhaps = lost_by_writer(tree, feed)
-        lost_named += certain
-        if count and certain <= count <= certain + perhaps:  # the writer names them
-            wrong = [line for line in wrong if "in no feed's gaps" not in line]
-        elif count or certain:
-            wrong.append(
-                f"{feed}: {count} in no feed's gaps, the writer's ledger has {certain} (perhaps {perhaps} more)"
-            )
-    same = digest(expected) == digest(stored)
-    differ = sorted(set(expected) ^ set(stored))[:SHOWN]
-    numbering = tree.select(
-        "SELECT instrument, epoch, count(), uniqExact(nth), max(nth) + 1 - min(nth) FROM tickring.trades "
-        "GROUP BY instrument, epoch HAVING count() != uniqExact(nth) OR uniqExact(nth) != max(nth) + 1 - min(nth)"
-    )
-    return [
-        Verdict(
-            "trades are what was sent less the gap ledgers", not wrong,
-            _shown(wrong) or f"{len(stored)} stored, {missing_named} in the feeds' gaps, {lost_named} in the writer's",
-        ),
-        Verdict(
-            "hash over all columns", same,
-            f"{digest(stored)[:16]}" if same else f"the first that differ: {differ}",
-        ),
-        Verdict("numbering of each instrument", not numbering or bool(lost_named), _shown(numbering) or "no hole"),
-    ]  # fmt: skip
 
 
 # -- books
@@ -249,40 +105,100 @@ def books(tree: Tree) -> Verdict:
                 levels(ours[side], DEPTH) != levels(theirs[side], DEPTH) for side in ("bids", "asks")
             ):
                 wrong.append(f"{product} {native}: {ours['state']}, differs")
-    return Verdict("books equal the exchange's", not wrong, _shown(wrong) or f"{2 * len(COINS)} books")
+    return Verdict("books equal the exchange's", not wrong, shown(wrong) or f"{2 * len(COINS)} books")
+
+
+# -- requests
+
+
+def weights(campaign: Campaign) -> Verdict:
+    """All processes together never asked for more than the exchange allows, as it counts."""
+    wrong, seen = [], []
+    for product, most in WEIGHTS_MAX.items():
+        told = campaign.tree.sim("status")["products"][product]
+        used = max((account["used_max"] for account in told["weights"].values()), default=0)
+        seen.append(f"{product} {used} of {most}")
+        wrong += [f"{product}: {used} of {most} used, {told['rest_refused']} requests refused"] * (
+            used > most or (told["rest_refused"] > 0 and not campaign.refused)
+        )
+    return Verdict.of("request weight within the exchange's limits", wrong, ", ".join(seen))
 
 
 # -- clients
 
 
-def client_saw(tree: Tree, number: int, client: Client) -> Verdict:
-    """A client that resumed saw each number once, in order, as a record or inside a gap frame, and what was sent."""
+def client_saw(tree: Tree, number: int, client: MarketClient) -> Verdict:
+    """A client that resumed saw each number of a channel once, in order, as a record or inside a gap frame; where only
+    the newest counts they rise. And whatever it saw was sent."""
     wrong: list[Any] = list(client.errors)
-    records = hidden = 0
-    for name, channel in client.channels.items():
-        _, _, market_type, pair = name.split(".")
-        native = pair.replace("-", "")
-        product, wire = ("spot", "trade") if market_type == "spot" else ("usdm", "aggTrade")
-        key = "t" if wire == "trade" else "a"
-        by_id = {x[key]: x for x in sent(tree, product, f"{native.lower()}@{wire}")}
-        gaps = [seq for first, last in channel.gaps for seq in range(first, last + 1)]
-        numbers = [record.seq for record in channel.records]
-        if len(channel.epochs) != 1:
-            wrong.append(f"{name}: epochs {channel.epochs}")
-        if numbers != sorted(numbers) or sorted(numbers + gaps) != list(range(1, len(numbers) + len(gaps) + 1)):
-            wrong.append(f"{name}: {_order(numbers, set(gaps))}")
-        for record in channel.records:
-            x = by_id.get(record.trade_id)
-            said = x and (float(x["p"]), float(x["q"]), "sell" if x["m"] else "buy", x["T"])
-            if said != record[2:]:
-                wrong.append(f"{name}: {record}, was sent as {x}")
-        records += len(numbers)
-        hidden += len(gaps)
-    return Verdict(
-        f"client {number} saw every record once", not wrong,
-        _shown(wrong) or f"{records} records, {hidden} in gap frames {dict(client.gap_reasons) or ''}, "
-        f"{client.connections} connections",
+    records = hidden = epochs = 0
+    for name, last in client.channels.items():
+        kind, _, market_type, pair = name.split(".")
+        if kind == BOOK:
+            wrong += _book_differs(tree, name, last)
+            continue
+        said = _said(tree, kind, Market(market_type, pair))
+        for channel in (*client.before.get(name, ()), last):
+            assert isinstance(channel, MarketChannel)
+            gaps = [seq for first, last in channel.gaps for seq in range(first, last + 1)]
+            numbers = [seq for seq, _ in channel.rows]
+            every = sorted(numbers + gaps) == list(range(1, len(numbers) + len(gaps) + 1))
+            if numbers != sorted(set(numbers)) or (kind in ORDERED and not every):
+                wrong.append(f"{name}: {_order(numbers, set(gaps))}")
+            strange = [row for _, row in channel.rows if not said(row)]
+            wrong += [f"{name}: never sent: {strange[:1]} and {len(strange) - 1} more"] * bool(strange)
+            records += len(numbers)
+            hidden += len(gaps)
+            epochs += 1
+    return Verdict.of(
+        f"client {number} saw every record once", wrong,
+        f"{records} records on {len(client.channels)} channels, {hidden} in gap frames "
+        f"{dict(client.gap_reasons) or ''}, {client.connections} connections, {epochs} epochs",
     )  # fmt: skip
+
+
+def _book_differs(tree: Tree, name: str, channel: Channel) -> list[str]:
+    """A client's book is the exchange's own in the end."""
+    assert isinstance(channel, MarketChannel)
+    _, _, market_type, pair = name.split(".")
+    product = "spot" if market_type == "spot" else "usdm"
+    truth = tree.sim(f"book?product={product}&symbol={pair.replace('-', '')}")
+    theirs = [sorted(levels(truth[side], BOOK_DEPTH)) for side in ("bids", "asks")]
+    mine = [sorted(levels(side.items(), BOOK_DEPTH)) for side in channel.sides or ()]
+    return [f"{name}: {channel.frames} frames, and another book than the exchange's"] * (mine != theirs)
+
+
+def _said(tree: Tree, kind: str, market: Market) -> Callable[[dict[str, Any]], bool]:
+    """Whether the exchange told what a record of a channel shows."""
+    product = "spot" if market.market_type == "spot" else "usdm"
+    one = next(one for one in instruments(product) if one.market == market)
+    if kind == "trades":
+        wire, key = ("trade", "t") if product == "spot" else ("aggTrade", "a")
+        by_id = {x[key]: x for x in sent(tree, product, f"{one.native.lower()}@{wire}")}
+
+        def trade(row: dict[str, Any]) -> bool:
+            x = by_id.get(int(row["trade_id"]))
+            told = x and (float(x["p"]), float(x["q"]), "sell" if x["m"] else "buy", x["T"])
+            return told == (float(row["price"]), float(row["quantity"]), row["side"], row["exchange_ts"])
+
+        return trade
+    if kind == "funding":
+        rates = {(float(x["r"]), x["T"]) for x in sent(tree, product, f"{one.native.lower()}@markPrice@1s")}
+        settled = {(rate, time + 8 * HOUR_MS) for rate, time in rates}
+        return lambda row: (float(row["rate"]), row["next_funding_ts"]) in (settled if row["is_settlement"] else rates)
+    if kind == "open_interest":
+        told = {(float(x["openInterest"]), x["time"]) for x in answered(tree, product, "openInterest", one.native)}
+        return lambda row: (float(row["open_interest"]), row["exchange_ts"]) in told
+    form = next(form for form in FORMS if form.record == kind)
+    names = [name for name in form.columns.split(", ")[1:] if name not in ("liquidation_id", "status")]
+    values = {_shown_of(form, names, row) for row in form.sent(tree, one)}
+    return lambda row: tuple(float(row.get(name, 0)) for name in names) in values
+
+
+def _shown_of(form: Form, names: list[str], row: Row) -> Row:
+    """Of a row those columns."""
+    by_name = dict(zip(form.columns.split(", "), row[1:], strict=True))
+    return tuple(float(by_name[name]) for name in names)
 
 
 def _order(numbers: list[int], gaps: set[int]) -> str:
@@ -297,17 +213,28 @@ def growth(before: Usage, after: Usage, memory_more: int = MEMORY_MORE) -> list[
     different = sorted(after.segments ^ before.segments)
     return [
         Verdict("processes", after.processes == before.processes, f"{before.processes} -> {after.processes}"),
-        _bounded("descriptors", before.descriptors, after.descriptors, DESCRIPTORS_MORE, ENGINE_DESCRIPTORS_MORE),
-        _bounded("MiB", before.memory, after.memory, memory_more, ENGINE_MEMORY_MORE),
-        Verdict("segments in shared memory", not different, _shown(different) or f"{len(after.segments)} files"),
+        _bounded(
+            "descriptors",
+            before.descriptors,
+            after.descriptors,
+            DESCRIPTORS_MORE,
+            {ENGINE: ENGINE_DESCRIPTORS_MORE, "front": FRONT_DESCRIPTORS_MORE},
+        ),
+        _bounded("MiB", before.memory, after.memory, memory_more, {ENGINE: ENGINE_MEMORY_MORE}),
+        Verdict("segments in shared memory", not different, shown(different) or f"{len(after.segments)} files"),
     ]
 
 
-def _bounded(unit: str, before: dict[str, int], after: dict[str, int], more: int, engine_more: int) -> Verdict:
+def _bounded(
+    unit: str, before: dict[str, int], after: dict[str, int], more: int, others: Mapping[str, int]
+) -> Verdict:  # fmt: skip
+    """At most so many more, and of actors whose names begin like one of `others` at most so many."""
     grown = {name: after[name] - before[name] for name in before}
-    worst = max((name for name in grown if name != ENGINE), key=lambda name: grown[name])
+    most = {name: next((n for kind, n in others.items() if name.startswith(kind)), more) for name in before}
+    worst = max((name for name in grown if name != ENGINE), key=lambda name: grown[name] - most[name])
+    allowed = ", ".join(f"{kind} {count}" for kind, count in others.items())
     return Verdict(
-        f"{unit} of each process, at most {more} more (engine {engine_more})",
-        all(count <= (engine_more if name == ENGINE else more) for name, count in grown.items()),
+        f"{unit} of each process, at most {more} more ({allowed})",
+        all(count <= most[name] for name, count in grown.items()),
         ", ".join(f"{name} {before[name]} -> {after[name]}" for name in (worst, ENGINE)),
     )
