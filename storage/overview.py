@@ -8,13 +8,14 @@ from .client import Client, quote_name
 from .schema import TTL_CLAUSE
 
 _TABLES = """
-SELECT name, engine, engine_full, total_rows, partitions, parts, compressed, uncompressed, on_disk,
+SELECT name, engine, engine_full, held_rows, partitions, parts, compressed, uncompressed, on_disk,
        (database, name) IN (SELECT database, table FROM system.columns WHERE name = 'ts_recv_ns') AS received
 FROM system.tables
 LEFT JOIN
 (
-    SELECT table AS name, uniqExact(partition) AS partitions, count() AS parts, sum(bytes_on_disk) AS on_disk,
-           sum(data_compressed_bytes) AS compressed, sum(data_uncompressed_bytes) AS uncompressed
+    SELECT table AS name, sum(rows) AS held_rows, uniqExact(partition) AS partitions, count() AS parts,
+           sum(bytes_on_disk) AS on_disk, sum(data_compressed_bytes) AS compressed,
+           sum(data_uncompressed_bytes) AS uncompressed
     FROM system.parts WHERE active AND database = {database:String} GROUP BY table
 ) AS held USING (name)
 WHERE database = {database:String} ORDER BY name
@@ -68,7 +69,7 @@ async def table_statuses(client: Client, database: str) -> list[TableStatus]:
             )
         ttl = TTL_CLAUSE.search(definition)
         found.append(TableStatus(
-            name, engine, rows or 0, compressed, uncompressed, on_disk, partitions, parts, oldest, newest,
+            name, engine, rows, compressed, uncompressed, on_disk, partitions, parts, oldest, newest,
             ttl.group(1) if ttl else "",
         ))  # fmt: skip
     return found

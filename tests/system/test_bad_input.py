@@ -146,7 +146,7 @@ def test_configuration_with_mistakes_ends_the_start_with_all_of_them(second):
     }  # fmt: skip
     assert len(message) == 1 + len(expected)
     for start, hint in expected.items():
-        assert any(line.strip().startswith(start) and hint in line for line in message[1:]), (start, message)
+        assert any(f": {start}" in line and hint in line for line in message[1:]), (start, message)
 
 
 def test_configuration_that_is_no_toml_or_not_there_ends_the_start_in_one_line(second):
