@@ -349,7 +349,8 @@ def on_timetable(
         late |= at >= due and not free
         if sent < total and free and at >= due:
             since, late = (due if late else at), late and at - due > 1 / per_second
-            one, name = free.pop(), names[sent % len(names)]
+            # Connections in turn: the server closes those that say nothing.
+            one, name = free.pop(0), names[sent % len(names)]
             one.send(random.choice(requests[name]))
             busy[one.socket.fileno()] = one, name, since
             sent += 1

@@ -2,8 +2,9 @@
 
     python bench/ws_fanout.py [--clients 1000] [--channels 20] [--rate 1000] [--seconds 5]
 
-Four processes: the producer writes trades whose id is the time of writing, two front workers fan them out, and one
-process holds all clients: plain sockets in one epoll loop, so that as little as possible of what is measured is theirs.
+The producer writes trades whose id is the time of writing, front workers (two; one on fewer than four CPUs) fan them
+out, and one process holds all clients: plain sockets in one epoll loop, so that as little as possible of what is
+measured is theirs.
 It takes the time at each frame and checks that each number comes once. The peer is one hop too: a picows server that is
 told by a pipe and sends a frame of the same size to the same clients.
 """
@@ -51,7 +52,7 @@ from tickring.ringbuf import (
 )
 
 CLIENTS, CHANNELS, RATE = 1000, 20, 1000
-WORKERS = 2  # front workers, as a daemon has by default
+WORKERS = 2 if (os.cpu_count() or 1) >= 4 else 1  # producer and clients need their CPUs too
 RATIO_MAX = 3.0  # of the median, many clients to one
 WARM_S = 0.5
 DEADLINE_S = 20.0

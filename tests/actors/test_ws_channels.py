@@ -118,6 +118,35 @@ def test_client_that_is_ahead_of_its_worker_gets_nothing_twice(shm):
         asyncio.run(run(d))
 
 
+def test_nobody_begins_between_a_record_and_its_count(shm):
+    """A producer rings before it counts: who subscribes just then is shown the record, and misses nothing."""
+
+    async def run(d):
+        d.producer.trades(0, 0, 100)
+        async with client(d.front) as live, client(d.front) as shown, client(d.front) as plain:
+            await live.subscribe(TRADES)
+            publisher, late = d.producer.sink.flush.__self__, []
+            publisher._count_one, count = late.append, publisher._count_one
+            d.producer.trade(0, 100)
+            await live.until_seq(TRADES, 101)
+            await shown.subscribe(TRADES)
+            reply = await plain.subscribe({"channel": TRADES, "from_seq": 100, "epoch": live.epochs[TRADES]})
+            assert reply["channels"][0]["resumed"] is True
+            count(*late)
+            publisher._count_one = count
+            snapshot = await shown.until("snapshot")
+            assert (snapshot["seq"], snapshot["data"][-1]["seq"]) == (101, 101)
+            await plain.until_seq(TRADES, 101)
+            d.producer.trade(0, 101)
+            for one in (shown, plain):
+                await one.until_seq(TRADES, 102)
+                assert not one.gaps
+            assert sorted(plain.records[TRADES]) == [101, 102]
+
+    with desk(shm) as d:
+        asyncio.run(run(d))
+
+
 def test_trades_resume_beyond_what_is_held_names_the_gap_and_starts_over(shm):
     async def run(d):
         d.producer.trades(0, 0, 9000)

@@ -35,7 +35,7 @@ from .names import ChannelRequest
 from .outbox import Delivery
 from .registry import Registry
 from .render import KEY_ID, NTH, TS_RECV_NS, Row
-from .subscription import Subscription
+from .subscription import PATIENCE, Subscription
 from .topics import GapReason, RecordTopic, State, Topic
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ ROWS_PER_TURN = 512  # of one ring; then the event loop gets to its sockets befo
 LEVELS_PER_TURN = 16_384  # only their keys are looked at
 BOOK_REST_S = 0.01  # books go out ten times a second; a bell for each level would be a waste
 SWEEP_S = 1.0
+COUNT_LOOK_S = 0.001
 IDLE_TICK_S = 0.5  # while nobody is subscribed to anything
 _SNAPSHOT = np.uint32(Flag.SNAPSHOT)
 
@@ -485,6 +486,9 @@ class Engine:
         topic, request = sub.topic, sub.request
         if sub.connection.subs.get(topic.name) is not sub:
             return
+        if self._must_wait(sub):
+            self._loop.call_later(COUNT_LOOK_S, self.begin, sub, resumed)
+            return
         if topic.state is not State.LIVE and sub.form is None:
             sub.connection.send_control(topic.status())
         shown = request.snapshot and topic.channel.snapshot_rows > 0  # else nothing stands for what came since
@@ -499,6 +503,9 @@ class Engine:
         outbox = connection.outbox
         while connection.open and connection.clear and outbox.rebuild:
             sub, first = next(iter(outbox.rebuild.items()))
+            if self._must_wait(sub):
+                self._loop.call_later(COUNT_LOOK_S, self.room, connection)
+                return
             del outbox.rebuild[sub]
             if sub.delivery is Delivery.PROTECTED:
                 self.meters.read_back.inc()
@@ -511,8 +518,25 @@ class Engine:
             sub.topic.rebuild(sub)
         while connection.open and connection.clear and connection.replaying:
             sub = connection.replaying[0]
+            if self._must_wait(sub):
+                self._loop.call_later(COUNT_LOOK_S, self.room, connection)
+                return
             if sub.topic.replay_some(sub) and connection.replaying and connection.replaying[0] is sub:
                 connection.replaying.popleft()
+
+    def _must_wait(self, sub: Subscription) -> bool:
+        """Whether records that were published are not in their tail yet, where snapshots and replays look for them."""
+        if not isinstance(sub.topic, RecordTopic) or sub.topic.counted or not sub.patience:
+            return False
+        sub.patience -= 1
+        return True
+
+    async def counted(self, topic: Topic) -> None:
+        """Wait until the tail has what was handed out, but not for ever."""
+        for _ in range(PATIENCE):
+            if not isinstance(topic, RecordTopic) or topic.counted:
+                return
+            await asyncio.sleep(COUNT_LOOK_S)
 
     def unsubscribe(self, sub: Subscription) -> None:
         """End a subscription; what waits for it is dropped."""

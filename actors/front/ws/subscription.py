@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .topics import Topic
 
 
+PATIENCE = 2000  # looks, each of about a millisecond; a producer that died in the middle has a successor by then
+
+
 class Subscription:
     """What a connection has of a channel, and where it is in it.
 
@@ -22,14 +25,15 @@ class Subscription:
         live: gets what the channel publishes; else it is still replaying, or waits for a book's first snapshot.
         position: number of the next record it wants, while it replays.
         ahead: the last `seq` that it has seen, where that is more than its worker has: it is not sent again.
+        patience: how often more it waits for records that its producer has published and not yet counted.
         form: what makes its frames where they are not those of `v1`; None = they are.
         waiting: its frames in the connection's outbox; `gap` stands there for what was dropped.
         held: the newest frame, kept until the least time between two has passed (`conflate`).
     """
 
     __slots__ = (
-        "ahead", "connection", "delivery", "due", "filters", "form", "gap", "held", "live", "position", "replay",
-        "request", "topic", "view", "waiting",
+        "ahead", "connection", "delivery", "due", "filters", "form", "gap", "held", "live", "patience", "position",
+        "replay", "request", "topic", "view", "waiting",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, topic: Topic, request: ChannelRequest) -> None:
@@ -42,6 +46,7 @@ class Subscription:
         self.live = False
         self.position = 0
         self.ahead = 0
+        self.patience = PATIENCE
         self.replay: Any = ()  # read ahead of `position`: rows of a record, frames of a book
         self.waiting: deque[Entry] = deque()
         self.gap: Entry | None = None

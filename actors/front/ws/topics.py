@@ -209,6 +209,11 @@ class RecordTopic(Topic):
     def seq_of(self, sub: Subscription) -> int:
         return self.next if sub.live else sub.position
 
+    @property
+    def counted(self) -> bool:
+        """Whether the tail has all that was published. A producer rings first, and counts while its readers wake up."""
+        return self.reader.count(self.key_id) >= self.next
+
     # -- live ---------------------------------------------------------------------------------------------------
 
     def publish(self, rows: list[Row], now: float, held: Callable[[Subscription], None]) -> None:

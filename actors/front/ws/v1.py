@@ -195,6 +195,7 @@ class V1(Dialect):
         self.engine.pump_all()
         topic = self.engine.registry.topic(request.kind, found[0])
         self.engine.meters.snapshots.inc()
+        await self.engine.counted(topic)
         sub = self.connection.subs.get(topic.name)
         for shown in topic.snapshots(sub, request.depth, frame.id):
             self.connection.send_control(shown)
