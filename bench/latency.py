@@ -70,8 +70,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def tickring_tree(exchange_port: int, folder: Path, spin_us: int = 0) -> Iterator[tuple[int, int, Path]]:
-    """The daemon with one feed, two fronts, writer and embedded engine; yields (port, pid, folder of the rings)."""
+def tickring_tree(
+    exchange_port: int, folder: Path, spin_us: int = 0, workers: int = 2
+) -> Iterator[tuple[int, int, Path]]:
+    """The daemon with one feed, fronts, writer and embedded engine; yields (port, pid, folder of the rings)."""
     symbols = json.dumps([f"S{i:03d}-USDT" for i in range(SYMBOLS)])
     sources = f"""
 [exchanges.binance.spot]
@@ -80,12 +82,12 @@ channels = ["agg_trade"]
 ws_url = "ws://127.0.0.1:{exchange_port}"
 rest_url = "http://127.0.0.1:{exchange_port}"
 """
-    with running(sources, folder, spin_us) as tree:
+    with running(sources, folder, spin_us, workers) as tree:
         yield tree
 
 
 @contextmanager
-def running(sources: str, folder: Path, spin_us: int = 0) -> Iterator[tuple[int, int, Path]]:
+def running(sources: str, folder: Path, spin_us: int = 0, workers: int = 2) -> Iterator[tuple[int, int, Path]]:
     """The daemon with these tables in its configuration; yields (port, pid, folder of the rings)."""
     port, name = free_port(), f"bench{os.getpid()}"
     (folder / "tickring.toml").write_text(
@@ -96,7 +98,7 @@ data = "{folder / "data"}"
 {sources}
 [front]
 port = {port}
-workers = 2
+workers = {workers}
 ws.spin_us = {spin_us}
 [clickhouse]
 port = {free_port()}

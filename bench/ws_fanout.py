@@ -6,7 +6,8 @@ The producer writes trades whose id is the time of writing, front workers (two; 
 out, and one process holds all clients: plain sockets in one epoll loop, so that as little as possible of what is
 measured is theirs.
 It takes the time at each frame and checks that each number comes once. The peer is one hop too: a picows server that is
-told by a pipe and sends a frame of the same size to the same clients.
+told by a pipe and sends a frame of the same size to the same clients. The whole way, from an exchange through the
+daemon's feed to the same clients, with writer and engine attached, is measured beside it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,7 @@ import numpy as np
 import picows
 import uvloop
 from harness import Line
+from latency import SYMBOLS, helper, tickring_tree
 
 from tickring.actors.catalog import Catalog
 from tickring.actors.front.ws import WsConfig, close_ws, setup_ws
@@ -65,6 +67,7 @@ QUIET_S, SETTLE_S = 3.0, 0.5  # nothing came for so long: the run is over; the s
 class Trade(msgspec.Struct):
     seq: int
     trade_id: str
+    first_trade_id: str | int = 0
 
 
 class AnyFrame(msgspec.Struct):
@@ -95,7 +98,7 @@ class Measured:
 class Client:
     """One connection; numbers are of one channel, or of all where it has several."""
 
-    def __init__(self, port: int, channels: Iterable[int]) -> None:
+    def __init__(self, port: int, channels: Iterable[int], name: Callable[[int], str]) -> None:
         self.sock = socket.create_connection(("127.0.0.1", port), DEADLINE_S)
         self.sock.sendall(
             b"GET /ws/v1 HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -106,7 +109,7 @@ class Client:
         while b"\r\n\r\n" not in self.rest:
             self.rest += self.sock.recv(65536)
         self.rest = self.rest.partition(b"\r\n\r\n")[2]
-        names = ",".join(f'"trades.binance.spot.{symbol(channel)}"' for channel in channels)
+        names = ",".join(f'"trades.binance.spot.{name(channel)}"' for channel in channels)
         self.sock.sendall(masked(b'{"op":"subscribe","channels":[%s]}' % names.encode()))
         wanted = len(list(channels))
         while wanted:
@@ -169,8 +172,8 @@ class Crowd:
         gc.enable()
         poll.close()
 
-    def measured(self, channels: int, total: int) -> Measured:
-        """What came, in the end."""
+    def measured(self, channels: int, total: int, sent: np.ndarray | None = None) -> Measured:
+        """What came, in the end. `sent`: when, by first trade id, wall clock ns; else a trade's id is that time."""
         latencies, frames = [], 0
         for client, now, data in self.reads:
             for payload in client.split(data):
@@ -179,7 +182,8 @@ class Crowd:
                     continue
                 frames += 1
                 for trade in [decode_one(frame.data)] if frame.type == "update" else decode_many(frame.data):
-                    latencies.append(now - int(trade.trade_id))
+                    since = int(trade.trade_id) if sent is None else sent[int(trade.first_trade_id)]
+                    latencies.append(now - since)
                     client.seqs.append(trade.seq)
         p50, p99, worst = map(float, np.percentile(np.array(latencies) / 1000, [50, 99, 100]))
         return Measured(p50, p99, worst, frames, missing(self.clients, channels, total))
@@ -291,11 +295,11 @@ def pace(rate: int, total: int, send: Callable[[int], None]) -> None:
         due += period
 
 
-def gather(port: int, clients: int, channels: int, total: int) -> Crowd:
+def gather(port: int, clients: int, channels: int, total: int, name: Callable[[int], str] = symbol) -> Crowd:
     """Connect everybody: one client takes all channels, several take one each."""
     if clients == 1:
-        return Crowd([Client(port, range(channels))], total)
-    crowd = [Client(port, (i % channels,)) for i in range(clients)]
+        return Crowd([Client(port, range(channels), name)], total)
+    crowd = [Client(port, (i % channels,), name) for i in range(clients)]
     return Crowd(crowd, audience(clients, channels, total))
 
 
@@ -381,6 +385,23 @@ def tickring(clients: int, channels: int, rate: int, seconds: float, workers: in
     return measured
 
 
+def whole(clients: int, rate: int, seconds: float, workers: int = WORKERS) -> Measured:
+    """One run from an exchange through the daemon."""
+    total = int(rate * seconds)
+    with tempfile.TemporaryDirectory(prefix="tickring-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        exchange = stack.enter_context(
+            helper("exchange.py", "--rate", str(rate), "--messages", str(total), "--times", str(folder / "times"))
+        )
+        port, _, _ = stack.enter_context(tickring_tree(exchange.read()["port"], folder, workers=workers))
+        crowd = gather(port, clients, SYMBOLS, total, lambda channel: f"S{channel:03d}-USDT")
+        exchange.go()
+        crowd.listen(seconds + DEADLINE_S)
+        offset_ns = time.time_ns() - time.monotonic_ns()
+        sent = np.fromfile(folder / "times", "<u8").astype(np.int64) + offset_ns
+    return crowd.measured(SYMBOLS, total, sent)
+
+
 def bare(clients: int, channels: int, rate: int, seconds: float) -> Measured:
     """One run of the peer."""
     total = int(rate * seconds)
@@ -452,21 +473,29 @@ def run(quick: bool = False) -> list[Line]:
     """One client and many, from a front worker and from the peer, in turns; the best of each."""
     raise_file_limit()
     seconds, rounds = (3.0, 1) if quick else (8.0, 3)
-    found: dict[str, list[Measured]] = {"one": [], "many": [], "bare one": [], "bare many": []}
+    names = ("one", "many", "whole one", "whole many", "bare one", "bare many")
+    found: dict[str, list[Measured]] = {name: [] for name in names}
     for _ in range(rounds):
         found["one"].append(tickring(1, CHANNELS, RATE, seconds))
         found["many"].append(tickring(CLIENTS, CHANNELS, RATE, seconds))
+        found["whole one"].append(whole(1, RATE, seconds))
+        found["whole many"].append(whole(CLIENTS, RATE, seconds))
         found["bare one"].append(bare(1, CHANNELS, RATE, seconds))
         found["bare many"].append(bare(CLIENTS, CHANNELS, RATE, seconds))
     best = {name: min(measured, key=lambda one: one.p50) for name, measured in found.items()}
     one, many = best["one"], best["many"]
     bare_one, bare_many = best["bare one"], best["bare many"]
-    lost = sum(measured.lost for measured in (*found["one"], *found["many"]))
+    whole_one, whole_many = best["whole one"], best["whole many"]
+    lost = sum(measured.lost for name in names[:4] for measured in found[name])
     what = f"WS fan-out, {CLIENTS:,} clients on {CHANNELS} channels at {RATE:,} msg/s"
     return [
         Line(f"{what}: records lost", float(lost), "", 0, detail=f"{sum(m.frames for m in found['many']):,} frames"),
         Line(
-            f"{what}: p50 to that of one client", many.p50 / one.p50, "x", RATIO_MAX,
+            f"{what}: p50 from the exchange to that of one client", whole_many.p50 / whole_one.p50, "x", RATIO_MAX,
+            detail=f"the whole daemon, {WORKERS} front worker(s); many: {whole_many}; one: {whole_one}",
+        ),
+        Line(
+            f"{what}: p50 from the ring to that of one client", many.p50 / one.p50, "x", RATIO_MAX,
             detail=f"many: {many}; one: {one}; bare picows relay: {bare_many.p50:.0f} and {bare_one.p50:.0f} µs",
         ),
         Line(
@@ -490,9 +519,14 @@ def main() -> None:
         f"Python {sys.version.split()[0]}, {os.cpu_count()} CPUs, {arguments.rate} records/s for {arguments.seconds} s"
     )
     for _ in range(arguments.rounds):
-        for name, runner in (("bare relay", bare), ("tickring", tickring)):
+        ways: dict[str, Callable[[int], Measured]] = {
+            "bare relay": lambda clients: bare(clients, arguments.channels, arguments.rate, arguments.seconds),
+            "tickring": lambda clients: tickring(clients, arguments.channels, arguments.rate, arguments.seconds),
+            "the whole daemon": lambda clients: whole(clients, arguments.rate, arguments.seconds),
+        }
+        for name, way in ways.items():
             for clients in dict.fromkeys((1, arguments.clients)):
-                measured = runner(clients, arguments.channels, arguments.rate, arguments.seconds)
+                measured = way(clients)
                 cpu = f"{measured.cpu_per_frame:.1f} µs CPU a frame, {measured.lost} lost"
                 print(f"{name}, {clients} client(s) on {arguments.channels} channels: {measured}, {cpu}")
 

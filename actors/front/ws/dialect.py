@@ -125,6 +125,9 @@ class Dialect:
     def begun(self) -> None:
         """It answers this connection from now on."""
 
+    def arrived(self) -> None:
+        """The client is about to be told that it is in: what happens from here on is meant for it."""
+
     async def subscribe_wanted(self, wanted: list[str]) -> None:
         """Subscribe what the address named."""
         raise NotImplementedError

@@ -196,6 +196,7 @@ class WsServer:
         channel = request.match_info.get("channel")
         dialect.wanted = named if channel is None else [channel, *named]
         try:
+            dialect.arrived()
             dialect.welcome()
             if await self._admit(dialect, request):
                 await dialect.begin()

@@ -45,13 +45,20 @@ class Undecided(Dialect):
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
+    def arrived(self) -> None:
+        if not self.authenticator.required:
+            self._mark()
+
+    def _mark(self) -> None:
+        for kind in self.wanted:
+            if DESK_CHANNELS[kind].delivery is Delivery.PROTECTED:
+                self.marks[kind] = self.engine.registry.places.counts(kind)
+
     async def begin(self) -> None:
         """The client may have channels: with one in its address it has them soon, whether it speaks or not."""
         if self.wanted and self.connection.identity is not None and self._timer is None:
-            for kind in self.wanted:
-                if DESK_CHANNELS[kind].delivery is not Delivery.PROTECTED:
-                    continue
-                self.marks[kind] = self.engine.registry.places.counts(kind)
+            if self.authenticator.required:
+                self._mark()
             self._timer = asyncio.get_running_loop().call_later(SILENCE_S, self._silent)
 
     def _silent(self) -> None:
