@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from typing import Any
 
 from ..runtime import BEAT_INTERVAL_S, ActorContext
 from .config import Config
@@ -13,6 +14,16 @@ from .metrics import Progress, TopicMetrics
 from .rings import TopicRings
 
 log = logging.getLogger(__name__)
+
+
+UNCLOSED = "Unclosed AIOKafka"  # the library lets go of a connection whose start failed, and closes it itself then
+
+
+def _not_ours(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    if str(context.get("message", "")).startswith(UNCLOSED):
+        log.debug("%s", context["message"])
+    else:
+        loop.default_exception_handler(context)
 
 
 async def main(ctx: ActorContext) -> None:
@@ -31,6 +42,7 @@ async def main(ctx: ActorContext) -> None:
     gc.collect()
     gc.freeze()  # what lives from here on lives as long as the process
     gc.disable()  # nothing of an event is in a cycle, and looking for one cost a fifth of the time; `Link` does it
+    asyncio.get_running_loop().set_exception_handler(_not_ours)
     link = Link(ctx, rings, progress)
     running = asyncio.create_task(link.run(), name=config.topic)
     ctx.running()
