@@ -15,6 +15,9 @@ from typing import Any
 
 from tickring.actors.alerts.defaults import DEFAULT_RULES
 from tickring.actors.recent import ALERTS_ACTOR, PORTFOLIO_ACTOR, topic_actor
+from tickring.actors.writer.writer import BY_NAME, RING_SUFFIX
+from tickring.codecs.record import Store
+from tickring.ringbuf import RingError, page_filename, read_page
 
 from ..desk.broker import Broker, renew_topics
 from ..system.tree import SHM, Tree, alive, merged, until
@@ -99,13 +102,21 @@ class DeskCampaign(Campaign):
             self.load.finish()
 
     def calm(self) -> None:
-        """Wait until every actor runs and all partitions are read."""
+        """Wait until every actor runs, all partitions are read and the writer follows every ring that it stores."""
         until("all actors to run", self._all_run, CALM_S)
         until("all topics to be read", self._all_read, CALM_S)
+        until("the writer to follow every ring", self._all_followed, CALM_S)
 
     def _all_read(self) -> bool:
         with contextlib.suppress(OSError, AssertionError, KeyError):
             return self.tree.metric("tickring_kafka_up") == len(ALL_TOPICS)
+        return False
+
+    def _all_followed(self) -> bool:
+        rings = [path.stem.rpartition(".")[2] for path in self.tree.folder.glob(f"*{RING_SUFFIX}")]
+        with contextlib.suppress(OSError, RingError):
+            followed = read_page(self.tree.folder / page_filename("writer")).detail.get("streams", 0)
+            return followed == sum(BY_NAME[record].store is not Store.OFF for record in rings)
         return False
 
 

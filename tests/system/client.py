@@ -52,7 +52,7 @@ class Client(threading.Thread):
         self._url = f"ws://127.0.0.1:{front_port}/ws/v1"
         self.port = 0  # our end of the connection
         self.channels = {name: Channel() for name in channels}
-        self.connections = self.resumed = 0
+        self.connections = self.answered = self.resumed = 0  # an end may come before the answer
         self.gap_reasons: Counter[str] = Counter()
         self.errors: list[Any] = []
         self.ending = threading.Event()
@@ -92,6 +92,7 @@ class Client(threading.Thread):
         kind = frame["type"]
         if kind == "subscribed":
             self.errors += frame.get("errors", [])
+            self.answered += 1
             for each in frame["channels"]:
                 self.channels[each["channel"]].epochs.add(each["epoch"])
                 self.resumed += each["resumed"]

