@@ -45,6 +45,7 @@ class Connection(WSListener):
         self.number = number
         self.transport: WSTransport | None = None
         self.opened_s = 0.0  # monotonic
+        self.opened_ns = 0  # wall clock
         self.counts: Callable[[], tuple[int, int]]  # messages and bytes so far
         self.reason = ""  # why it is gone
         self.error: Exception | None = None  # that our own code raised
@@ -157,7 +158,7 @@ class Connection(WSListener):
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         self.transport = transport
-        self.opened_s = time.monotonic()
+        self.opened_s, self.opened_ns = time.monotonic(), time.time_ns()
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         self.is_closed = True

@@ -26,10 +26,10 @@ from ...codecs.record import Flag
 from ...codecs.records import BY_NAME
 from ...codecs.symbols import Instrument
 from ...ringbuf import KeyWriter, StreamReader, StreamSpec, StreamWriter, keys_filename, read_spec
+from ..gaps import Gap, GapLedger, gaps_path
 from ..ledger import Ledger, Priority
 from ..runtime import BEAT_INTERVAL_S, ActorContext
 from .config import Channel, Config
-from .gaps import GapLedger, gaps_path
 from .hooks import FeedHooks
 from .keys import add_keys
 from .klines import Klines, series_key
@@ -38,6 +38,7 @@ from .listing import Listing
 from .metrics import FeedMetrics
 from .newest import NewestIds
 from .open_interest import OpenInterestPoller
+from .outages import LIVE_RECORDS, Outages
 from .protocol import connect_budget, streams_of, weight_budget
 from .publish import MS, RingSink
 from .rest import RestClient
@@ -93,7 +94,7 @@ class Feed:
         self.clock = clock
         self.instruments: dict[int, Instrument] = {}  # by key id
         self.metrics = FeedMetrics(ctx.page, self.config.exchange)
-        self.gaps = GapLedger(gaps_path(ctx.data, ctx.name), self.config.gap_file_bytes_max)
+        self.gaps: GapLedger[Gap] = GapLedger(gaps_path(ctx.data, ctx.name), self.config.gap_file_bytes_max)
         self.klines: Klines | None = None
         self.silence: StreamWatch | None = None
         self.instruments_changed = 0
@@ -165,6 +166,8 @@ class Feed:
             dtype = BY_NAME[spec.record].dtype
             self.readers[spec.record] = StreamReader(ctx.folder, ctx.name, spec.record, dtype)
         self._keys = KeyWriter(ctx.folder / keys_filename(ctx.name))
+        live = [self.readers[record] for record in LIVE_RECORDS if record in self.readers]
+        self.outages = Outages(ctx.data, ctx.name, self.config.exchange, live, self.config.gap_file_bytes_max)
 
     def _begin(self, instruments: list[Instrument]) -> None:
         config, ctx = self.config, self.ctx
@@ -177,6 +180,7 @@ class Feed:
             want_snapshot=lambda key_id: self.snapshots.want(key_id),
             shutdown=lambda reason: self.links.replace_now(reason),
             refused=lambda reason: self.links.refused(reason),
+            answered=lambda request_id: self.links.answered(request_id),
         )  # fmt: skip
         self.sink = RingSink(self.writers, config.depth_publish_ms * MS)
         if config.klines:
@@ -277,6 +281,8 @@ class Feed:
         self.ctx.beat()
         self._ledger.close()
         self.gaps.close()
+        if hasattr(self, "outages"):
+            self.outages.ledger.close()
         for part in (*self.readers.values(), *self.writers.values()):
             part.close()
         if hasattr(self, "_keys"):
@@ -338,6 +344,15 @@ class Feed:
         if self.silence is not None:
             self.silence.restart()
 
+    def whole(self, since_ns: int) -> None:
+        self.outages.end(since_ns)
+
+    def partial(self) -> None:
+        self.outages.begin()
+
+    def renewed(self, stream: str, since_ns: int) -> None:
+        self.outages.renewed(stream, since_ns)
+
     # -- slow loops -----------------------------------------------------------------------------------------------
 
     def duplicates(self) -> dict[str, int]:
@@ -358,6 +373,7 @@ class Feed:
         while True:
             self.links.watch()
             self.gaps.flush()
+            self.outages.ledger.flush()
             self.metrics.update(self)
             await asyncio.sleep(WATCH_INTERVAL_S)
 

@@ -11,7 +11,7 @@ from ...codecs.record import Flag
 from ...codecs.sink import Reason
 from ...codecs.symbols import Instrument
 from ...ringbuf import StreamReader
-from .gaps import Gap, GapLedger
+from ..gaps import Gap, GapLedger
 
 log = logging.getLogger(__name__)
 
@@ -28,20 +28,21 @@ class FeedHooks:
         gaps: where gaps are written down.
         readers: the feed's own streams by record name, for when a gap began.
         samples_per_minute: rejected frames shown in the log.
-        want_snapshot, shutdown, refused: what to do then.
+        want_snapshot, shutdown, refused, answered: what to do then; the last with the id of the request.
     """
 
     def __init__(
         self,
         name: str,
         instruments: Mapping[int, Instrument],
-        gaps: GapLedger,
+        gaps: GapLedger[Gap],
         readers: Mapping[str, StreamReader],
         samples_per_minute: int,
         *,
         want_snapshot: Callable[[int], None],
         shutdown: Callable[[str], None],
         refused: Callable[[str], None],
+        answered: Callable[[object], None],
     ) -> None:
         self.gap_events = dict.fromkeys(KINDS.values(), 0)
         self.missing_ids = dict.fromkeys(KINDS.values(), 0)
@@ -54,7 +55,7 @@ class FeedHooks:
         self._gaps = gaps
         self._readers = readers
         self._shutdown = shutdown
-        self._refused = refused
+        self._refused, self._answered = refused, answered
         self._samples_per_minute = samples_per_minute
         self._sample_minute = -1
         self._samples = 0
@@ -115,6 +116,8 @@ class FeedHooks:
             text = f"{error.get('code')} {error.get('msg')}"[:SAMPLE_BYTES_MAX]
             log.error("feed=%s refused by the exchange: %s. Correct its symbols and channels", self._name, text)
             self._refused(text)
+        else:
+            self._answered(message.get("id"))
 
     def on_shutdown(self, ts_event_ns: int) -> None:
         self.controls += 1

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import random
 import time
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 LIFE_JITTER = 0.05  # feeds started together are not replaced together
 STABLE_S = 30.0  # a connection that delivered for so long clears the failures before it
 CLOSE_TIMEOUT_S = 1.0
-FIRST_RENEWAL_ID = 1000  # ids of requests: those of a connection's start are below
 RETRY_REPLACE_S = 60.0  # a replacement that failed is tried again after up to this
 
 
@@ -63,6 +63,18 @@ class Owner(Protocol):
 
     def lost(self) -> None:
         """No socket delivers any more: something may be missing."""
+        ...
+
+    def whole(self, since_ns: int) -> None:
+        """A connection carries all streams, after a time in which none did. Wall clock."""
+        ...
+
+    def partial(self) -> None:
+        """No connection carries all streams any more."""
+        ...
+
+    def renewed(self, stream: str, since_ns: int) -> None:
+        """A stream was not subscribed since then, and is again, or its connection has ended."""
         ...
 
 
@@ -114,7 +126,10 @@ class Links:
         self._seen_frames = 0
         self._data_at_s = time.monotonic()
         self._silence_s = config.watchdog_s
-        self._requests = 0
+        self._request_ids = itertools.count(1)
+        self._whole: set[int] = set()  # live connections whose streams are all subscribed
+        self._asked: dict[int, int] = {}  # subscriptions that are not answered, to the number of their connection
+        self._renewals: dict[int, tuple[str, int]] = {}  # of single streams: name and since when, by request
 
     # -- what others ask and say ----------------------------------------------------------------------------------
 
@@ -141,11 +156,12 @@ class Links:
         connection = self.current
         if self.state is not LinkState.CONNECTED:
             return False
-        for message in (unsubscribe, subscribe):  # both: it may outlive a replacement that fails
+        first, second = next(self._request_ids), next(self._request_ids)
+        self._renewals[second] = stream, time.time_ns()
+        for message, request_id in ((unsubscribe, first), (subscribe, second)):  # it may outlive a failed replacement
             if connection is None or connection.is_closed:
                 return False
-            self._requests += 1
-            connection.send_text(message([stream], FIRST_RENEWAL_ID + self._requests))
+            connection.send_text(message([stream], request_id))
             await asyncio.sleep(SUBSCRIBE_INTERVAL_S)
         return True
 
@@ -176,6 +192,22 @@ class Links:
             self._silence_s = min(self._silence_s * 2, self._config.watchdog_max_s)
             for each in list(self._live.values()):
                 each.fail(f"watchdog: no market data for {silent_for:.1f} s")
+
+    def answered(self, request_id: object) -> None:
+        """The exchange has taken a request."""
+        if not isinstance(request_id, int):
+            return
+        if (renewal := self._renewals.pop(request_id, None)) is not None:
+            self._owner.renewed(*renewal)
+        number = self._asked.pop(request_id, None)
+        if number is not None and number not in self._asked.values():
+            self._carries_all(number, time.time_ns())
+
+    def _carries_all(self, number: int, since_ns: int) -> None:
+        if number in self._live:
+            if not self._whole:
+                self._owner.whole(since_ns)
+            self._whole.add(number)
 
     # -- life -----------------------------------------------------------------------------------------------------
 
@@ -271,11 +303,13 @@ class Links:
         self._live[connection.number] = connection
         try:
             await connect(self.url, connection, config.connect_timeout_s, config.frame_bytes_max)
-            for i, batch in enumerate(self._batches):
-                await asyncio.sleep(SUBSCRIBE_INTERVAL_S if i else 0.0)
+            requests = [next(self._request_ids) for _ in self._batches]
+            self._asked |= dict.fromkeys(requests, connection.number)
+            for batch, request_id in zip(self._batches, requests, strict=True):
+                await asyncio.sleep(0.0 if request_id == requests[0] else SUBSCRIBE_INTERVAL_S)
                 if connection.is_closed:
                     raise ConnectionError(connection.reason)
-                connection.send_text(subscribe(batch, i + 1))
+                connection.send_text(subscribe(batch, request_id))
         except (OSError, TimeoutError, WSError, asyncio.InvalidStateError) as error:
             connection.fail("not subscribed")
             self._live.pop(connection.number, None)
@@ -289,6 +323,8 @@ class Links:
             self.last_error = connection.reason
             return None
         self.connects += 1
+        if not self._batches:
+            self._carries_all(connection.number, connection.opened_ns)
         log.info("feed=%s connected: connection %d", self._name, connection.number)
         return connection
 
@@ -297,6 +333,14 @@ class Links:
         if self._live.pop(connection.number, None) is not None:
             self.frames_of_closed += connection.frames
             self.bytes_of_closed += connection.bytes
+        self._asked = {request: number for request, number in self._asked.items() if number != connection.number}
+        if connection.number in self._whole:
+            self._whole.remove(connection.number)
+            if not self._whole:
+                for renewal in self._renewals.values():
+                    self._owner.renewed(*renewal)
+                self._renewals.clear()
+                self._owner.partial()
         self._error = self._error or connection.error
         kind = connection.reason.partition(":")[0]
         self.lost[kind] = self.lost.get(kind, 0) + 1

@@ -1,14 +1,16 @@
 """Whether the data of an instrument is whole: what the exchange sent and we did not get, and what history lacks.
 
-Two ledgers tell of holes. A feed's, in the exchange's own numbers, is about one instrument. The writer's is about a
-ring, all its instruments together: which of them a hole is of only shows where records of the instrument are held
-before and behind it, and there `missing` of the record counts it. So a hole of a ring is told to each of them.
+Two ledgers tell of holes. A feed's, in the exchange's own numbers, is about one instrument; of what has no numbers it
+tells when nobody listened, to one stream or to all that the feed has. The writer's is about a ring, all its instruments
+together: which of them a hole is of only shows where records of the instrument are held before and behind it, and there
+`missing` of the record counts it. So a hole of a ring is told to each of them.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -20,6 +22,8 @@ from ...storage.gaps import REASONS, Gap
 from ...storage.gaps import read_gaps as storage_gaps
 from ...storage.offsets import WRITER_FOLDER
 from ..catalog import Source
+from ..gaps import ALL, OUTAGES_FOLDER, Outage, read_outages
+from ..gaps import Gap as ExchangeGap
 from .aggregates import AGGREGATE_METADATA, Aggregate, kept_answer
 from .endpoints import Answerer, Arguments, Endpoint
 from .envelope import encode
@@ -34,10 +38,15 @@ from .state import FrontState
 
 HOURS = integer("hours", 24, 1, 168, "Length of the range, which ends now.")
 GAPS_MAX = 200  # shown, the newest
+OUTAGE = "outage"  # as `data_type`
 WATCHED = tuple(record for record in MARKET_RECORDS if record.ring and record.store is Store.ALL)
 
 GAP_SCHEMA = schema_of({
-    "symbol": TEXT, "exchange": TEXT, "data_type": TEXT, "interval": {"type": ["string", "null"]},
+    "symbol": TEXT, "exchange": TEXT,
+    "data_type": {
+        **TEXT, "description": f"{OUTAGE}: no stream was subscribed, or only not `stream`; records without numbers of "
+        "their own, as tickers and liquidations, were missed"
+    }, "interval": {"type": ["string", "null"]},
     "origin": {"enum": ["exchange", "storage"], "description": "not received, or received and not stored"},
     "reason": {
         "type": ["string", "null"],
@@ -45,7 +54,8 @@ GAP_SCHEMA = schema_of({
     },
     "gap_start": {"type": ["string", "null"]}, "gap_end": {"type": ["string", "null"]},
     "status": {"enum": ["pending", "filled", "failed"]}, "created_at": {"type": ["string", "null"]},
-    "first_id": {**TEXT, "description": "the exchange's numbers; of storage sequences of the stream"}, "last_id": TEXT,
+    "first_id": {**TEXT, "description": "the exchange's numbers; of storage sequences of the stream; of outages empty"},
+    "last_id": TEXT,
     "missing": {"type": ["integer", "null"], "description": "null: some of `rows`, those of this instrument"},
     "rows": {"type": ["integer", "null"], "description": "of all the stream's instruments; null: not known"},
     "stream": {"type": ["string", "null"]},
@@ -62,18 +72,6 @@ SCHEMA = schema_of({
     "gaps": {"type": "array", "items": GAP_SCHEMA},
     "gap_count": INTEGER, "book_state": {"type": ["string", "null"]}, "checked_at": TEXT,
 })  # fmt: skip
-
-
-class ExchangeGap(msgspec.Struct):
-    """A line of a feed's gap file: a hole in the exchange's own numbering, both ids missing."""
-
-    exchange: str
-    instrument: str
-    kind: str
-    first_id: int
-    last_id: int
-    from_ns: int = 0
-    to_ns: int = 0
 
 
 _decode = msgspec.json.Decoder(ExchangeGap).decode
@@ -130,9 +128,11 @@ async def _examine(state: FrontState, arguments: Arguments, sources: list[tuple[
     lost = sum(gap.last_id - gap.first_id + 1 for gap in gaps if gap.kind != "book")
     missing = sum(one["missing"] for one in records.values()) + lost
     count = sum(one["count"] for one in records.values())
+    outages = [one for one in await asyncio.to_thread(outages_of, state, first) if not 0 < one.to_ns < start_ns]
     unstored = [gap for gap in await asyncio.to_thread(unstored_gaps, state, first) if latest_ns(gap) >= start_ns]
     holes = sorted(
         [(gap.to_ns, _gap(gap, arguments["symbol"])) for gap in gaps]
+        + [(one.to_ns or end_ns, _outage(one, arguments["symbol"])) for one in outages]
         + [(latest_ns(gap), _unstored(gap, first, arguments["symbol"])) for gap in unstored],
         key=lambda one: one[0],
     )
@@ -204,8 +204,29 @@ def _gap(gap: ExchangeGap, symbol: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def unstored_gaps(state: FrontState, source: Source) -> list[Gap]:
-    """Holes of the streams that carry the instrument or, of those that are no more, may have carried it."""
+def _outage(outage: Outage, symbol: str) -> dict[str, Any]:
+    return {
+        "symbol": symbol, "exchange": outage.exchange, "data_type": OUTAGE, "interval": None, "origin": "exchange",
+        "reason": None, "gap_start": rfc3339(outage.from_ns) if outage.from_ns else None,
+        "gap_end": rfc3339(outage.to_ns) if outage.to_ns else None, "status": "failed" if outage.to_ns else "pending",
+        "created_at": rfc3339(outage.from_ns or outage.to_ns), "first_id": "", "last_id": "", "missing": None,
+        "rows": None, "stream": None if outage.stream == ALL else outage.stream,
+    }  # fmt: skip
+
+
+def outages_of(state: FrontState, source: Source) -> list[Outage]:
+    """When nobody listened to what has no numbers."""
+    concerns = _concerned(state, source)
+    streams = (ALL, source.native.lower())
+    found = []
+    for path in (state.ctx.data / OUTAGES_FOLDER).glob("*.jsonl"):
+        if concerns(path.stem):
+            found += [one for one in read_outages(path) if one.stream.partition("@")[0] in streams]
+    return [one for one in found if one.from_ns != one.to_ns]
+
+
+def _concerned(state: FrontState, source: Source) -> Callable[[str], bool]:
+    """Whether a producer carries the instrument or, of those that are no more, may have carried it."""
     producers = {
         one.reader.producer
         for record in MARKET_RECORDS
@@ -214,17 +235,21 @@ def unstored_gaps(state: FrontState, source: Source) -> list[Gap]:
     }
     families = {producer.rpartition("-")[0] for producer in producers}
     present = {reader.producer for reader in state.catalog.all_streams()}
+    return lambda producer: (
+        producer in producers or (producer not in present and producer.rpartition("-")[0] in families)
+    )
 
-    def concerns(gap: Gap) -> bool:
-        producer = gap.stream.rpartition(".")[0]
-        return producer in producers or (producer not in present and producer.rpartition("-")[0] in families)
+
+def unstored_gaps(state: FrontState, source: Source) -> list[Gap]:
+    """Holes of the streams that carry the instrument or may have carried it."""
+    concerns = _concerned(state, source)
 
     # after a crash an extent may be entered a second time
     extents = {
         (gap.stream, gap.epoch, gap.kind, gap.first, gap.stop): gap
         for gap in storage_gaps(state.ctx.data / WRITER_FOLDER)
     }
-    return [gap for gap in extents.values() if concerns(gap)]
+    return [gap for gap in extents.values() if concerns(gap.stream.rpartition(".")[0])]
 
 
 def latest_ns(gap: Gap) -> int:

@@ -11,7 +11,7 @@ import pytest
 from tickring.actors.feed import links as links_module
 from tickring.actors.feed import protocol
 from tickring.actors.feed.errors import FeedConfigError, NoInstruments
-from tickring.actors.feed.gaps import gaps_path, read_gaps
+from tickring.actors.gaps import gaps_path, read_gaps
 from tickring.codecs.record import Flag
 
 from .feeding import (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tickring.actors.feed.gaps import gaps_path, read_gaps
+from tickring.actors.gaps import gaps_path, read_gaps
 
 from .feeding import (
     SPOT_NAMES,

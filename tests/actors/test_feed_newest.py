@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tickring.actors.feed.gaps import Gap, gaps_path, read_gaps
 from tickring.actors.feed.newest import NewestIds
+from tickring.actors.gaps import Gap, gaps_path, read_gaps
 
 from .feeding import SYMBOLS, Running, exchange, feed_config, feeding, until
 

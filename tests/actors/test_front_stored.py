@@ -287,6 +287,30 @@ def test_data_integrity_counts_what_is_held_and_lists_gaps(front: FrontThread, d
     assert_error(front.get("/api/v1/health/data-integrity/NOPE-USDT"), 404, "NOT_FOUND")
 
 
+def test_data_integrity_tells_when_nobody_listened(front: FrontThread, desk: Desk) -> None:
+    folder = front.folder / "outages"
+    folder.mkdir()
+    began, ended = desk.now - HOUR_NS, desk.now - HOUR_NS // 2
+    lines = [
+        ("*", ended - 40 * HOUR_NS, ended - 40 * HOUR_NS),  # the first connection of all
+        ("*", began, 0), ("*", began, ended), ("btcusdt@ticker", began, ended), ("ethusdt@ticker", began, ended),
+        ("*", ended, 0),
+    ]  # fmt: skip
+    for producer in (PRODUCER, "feed-binance-usdm-market-0"):
+        (folder / f"{producer}.jsonl").write_text("".join(
+            json.dumps({"exchange": "binance", "stream": stream, "from_ns": first, "to_ns": last}) + "\n"
+            for stream, first, last in lines
+        ))  # fmt: skip
+    found = front.data("/api/v1/health/data-integrity/BTC-USDT?hours=45")
+    holes = [one for one in found["gaps"] if one["data_type"] == "outage"]
+    assert found["status"] == "incomplete"
+    assert [(one["stream"], one["status"]) for one in holes] == [
+        (None, "failed"), ("btcusdt@ticker", "failed"), (None, "pending"),
+    ]  # fmt: skip
+    assert [one["gap_end"] is None for one in holes] == [False, False, True]
+    assert {one["gap_start"] for one in holes[:2]} == {holes[1]["gap_start"]} and not holes[0]["first_id"]
+
+
 def test_data_integrity_tells_what_the_writer_could_not_store(front: FrontThread, desk: Desk) -> None:
     ledger = GapLedger(front.folder / "writer")
     common = {"noticed_ns": desk.now, "epoch": 7, "reason": SPOOL_FULL, "after_ns": desk.now - HOUR_NS}

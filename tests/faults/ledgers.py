@@ -49,6 +49,13 @@ def named_by_feed(tree: Tree, feed: str, instrument: str, kind: str) -> set[int]
     }
 
 
+def outages_by_feed(tree: Tree, feed: str, streams: Iterable[str]) -> list[tuple[int, int]]:
+    """When a feed did not listen to one of the streams: from and to, by its clock. 0 = unknown."""
+    folder = tree.data / "outages"
+    lines = json_lines([folder / f"{feed}.jsonl.1", folder / f"{feed}.jsonl"])
+    return [(one["from_ns"], one["to_ns"]) for one in lines if one["to_ns"] and one["stream"] in streams]
+
+
 def lost_by_writer(tree: Tree, stream: str) -> Mapping[int, Lost]:
     """By epoch."""
     found: dict[int, Lost] = {}

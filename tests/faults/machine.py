@@ -9,10 +9,12 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 FILL_CHUNK = 1 << 20
+STEP_NS = 50_000_000  # within this a step is seen by everybody
 RULE = struct.Struct("<qiiii104s")  # as `shim.c` has it
 
 
@@ -84,6 +86,7 @@ class Shim:
     def __init__(self, folder: Path, ahead_s: int = 0, file: str = "shim") -> None:
         library, self._file, self._ahead_s = folder / "shim.so", folder / file, ahead_s
         self._file.write_bytes(bytes(RULE.size))
+        self._steps: list[tuple[int, int]] = []  # the machine's time, and how far ahead of it from then on, ns
         source = Path(__file__).with_name("shim.c")
         command = ["cc", "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"]
         try:
@@ -95,7 +98,20 @@ class Shim:
 
     def step(self, seconds: int) -> None:
         """Set the clock so many seconds ahead of where it began, or behind it where negative."""
-        self._store(0, (self._ahead_s + seconds).to_bytes(8, "little", signed=True))
+        ahead_s = self._ahead_s + seconds
+        self._steps.append((time.time_ns(), ahead_s * 10**9))
+        self._store(0, ahead_s.to_bytes(8, "little", signed=True))
+
+    def moments(self, shown_ns: int) -> list[int]:
+        """The machine's times at which the clock may have shown this: none, one, or two where it was set back."""
+        if not self.works:
+            return [shown_ns]
+        ends = [at for at, _ in self._steps[1:]] + [1 << 63]
+        return [
+            shown_ns - ahead
+            for (begin, ahead), end in zip(self._steps, ends, strict=True)
+            if begin - STEP_NS <= shown_ns - ahead <= end + STEP_NS
+        ]
 
     def arm(self, ending: str, *, marks_only: bool = False, skip: int = 0) -> None:
         """Kill a process when it is about to write to a file whose path ends so.

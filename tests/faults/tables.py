@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 from ..system.oracle import SELECT_TRADES, Market, TradeRow, digest, table_rows, trade_rows
 from ..system.tree import Tree, fetch, until
 from .campaign import Campaign
-from .ledgers import Lost, lost_by_writer, named_by_feed
+from .ledgers import Lost, lost_by_writer, named_by_feed, outages_by_feed
 from .told import (
     EVENT_TIME,
     FORMS,
@@ -21,6 +22,7 @@ from .told import (
     MS,
     Form,
     Instrument,
+    Stored,
     answered,
     instruments,
     sent,
@@ -67,7 +69,7 @@ def judge_tables(campaign: Campaign) -> list[Verdict]:
     rings = list(find_rings(tree))
     return [
         *trades(tree),
-        *(messages(tree, form) for form in FORMS),
+        *(messages(campaign, form) for form in FORMS),
         open_interest(tree),
         *fundings(campaign),
         numbering(tree, rings),
@@ -229,12 +231,12 @@ def _gone_with_rings(tree: Tree, one: Instrument) -> set[int]:
 # -- streams without numbers of their own
 
 
-def messages(tree: Tree, form: Form) -> Verdict:
-    """Each row is a message, in the order of the messages, and the last one is there. What is missing lies between two
-    connections, or the writer's numbering names it."""
+def messages(campaign: Campaign, form: Form) -> Verdict:
+    """Each row is a message, in the order of the messages, and the last one is there. What is missing was sent in an
+    outage of its feed, or the writer's numbering names it."""
+    tree = campaign.tree
     wrong: list[str] = []
     rows = missing = holes = 0
-    by_product: Counter[str] = Counter()
     for one in form.instruments():
         held = form.select(tree, one)
         if not held:
@@ -243,27 +245,36 @@ def messages(tree: Tree, form: Form) -> Verdict:
         seen = walk(form.sent(tree, one), held)
         rows += len(held)
         missing += seen.missing
-        open_holes = [
-            (a, b) for a, b in seen.holes if a is not None and a.epoch == b.epoch and a.nth + 1 == b.nth
-        ]  # fmt: skip
         holes += len(seen.holes)
-        by_product[one.product] = max(by_product[one.product], len(open_holes))
         if seen.strangers:
             wrong.append(f"{one.name}: {len(seen.strangers)} never sent like that: {seen.strangers[:2]}")
         if seen.behind:
             wrong.append(f"{one.name}: the last {seen.behind} messages are missing behind {held[-1]}")
-    if not form.sampled:
-        for product, count in by_product.items():
-            if count > (most := connections(tree, product)):
-                wrong.append(f"{product}: {count} holes, and {most} connections")
+        if not form.sampled:
+            outages = outages_by_feed(tree, one.feed, ("*", f"{one.native.lower()}@{form.wire}"))
+            wrong += [
+                f"{one.name}: missing without an outage between {before} and {after}"
+                for before, after in seen.holes
+                if before is not None
+                and not _lost_by_the_writer(before, after)
+                and not any(_within(campaign, before, outage, after) for outage in outages)
+            ]
     how = f"samples of what was sent, each {form.columns.count(',') + 2} columns" if form.sampled else "what was sent"
-    detail = f"{rows} rows" if form.sampled else f"{rows} rows, {missing} messages missing in {holes} holes"
+    detail = f"{rows} rows" if form.sampled else f"{rows} rows, {missing} messages missing in {holes} holes, all named"
     return Verdict.of(f"{form.table} are {how}", wrong, detail)
 
 
-def connections(tree: Tree, product: str) -> int:
-    """That the exchange was asked for so far: each may have ended with messages under way."""
-    return tree.sim("status")["products"][product]["attempts"]
+def _lost_by_the_writer(before: Stored, after: Stored) -> bool:
+    """They were in the ring, whose numbering is judged by itself."""
+    return before.epoch == after.epoch and before.nth + 1 != after.nth
+
+
+def _within(campaign: Campaign, before: Stored, outage: tuple[int, int], after: Stored) -> bool:
+    """Whether an outage lies between the receipts of two rows; the daemon's clock may have been stepped meanwhile."""
+    times = [campaign.shim.moments(at) for at in (before.recv_ns, *outage, after.recv_ns)]
+    if not outage[0]:
+        times[1] = times[0]
+    return any(list(moments) == sorted(moments) for moments in itertools.product(*times))
 
 
 # -- open interest and funding

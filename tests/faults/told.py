@@ -67,6 +67,7 @@ class Stored(NamedTuple):
     epoch: int
     nth: int
     row: Row
+    recv_ns: int = 0  # by the daemon's clock
 
 
 def instruments(product: str, *, public: bool = False) -> list[Instrument]:
@@ -144,9 +145,10 @@ def stored(tree: Tree, table: str, columns: str, one: Instrument, where: str = f
     """Rows of an instrument that came through rings, in the order in which they came."""
     market = f"instrument = '{one.name}' AND market_type = '{one.market.market_type}'"
     rows = tree.select(
-        f"SELECT epoch, nth, {columns} FROM tickring.{table} WHERE {market} AND {where} ORDER BY epoch, nth"
+        f"SELECT epoch, nth, toUnixTimestamp64Nano(ts_recv_ns), {columns} FROM tickring.{table} "
+        f"WHERE {market} AND {where} ORDER BY epoch, nth"
     )
-    return [Stored(row[0], row[1], tuple(row[2:])) for row in rows]
+    return [Stored(row[0], row[1], tuple(row[3:]), row[2]) for row in rows]
 
 
 # -- one beside the other

@@ -1,7 +1,9 @@
 """The gap ledger of a feed: what the exchange sent and we did not get, exactly, until somebody fetches it.
 
-A file of JSON lines in the data folder, one line for each gap, appended and never rewritten; when it grows over its
-limit it is renamed to ``.1`` (which replaces an older one) and begun anew.
+Two files of JSON lines in the data folder, appended and never rewritten; one that grows over its limit is renamed to
+``.1`` (which replaces an older one) and begun anew. In ``gaps/`` is a line for each hole in the exchange's own
+numbering. Tickers, mark prices and liquidations have no numbers: of them nobody can say what was missed, only when.
+That is in ``outages/``.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import logging
 import os
 from collections import deque
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -30,12 +33,35 @@ class Gap(msgspec.Struct, frozen=True):
     to_ns: int  # ... at the first one after it
 
 
+class Outage(msgspec.Struct, frozen=True):
+    """A time in which streams were not subscribed. Our wall clock; whatever was missed was sent in it.
+
+    Where both times are one, it is the first time that the feed was ever connected, and nothing is missing.
+    """
+
+    exchange: str
+    stream: str  # the exchange's name; "*" = all of the feed
+    from_ns: int  # receipt of the last record before it; 0 = unknown
+    to_ns: int  # when all were subscribed again; 0 = it lasts, and a later line with the same beginning says how long
+
+
+ALL = "*"
+OUTAGES_FOLDER = "outages"
+
+
 def gaps_path(data: Path, producer: str) -> Path:
     return data / "gaps" / f"{producer}.jsonl"
 
 
-class GapLedger:
-    """Appends gaps. While the disk takes none, `PENDING_MAX` of them wait in memory; those beyond are counted."""
+def outages_path(data: Path, producer: str) -> Path:
+    return data / OUTAGES_FOLDER / f"{producer}.jsonl"
+
+
+LineT = TypeVar("LineT", Gap, Outage)
+
+
+class GapLedger(Generic[LineT]):
+    """Appends lines. While the disk takes none, `PENDING_MAX` of them wait in memory; those beyond are counted."""
 
     def __init__(self, path: Path, bytes_max: int) -> None:
         self.path = path
@@ -48,9 +74,9 @@ class GapLedger:
         self._fd: int | None = None  # kept open: a stream full of holes must not cost an open for each of them
         self._size = 0
 
-    def add(self, gap: Gap) -> None:
+    def add(self, line: LineT) -> None:
         if len(self._pending) < PENDING_MAX:
-            self._pending.append(self._encode(gap) + b"\n")
+            self._pending.append(self._encode(line) + b"\n")
         else:
             self.failed += 1
         self.flush()
@@ -73,7 +99,7 @@ class GapLedger:
             except OSError as error:
                 self._close_file()
                 if not self._said:
-                    log.warning("gaps=%s waiting=%d: %s", self.path, len(self._pending), error)
+                    log.warning("ledger=%s waiting=%d: %s", self.path, len(self._pending), error)
                 self._said = True
                 return
             self._said = False
@@ -98,7 +124,23 @@ class GapLedger:
 
 def read_gaps(path: Path) -> list[Gap]:
     """All gaps of a feed, oldest first; lines that are no gaps (a torn last line) are skipped."""
-    decode = msgspec.json.Decoder(Gap).decode
+    return _read(path, Gap)
+
+
+def read_outages(path: Path) -> list[Outage]:
+    """All outages of a feed, oldest first, each as its newest line tells it."""
+    found: list[Outage] = []
+    lasting: dict[tuple[str, int], int] = {}  # place of those that were not over
+    for one in _read(path, Outage):
+        place = lasting.pop((one.stream, one.from_ns), len(found))
+        found[place : place + 1] = [one]
+        if not one.to_ns:
+            lasting[one.stream, one.from_ns] = place
+    return found
+
+
+def _read(path: Path, kind: type[LineT]) -> list[LineT]:
+    decode = msgspec.json.Decoder(kind).decode
     found = []
     for part in (path.with_suffix(".jsonl.1"), path):
         try:
@@ -109,5 +151,5 @@ def read_gaps(path: Path) -> list[Gap]:
             try:
                 found.append(decode(line))
             except msgspec.DecodeError:
-                log.warning("gaps=%s skipped an unreadable line of %d bytes", part, len(line))
+                log.warning("ledger=%s skipped an unreadable line of %d bytes", part, len(line))
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tickring.actors.feed.gaps import PENDING_MAX, Gap, GapLedger, gaps_path, read_gaps
+from tickring.actors.gaps import PENDING_MAX, Gap, GapLedger, Outage, gaps_path, outages_path, read_gaps, read_outages
 
 
 def gap(first: int) -> Gap:
@@ -13,7 +13,7 @@ def gap(first: int) -> Gap:
 
 def test_gaps_are_read_back_in_order(tmp_path: Path) -> None:
     path = gaps_path(tmp_path, "feed-x")
-    ledger = GapLedger(path, 1 << 20)
+    ledger: GapLedger[Gap] = GapLedger(path, 1 << 20)
     for i in range(5):
         ledger.add(gap(i))
     assert read_gaps(path) == [gap(i) for i in range(5)]
@@ -22,7 +22,7 @@ def test_gaps_are_read_back_in_order(tmp_path: Path) -> None:
 
 def test_gap_ledger_over_its_limit_keeps_the_newest(tmp_path: Path) -> None:
     path = gaps_path(tmp_path, "feed-x")
-    ledger = GapLedger(path, 4096)
+    ledger: GapLedger[Gap] = GapLedger(path, 4096)
     for i in range(1000):
         ledger.add(gap(i))
     kept = read_gaps(path)
@@ -43,7 +43,7 @@ def test_gap_ledger_skips_a_torn_line(tmp_path: Path) -> None:
 def test_gap_ledger_on_a_failing_disk_keeps_the_lines_until_it_takes_them(tmp_path: Path) -> None:
     blocker = tmp_path / "gaps"
     blocker.write_text("a file where the folder should be")
-    ledger = GapLedger(gaps_path(tmp_path, "feed-x"), 1 << 20)
+    ledger: GapLedger[Gap] = GapLedger(gaps_path(tmp_path, "feed-x"), 1 << 20)
     ledger.add(gap(1))
     ledger.add(gap(2))
     assert (ledger.written, ledger.failed) == (0, 0)
@@ -55,7 +55,17 @@ def test_gap_ledger_on_a_failing_disk_keeps_the_lines_until_it_takes_them(tmp_pa
 
 def test_gap_ledger_beyond_what_it_keeps_in_memory_counts(tmp_path: Path) -> None:
     (tmp_path / "gaps").write_text("a file where the folder should be")
-    ledger = GapLedger(gaps_path(tmp_path, "feed-x"), 1 << 20)
+    ledger: GapLedger[Gap] = GapLedger(gaps_path(tmp_path, "feed-x"), 1 << 20)
     for i in range(PENDING_MAX + 3):
         ledger.add(gap(i))
     assert (ledger.written, ledger.failed) == (0, 3)
+
+
+def test_outage_that_lasted_is_told_by_its_newest_line(tmp_path: Path) -> None:
+    path = outages_path(tmp_path, "feed-x")
+    ledger: GapLedger[Outage] = GapLedger(path, 1 << 20)
+    for line in ((50, 50), (50, 0), (50, 0), (50, 80), (90, 0)):
+        ledger.add(Outage("binance", "*", *line))
+    ledger.add(Outage("binance", "btcusdt@ticker", 60, 61))
+    found = [(one.stream, one.from_ns, one.to_ns) for one in read_outages(path)]
+    assert found == [("*", 50, 50), ("*", 50, 80), ("*", 90, 0), ("btcusdt@ticker", 60, 61)]
