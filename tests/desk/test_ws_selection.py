@@ -59,9 +59,12 @@ def test_silence_on_a_path_chooses_the_api_and_auth_moves_it_to_the_dashboard(sh
                 assert frame["data"]["fill_id"] == "f-9"
             assert (await c.next())["type"] == "subscribed"
             r.fill(2)
-            while (frame := await c.next())["data"][0]["fill_id"] == "f-9":
-                pass
-            assert (frame["type"], frame["data"][0]["fill_id"]) == ("data", "f-2")
+            seen: list[str] = []  # of one that came during the change nobody knows which dialect shows it
+            while "f-2" not in seen:
+                frame = await c.next()
+                assert frame["type"] == "data"
+                seen += [one["fill_id"] for one in frame["data"]]
+            assert seen in (["f-2"], ["f-9", "f-2"])
 
     with rig(shm) as r:
         run(r, go)
