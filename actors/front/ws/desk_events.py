@@ -220,7 +220,12 @@ class EventTopic(RecordTopic):
             for form, subs in tuple(self.others.items()):
                 shared = form.events(self, entries, None)
                 for sub in tuple(subs):
-                    mine = shared if sub.filters is None else form.events(self, entries, sub.filters)
+                    if not sub.ahead and sub.filters is None:
+                        mine = shared
+                    else:
+                        mine = form.events(self, [one for one in entries if one.seq > sub.ahead], sub.filters)
+                        if sub.ahead <= entries[-1].seq:
+                            sub.ahead = 0
                     for made, first, last in mine:
                         sub.connection.send(sub, made, first, last)
 
