@@ -37,6 +37,8 @@ QUOTE_ASSETS = tuple(
     )
 )  # fmt: skip
 
+DOLLARS = ("USD", "USDT", "USDC", "FDUSD", "BUSD", "TUSD", "USDP", "DAI")  # count one to one where sums are made
+
 _PERPETUAL_WORDS = frozenset(("PERP", "PERPETUAL", "SWAP"))
 _MONTHS = {
     month: f"{n:02d}"

@@ -17,6 +17,7 @@ import numpy as np
 from ..codecs.desk.canonical import VARIANTS, Alert, Event
 from ..codecs.desk.decoder import Defaults, decoder
 from ..codecs.desk.records import ALERT_STATE, EVENT, NO_KEY, VARIANT_SHIFT
+from ..codecs.desk.times import TIME_MS_MAX
 from ..codecs.errors import Undecidable
 from ..codecs.record import Flag
 from .batch import Batch, BatchHead, identity_of
@@ -29,7 +30,6 @@ log = logging.getLogger("tickring.storage.deskbatch")
 
 Decode = Callable[[bytes, int, int, int], Event]  # (value, partition, offset, broker's UNIX ms), raises Undecidable
 HEADERS_SIZE_BYTES = 4
-TIME_MS_MAX = 2**63 // 10**6  # producers write what they like as the time of an event; beyond it no column takes it
 Row = tuple[Any, ...]
 _UNSTORABLE = (OverflowError, ValueError, TypeError)  # what a value that fits no column raises
 _DEAD, _HEADERS = int(Flag.DEAD), int(Flag.HEADERS)

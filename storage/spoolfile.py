@@ -96,7 +96,7 @@ def scan(path: Path, segment: int, start: int, *, last: bool) -> tuple[list[Entr
     Only the last one of the last file can be torn by a crash: each was fsynced before the next. Damage before that is
     the disk's; what follows it is looked for and kept.
     """
-    entries, damaged, offset = [], 0, 0
+    entries, damaged, offset = [], 0, start
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         size = os.fstat(fd).st_size
@@ -110,8 +110,7 @@ def scan(path: Path, segment: int, start: int, *, last: bool) -> tuple[list[Entr
                 log.error("spool=%s damaged=%d bytes at=%d", path, following - offset, offset)
                 offset = following
                 continue
-            if offset >= start:
-                entries.append(found)
+            entries.append(found)
             offset += found.size
     finally:
         os.close(fd)

@@ -11,14 +11,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 from .batch import BatchHead
-from .spoolfile import CRC, next_record, read_head
+from .spoolfile import CRC, scan
 
 HEAD_FILE = "head"
 HEAD = struct.Struct("<QQQQQ")
@@ -57,17 +56,8 @@ def waiting_heads(folder: Path) -> list[BatchHead]:
         if number < head_segment:
             continue
         with contextlib.suppress(FileNotFoundError):  # it was sent meanwhile
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                offset, end = head_offset if number == head_segment else 0, os.fstat(fd).st_size
-                while offset < end:
-                    if (entry := read_head(fd, number, offset)) is not None:
-                        heads.append(entry.head)
-                        offset += entry.size
-                    else:
-                        offset = next_record(fd, number, offset + 1, end) or end
-            finally:
-                os.close(fd)
+            entries, _, _ = scan(path, number, head_offset if number == head_segment else 0, last=False)
+            heads += [entry.head for entry in entries]
     return heads
 
 

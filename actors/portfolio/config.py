@@ -10,6 +10,7 @@ from msgspec import Meta
 from ...codecs.desk.canonical import DEFAULT_ACCOUNT, DEFAULT_STRATEGY
 from ...codecs.desk.money import parse_amount
 from ...codecs.errors import MalformedAmount
+from ...codecs.symbols import DOLLARS
 from ...storage.client import Server
 
 Seconds = Annotated[float, Meta(gt=0, le=86_400)]
@@ -43,9 +44,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     marks_per_second: Annotated[float, Meta(gt=0, le=50)] = 4.0  # a position is valued anew at most so often
     stale_after_s: Seconds = 60.0  # a mark that was last seen longer ago is stale
     currency: str = "USDT"  # of sums over positions
-    same_currencies: list[str] = msgspec.field(
-        default_factory=lambda: ["USD", "USDT", "USDC", "FDUSD", "BUSD", "TUSD", "USDP", "DAI"]
-    )  # counted one to one
+    same_currencies: list[str] = msgspec.field(default_factory=lambda: list(DOLLARS))  # counted one to one
     rates: dict[str, str] = {}  # pair, "BNB-USDT" -> price, where nothing better is known
     rate_max_age_s: Seconds = 60.0  # the quotes of now are the rate of a fill that is not older
     openings: list[Opening] = []

@@ -16,6 +16,7 @@ import numpy as np
 
 from ...codecs.desk.money import amount_bytes
 from ...codecs.desk.records import DEAD_LETTER, EVENT, FILL, NO_KEY, TEXTS, VARIANT_SHIFT
+from ...codecs.desk.times import TIME_MS_MAX
 from ...codecs.errors import Undecidable
 from ...codecs.record import Flag, RecordType
 from ...ringbuf import (
@@ -48,7 +49,6 @@ CHUNK_BYTES_MAX = 1 << 20  # events are published at the latest when their bytes
 OVERFLOWS_PER_LINE = 1000
 TOO_LARGE = "too_large"
 ITEM_BYTES = 500  # what the text of an item may have beyond its event's
-TIME_MS_MAX = 2**63 // 10**6  # beyond it a time has no nanoseconds in 64 bits
 HEADERS, REPEATED, ROUNDED, SELL = int(Flag.HEADERS), int(Flag.REPEATED), int(Flag.ROUNDED), int(Flag.SELL)
 HEADERS_SIZE = struct.Struct("<I")
 # A fill's row with its amounts in halves of 64 bits: nearly all fit in the lower one, and need no bytes object.

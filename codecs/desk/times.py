@@ -16,6 +16,8 @@ FIRST_YEAR, LAST_YEAR = 1971, 2261  # what zeros and other units than these woul
 KEPT_MAX = 16_384  # texts kept with what they mean
 KEPT_LENGTH = len(".000+00:00")  # there are too many different microseconds
 
+TIME_MS_MAX = 2**63 // 10**6  # from there on a time in ms, which a producer may write as it likes, has no ns in 64 bits
+
 _NS = 1_000_000_000
 _FIRST_NS = int(datetime(FIRST_YEAR, 1, 1, tzinfo=UTC).timestamp()) * _NS
 _END_NS = int(datetime(LAST_YEAR + 1, 1, 1, tzinfo=UTC).timestamp()) * _NS

@@ -62,7 +62,7 @@ from .rendered import by_form
 from .running import Span, Sum
 from .shelf import ALL
 from .stored import Older, Table
-from .sums import CURRENCIES, SUMMARY, SUMS, VOLUME, Sums, currencies, summary, volume_buckets, whole_of
+from .sums import CURRENCIES, SUMMARY, SUMS, VOLUME, Sums, currencies, money, summary, volume_buckets, whole_of
 
 LONGEST_NS = 30 * DAY_NS
 IDENTITY = ("account_id", "venue", "fill_id")
@@ -278,8 +278,9 @@ def _canonical(state: FrontState) -> list[Endpoint]:
                 length_ns = INTERVALS[arguments["interval"]] * NS if "interval" in arguments else 0
                 sums, start, end = await fills.sums(wanted, arguments, length_ns)
                 metadata = {"start_time": form.moment(start), "end_time": form.moment(end)}
-                told = {**make(sums, form), **currencies(whole_of(sums), form, rate_now)}
-                return members(encode(told), metadata=metadata)
+                whole = whole_of(sums)
+                told = money(whole, rate_now)
+                return members(encode({**make(sums, whole, told, form), **currencies(told, form)}), metadata=metadata)
 
             return answer
 
@@ -302,11 +303,11 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             metadata={"count": INTEGER, "account_id": TEXT, **moments, **COMPLETENESS}, **common,
         ),
         Endpoint(
-            "/api/v1/fills/summary", summed(lambda sums, form: summary(sums.get(0, Sums()), form, rate_now)),
+            "/api/v1/fills/summary", summed(lambda _, whole, told, form: summary(whole, told, form)),
             "Sums over fills", _SUMMED, data=objects(**SUMMARY["properties"], **CURRENCIES), metadata=moments, **common,
         ),
         Endpoint(
-            "/api/v1/fills/analysis/volume", summed(lambda sums, form: volume_buckets(sums, form, rate_now)),
+            "/api/v1/fills/analysis/volume", summed(volume_buckets),
             "Volume by interval", (*_SUMMED, INTERVAL), data=objects(**VOLUME["properties"], **CURRENCIES),
             metadata=moments, **common,
         ),
@@ -327,14 +328,16 @@ def _legacy(state: FrontState) -> list[Endpoint]:
         shown = await found if inspect.isawaitable(found) else found
         sums, _, _ = await fills.sums(Filter.of(arguments), arguments)
         told = {name: value for name, value in shown.pagination(place).items() if name in PAGE_SCHEMA}
+        whole = whole_of(sums)
         return {
-            "fills": Raw(rendered[form].array(shown.items)), "summary": summary(sums.get(0, Sums()), form, rate_now),
+            "fills": Raw(rendered[form].array(shown.items)), "summary": summary(whole, money(whole, rate_now), form),
             "pagination": told,
         }  # fmt: skip
 
     async def summarised(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         sums, _, _ = await fills.sums(Filter.of(arguments), arguments)
-        return summary(sums.get(0, Sums()), form, rate_now)
+        whole = whole_of(sums)
+        return summary(whole, money(whole, rate_now), form)
 
     async def one(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         fill = await fills.one(arguments["fill_id"], None)
@@ -343,7 +346,8 @@ def _legacy(state: FrontState) -> list[Endpoint]:
 
     async def volume(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         sums, _, end = await fills.sums(Filter.of(arguments), arguments, INTERVALS[arguments["interval"]] * NS)
-        told = volume_buckets(sums, form, rate_now)
+        whole = whole_of(sums)
+        told = volume_buckets(sums, whole, money(whole, rate_now), form)
         return {**told, "query_params": query_params(arguments, (*some[:3], INTERVAL)), "timestamp": form.moment(end)}
 
     return [

@@ -7,11 +7,10 @@ from collections.abc import Callable
 
 from ....codecs.desk.money import divide, parse_amount
 from ....codecs.records import QUOTE
-from ....codecs.symbols import EXCHANGES
+from ....codecs.symbols import DOLLARS, EXCHANGES
 from ...catalog import Source
 from ..stamps import NS
 from ..state import FrontState
-from .sums import SAME_CURRENCIES
 
 _PRICE_MAX = 1e18
 
@@ -20,7 +19,7 @@ def rates_of(state: FrontState) -> Callable[[str, str], int]:
     """`(asset, currency)` -> currency for one of the asset, units of 1e-8; 0 where no fresh quote says it."""
 
     def rate_now(asset: str, currency: str) -> int:
-        names = (currency, *sorted(SAME_CURRENCIES - {currency})) if currency in SAME_CURRENCIES else (currency,)
+        names = (currency, *(each for each in DOLLARS if each != currency)) if currency in DOLLARS else (currency,)
         since_ns = time.time_ns() - int(state.config.fresh_trade_s * NS)
         for name in names:
             for exchange in EXCHANGES:

@@ -17,10 +17,9 @@ from typing import Any
 from ....codecs.desk.canonical import Fill
 from ....codecs.desk.money import SCALE, UNIT, divide, parse_amount
 from ....codecs.errors import UnknownSymbol
-from ....codecs.symbols import parse_symbol
+from ....codecs.symbols import DOLLARS, parse_symbol
 from .form import AMOUNT_SCHEMA, INTEGER, OBJECT, TEXT, Form, lists, objects
 
-SAME_CURRENCIES = frozenset(("USD", "USDT", "USDC", "FDUSD", "BUSD", "TUSD", "USDP", "DAI"))
 DEFAULT_CURRENCY = "USDT"
 RateNow = Callable[[str, str], int]  # (asset, currency) -> currency for one of the asset, 0 = not known
 _WHOLE = Context(prec=100)
@@ -166,7 +165,7 @@ def money(sums: Sums, rate_now: RateNow, currency: str = "") -> Money:
         if one.fees:
             commissions[asset] = commissions.get(asset, 0) + one.fees
     currency = currency or max((quote for quote in volumes if quote), key=volumes.__getitem__, default=DEFAULT_CURRENCY)
-    same = {*(SAME_CURRENCIES if currency in SAME_CURRENCIES else (currency,)), ""}
+    same = {*(DOLLARS if currency in DOLLARS else (currency,)), ""}
     total, unconverted = 0, dict[str, int]()
     for (symbol, asset), one in sums.charged.items():
         base, quote = pair_of(symbol)
@@ -189,10 +188,9 @@ def _amounts(units: Mapping[str, int], form: Form) -> dict[str, Any]:
     return {name: form.amount(value) for name, value in sorted(units.items())}
 
 
-def summary(sums: Sums, form: Form, rate_now: RateNow) -> dict[str, Any]:
+def summary(sums: Sums, told: Money, form: Form) -> dict[str, Any]:
     """FillSummary: amounts in one currency, average slippage in basis points of the fills that state one."""
     slippage = round(sums.slippage / sums.slipped * 1e8) if sums.slipped else 0
-    told = money(sums, rate_now)
     return {
         "total_fills": sums.fills, "total_volume": form.amount(told.volume),
         "total_commission": form.amount(told.commission), "avg_fill_size": form.amount(sums.average_size),
@@ -200,9 +198,8 @@ def summary(sums: Sums, form: Form, rate_now: RateNow) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def currencies(sums: Sums, form: Form, rate_now: RateNow) -> dict[str, Any]:
+def currencies(told: Money, form: Form) -> dict[str, Any]:
     """Of which currency a summary is, and what it leaves out."""
-    told = money(sums, rate_now)
     return {
         "currency": told.currency, "volume_by_currency": _amounts(told.volumes, form),
         "commission_by_asset": _amounts(told.commissions, form),
@@ -218,10 +215,8 @@ def whole_of(buckets: Mapping[int, Sums]) -> Sums:
     return whole
 
 
-def volume_buckets(buckets: Mapping[int, Sums], form: Form, rate_now: RateNow) -> dict[str, Any]:
+def volume_buckets(buckets: Mapping[int, Sums], whole: Sums, told: Money, form: Form) -> dict[str, Any]:
     """Volume by interval, oldest first; all values in the currency of the whole."""
-    whole = whole_of(buckets)
-    told = money(whole, rate_now)
     data = []
     for start, sums in sorted(buckets.items()):
         mine = money(sums, lambda asset, _: told.rates.get(asset, 0), told.currency)
