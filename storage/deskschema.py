@@ -77,6 +77,7 @@ class DeskTable:
     time: str = "timestamp"  # column of `own` that says when it happened
     version: str = ""  # the newest row of a key wins by it
     indices: Sequence[str] = ("offset",)
+    looked_up: Sequence[str] = ()
 
     @property
     def time_at(self) -> int:
@@ -96,7 +97,7 @@ class DeskTable:
             name=self.name, doc=self.doc, columns=self.columns, order=order, partition=PARTITION_MONTH,
             ttl=days_ttl(options.retention_days.get(self.name, self.days)), codecs=_CODECS,
             indices=[("received", "ts_recv_ns"), *((f"by_{name}", name) for name in indexed if name != "ts_recv_ns")],
-            variant="Replacing" if self.version else "", version=self.version,
+            looked_up=self.looked_up, variant="Replacing" if self.version else "", version=self.version,
         )  # fmt: skip
 
 
@@ -186,7 +187,8 @@ DERIVED: Mapping[str, Sequence[DeskTable]] = {
     "exec.reports.v1": (
         _of_items("orders", Order, name="orders", doc="The newest state of each order; read it with FINAL.",
                   order=("account_id", "venue", "order_id"), days=365, time="update_time", version="update_time"),
-        _of_items("fills", Fill, name="fills", doc="What was executed.", order=_ACCOUNT_TIME, days=365),
+        _of_items("fills", Fill, name="fills", doc="What was executed.", order=_ACCOUNT_TIME, days=365,
+                  looked_up=("fill_id", "order_id")),
         _executions(),
     ),
     "risk.metrics.v1": (

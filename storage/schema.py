@@ -120,6 +120,7 @@ class TableSpec:
     ttl: str  # expression; "" = rows are kept for ever
     codecs: Mapping[str, str] = field(default_factory=dict)
     indices: Sequence[tuple[str, str]] = _TIME_INDICES  # (name, expression): minimum and maximum in each granule
+    looked_up: Sequence[str] = ()  # columns by one value of which rows are looked for
     computed: Sequence[tuple[str, str, str]] = ()  # (name, type and MATERIALIZED or ALIAS expression, comment)
     variant: str = ""  # of the engine: Replacing, Aggregating
     version: str = ""  # column whose highest value wins among rows of one key, for Replacing
@@ -180,6 +181,7 @@ def create_table(spec: TableSpec, options: SchemaOptions) -> str:
     parts = [column_ddl(*column, spec.codecs.get(column[0])) for column in spec.columns]
     parts += [column_ddl(*column, None) for column in spec.computed]
     parts += [f"INDEX {name} {expression} TYPE minmax GRANULARITY 1" for name, expression in spec.indices]
+    parts += [f"INDEX has_{name} {name} TYPE bloom_filter(0.01) GRANULARITY 1" for name in spec.looked_up]
     return (
         f"CREATE TABLE IF NOT EXISTS {qualified(options.database, spec.name)}\n(\n    "
         + ",\n    ".join(parts)

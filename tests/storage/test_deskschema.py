@@ -102,6 +102,27 @@ def test_retention_of_the_others_is_changed_in_place(with_client):
     assert again == []
 
 
+def test_one_fill_is_found_without_reading_the_others(with_client):
+    async def work(client):
+        await ensure_desk(client, options(client))
+        table = f"{client.server.database}.fills"
+        await client.command(
+            f"INSERT INTO {table} (topic, partition, offset, item, ts_recv_ns, ts_event_ns, fill_id, order_id, "
+            "account_id, timestamp) SELECT 'exec.reports.v1', 0, number, 0, now64(9), now64(9) - number % 7777, "
+            "concat('f-', toString(number)), concat('o-', toString(number)), 'a', now64(3) FROM numbers(200000)"
+        )
+        found = {}
+        for column, value in (("fill_id", "f-77777"), ("order_id", "o-123456")):
+            rows = await client.rows(f"EXPLAIN indexes = 1 SELECT * FROM {table} WHERE {column} = '{value}'")
+            granules = [row[0].split()[1] for row in rows if "Granules:" in row[0]]
+            found[column] = tuple(map(int, granules[-1].split("/")))
+            assert await client.rows(f"SELECT count() FROM {table} WHERE {column} = '{value}'") == [(1,)]
+        return found
+
+    for column, (read, granules) in with_client(work).items():
+        assert granules > 20 and read <= 3, column
+
+
 def test_tables_of_a_cluster_are_replicated_in_their_variant():
     chosen = SchemaOptions(engine="ReplicatedMergeTree('/t/{table}', '{replica}')")
     orders = create_table(DESK_TABLES["orders"].spec(chosen), chosen)
