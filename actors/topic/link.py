@@ -48,6 +48,8 @@ METADATA_AGE_MS = 5_000  # new partitions are found within it
 HELD_POLL_S = (0.001, 0.02)  # pauses while durable readers catch up
 DEAD_CHECK_S = 1.0
 CLOSE_S = 2.0
+# ssl.SSLError is an OSError; a RuntimeError is what uvloop says of a connection that was just closed
+FAILURES = (KafkaError, OSError, TimeoutError, RuntimeError)
 
 
 class _LastWords(logging.Handler):
@@ -117,8 +119,7 @@ class Link:
             except NotUp as error:
                 self._state("connecting", str(error))
                 delay = self.config.retry_delay_s
-            except (KafkaError, OSError, ValueError, TimeoutError, RuntimeError) as error:
-                # ssl.SSLError is an OSError; a RuntimeError is what uvloop says of a connection that was just closed
+            except (*FAILURES, ValueError) as error:
                 self.progress.fail(type(error).__name__)
                 words = f" ({self._words.text})" if self._words.text else ""
                 self._state("away", f"{type(error).__name__}: {error}{words}")
@@ -363,7 +364,7 @@ class Link:
             try:
                 async with asyncio.timeout(WATCH_INTERVAL_S):
                     ends = await consumer.end_offsets(tps)
-            except (KafkaError, OSError, TimeoutError, RuntimeError) as error:
+            except FAILURES as error:
                 silent = time.monotonic() - self._answered
                 if silent > 2 * WATCH_INTERVAL_S:
                     self.progress.fail("unreachable")
@@ -398,7 +399,7 @@ class Link:
                 await consumer.commit({TopicPartition(self.topic, p): end for p, end in news.items()})
         except GroupAuthorizationFailedError:
             raise
-        except (KafkaError, OSError, TimeoutError, RuntimeError):
+        except FAILURES:
             self.progress.fail("commit")
             return
         self._committed |= news

@@ -356,8 +356,9 @@ class TopicRings:
     def _take_back(chunk: Chunk, partition: int, offset: int) -> int:
         """Take the live rows of an event out of a chunk, and their texts; returns the bytes of these."""
         size = 0
-        while chunk.live and chunk.live[-1][-5] == offset and chunk.live[-1][-2] == partition:
-            size += chunk.live.pop()[-3]
+        while chunk.live and _origin(chunk.live[-1]) == (partition, offset):
+            *_, text_size, _, _ = chunk.live.pop()
+            size += text_size
             chunk.parts.pop()
         return size
 
@@ -410,6 +411,12 @@ class TopicRings:
     def close(self) -> None:
         for part in (*self.readers.values(), *self.writers.values(), self.bytes, self._keys, self.positions):
             part.close()
+
+
+def _origin(row: tuple[Any, ...]) -> tuple[int, int]:
+    """Partition and offset of the event of a live row: both kinds of rows end in the same five values."""
+    *_, offset, _, _, partition, _ = row
+    return partition, offset
 
 
 def _in_halves(row: tuple[Any, ...]) -> tuple[Any, ...]:

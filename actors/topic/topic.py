@@ -20,6 +20,7 @@ UNCLOSED = "Unclosed AIOKafka"  # the library lets go of a connection whose star
 
 
 def _not_ours(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Tell of what nobody awaited, as the loop does, but not of what the library mends itself."""
     if str(context.get("message", "")).startswith(UNCLOSED):
         log.debug("%s", context["message"])
     else:
