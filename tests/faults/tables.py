@@ -15,6 +15,7 @@ from ..system.oracle import SELECT_TRADES, Market, TradeRow, digest, table_rows,
 from ..system.tree import Tree, fetch, until
 from .campaign import Campaign
 from .ledgers import Lost, lost_by_writer, named_by_feed, outages_by_feed
+from .machine import Shim
 from .told import (
     EVENT_TIME,
     FORMS,
@@ -257,7 +258,7 @@ def messages(campaign: Campaign, form: Form) -> Verdict:
                 for before, after in seen.holes
                 if before is not None
                 and not _lost_by_the_writer(before, after)
-                and not any(_within(campaign, before, outage, after) for outage in outages)
+                and not any(within(campaign.shim, before, outage, after) for outage in outages)
             ]
     how = f"samples of what was sent, each {form.columns.count(',') + 2} columns" if form.sampled else "what was sent"
     detail = f"{rows} rows" if form.sampled else f"{rows} rows, {missing} messages missing in {holes} holes, all named"
@@ -269,9 +270,9 @@ def _lost_by_the_writer(before: Stored, after: Stored) -> bool:
     return before.epoch == after.epoch and before.nth + 1 != after.nth
 
 
-def _within(campaign: Campaign, before: Stored, outage: tuple[int, int], after: Stored) -> bool:
+def within(clock: Shim, before: Stored, outage: tuple[int, int], after: Stored) -> bool:
     """Whether an outage lies between the receipts of two rows; the daemon's clock may have been stepped meanwhile."""
-    times = [campaign.shim.moments(at) for at in (before.recv_ns, *outage, after.recv_ns)]
+    times = [clock.moments(at) for at in (before.recv_ns, *outage, after.recv_ns)]
     if not outage[0]:
         times[1] = times[0]
     return any(list(moments) == sorted(moments) for moments in itertools.product(*times))

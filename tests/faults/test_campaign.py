@@ -7,6 +7,8 @@ import pytest
 from .campaign import Campaign, run
 from .damage import DAMAGES, make_steps
 from .ledgers import Lost
+from .machine import Shim
+from .tables import within
 from .told import Stored, walk
 from .verdict import Usage, judge
 
@@ -66,3 +68,34 @@ def test_ledger_fits_what_it_names_for_certain_and_perhaps():
     lost = Lost({1, 2}, {2, 3})
     assert [lost.fits(missing) for missing in range(5)] == [False, False, True, True, False]
     assert Lost({1}, set(), rest=True).fits(1000)
+
+
+# -- what an outage explains
+
+
+def clock(*steps: tuple[int, int]) -> Shim:
+    """Of the daemon: set so many s ahead, at so many s of the machine's time."""
+    shim = Shim.__new__(Shim)
+    shim.works = True
+    shim._steps = [(at * 10**9, ahead * 10**9) for at, ahead in steps]
+    return shim
+
+
+def received(at_s: int) -> Stored:
+    return Stored(1, 0, (), at_s * 10**9)
+
+
+@pytest.mark.parametrize(
+    ("outage", "explains"),
+    [((12, 18), True), ((10, 20), True), ((0, 18), True), ((5, 8), False), ((5, 18), False), ((12, 25), False)],
+)
+def test_hole_is_explained_by_an_outage_inside_it(outage, explains):
+    of_ns = outage[0] * 10**9, outage[1] * 10**9
+    assert within(clock((0, 0)), received(10), of_ns, received(20)) is explains
+
+
+def test_outage_is_found_by_a_clock_that_was_stepped_meanwhile():
+    shim = clock((0, 0), (15, -100), (17, 0))
+    assert within(shim, received(10), (12 * 10**9, -84 * 10**9), received(20)), "it ended at 16 s"
+    assert not within(shim, received(10), (12 * 10**9, -80 * 10**9), received(20)), "the clock never showed that"
+    assert shim.moments(-84 * 10**9) == [16 * 10**9]
