@@ -46,11 +46,11 @@ class Outage(msgspec.Struct, frozen=True):
 
 
 ALL = "*"
-OUTAGES_FOLDER = "outages"
+GAPS_FOLDER, OUTAGES_FOLDER = "gaps", "outages"
 
 
 def gaps_path(data: Path, producer: str) -> Path:
-    return data / "gaps" / f"{producer}.jsonl"
+    return data / GAPS_FOLDER / f"{producer}.jsonl"
 
 
 def outages_path(data: Path, producer: str) -> Path:

@@ -17,12 +17,12 @@ import msgspec
 
 from ...codecs.book import BookState
 from ...codecs.record import RecordType, Store
-from ...codecs.records import BOOK_TOP, MARKET_RECORDS
+from ...codecs.records import BOOK_TOP, MARKET_RECORDS, TRADE
 from ...storage.gaps import REASONS, Gap
 from ...storage.gaps import read_gaps as storage_gaps
 from ...storage.offsets import WRITER_FOLDER
 from ..catalog import Source
-from ..gaps import ALL, OUTAGES_FOLDER, Outage, read_outages
+from ..gaps import ALL, GAPS_FOLDER, OUTAGES_FOLDER, Outage, read_outages
 from ..gaps import Gap as ExchangeGap
 from .aggregates import AGGREGATE_METADATA, Aggregate, kept_answer
 from .endpoints import Answerer, Arguments, Endpoint
@@ -126,7 +126,10 @@ async def _examine(state: FrontState, arguments: Arguments, sources: list[tuple[
         answered &= asked
     gaps = [gap for gap in await asyncio.to_thread(read_gaps, state, first) if gap.to_ns >= start_ns]
     lost = sum(gap.last_id - gap.first_id + 1 for gap in gaps if gap.kind != "book")
-    missing = sum(one["missing"] for one in records.values()) + lost
+    if (trades := records.get(TRADE.name)) is not None:
+        trades["missing"] += lost
+        trades["completeness"] = percent(trades["count"], trades["count"] + trades["missing"])
+    missing = sum(one["missing"] for one in records.values())
     count = sum(one["count"] for one in records.values())
     outages = [one for one in await asyncio.to_thread(outages_of, state, first) if not 0 < one.to_ns < start_ns]
     unstored = [gap for gap in await asyncio.to_thread(unstored_gaps, state, first) if latest_ns(gap) >= start_ns]
@@ -174,7 +177,7 @@ async def _record(
 def read_gaps(state: FrontState, source: Source) -> list[ExchangeGap]:
     """The instrument's lines of all feeds' gap files, oldest first."""
     found = []
-    for path in sorted((state.ctx.data / "gaps").glob("*.jsonl*")):
+    for path in sorted((state.ctx.data / GAPS_FOLDER).glob("*.jsonl*")):
         try:
             lines = path.read_bytes().splitlines()
         except OSError:

@@ -187,7 +187,9 @@ async def merge(
     if held.lost and seam.nth and not len(current) and current_epoch:
         note = "the writer fell behind: records may be missing"
         return replace(found, completeness=coverage(memory, start_ns, end_ns), note=note)
-    missing = _missing(older, current, seam.nth)
+    # between what was found and the seam lies what happened after the range, unless the range goes on behind the seam
+    goes_on = before is not None or (len(memory) > 0 and int(times_of(memory[:1])[0]) < end_ns)
+    missing = _missing(older, current, seam.nth if goes_on else None)
     whole = len(older.rows) + len(within(memory, start_ns, end_ns))
     note = f"{missing} records are in neither place" if missing else ""
     return replace(found, completeness=percent(whole, whole + missing), note=note)
@@ -229,13 +231,13 @@ def _satisfies(rows: np.ndarray, start_ns: int, end_ns: int, wanted: int) -> boo
     return _reaches(rows, start_ns) or len(_pick(rows, start_ns, end_ns, wanted)) >= wanted
 
 
-def _missing(older: Older, current: np.ndarray, first_nth: int) -> int:
-    """Records that `nth` says there were and that neither place has."""
+def _missing(older: Older, current: np.ndarray, first_nth: int | None) -> int:
+    """Records that `nth` says there were and neither place has. `first_nth`: of memory, where they lead up to it."""
     missing = 0
     for one in np.unique(older.epochs):
         nths = older.rows["nth"][older.epochs == one]
         missing += int(nths[-1]) - int(nths[0]) + 1 - len(nths)
-    if len(current):
+    if len(current) and first_nth is not None:
         missing += first_nth - 1 - int(current["nth"][-1])
     return max(0, missing)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...codecs.record import RecordType
+from ...codecs.records import TRADE
 from ..catalog import Source
 from .endpoints import Answer, Answerer, Arguments
 from .envelope import encode, joined_rows, members
@@ -55,6 +56,7 @@ class NewestText:
         self._paged = paged
         self._kept = Kept(state)
         self._rows = 0
+        self._missed = state.missed if form.record is TRADE else None
 
     def members(self, limit: int) -> tuple[bytes, int]:
         """`(members, rows)`."""
@@ -64,6 +66,9 @@ class NewestText:
         texts = self._cache.newest(limit)
         self._rows = rows = len(texts)
         metadata = {**self._metadata, "count": rows, "data_source": "memory", "completeness": 100}
+        if self._missed is not None and rows:
+            share, note = self._missed.share(self.source, self._cache.oldest(rows)[2], self._cache.oldest(1)[2], rows)
+            metadata |= {"completeness": share, "note": note} if note else {}
         text = b'"data":%b,"metadata":%b,"count":%d' % (joined_rows(self._constant, texts), encode(metadata), rows)
         if self._paged and rows:
             nth, _, received_ns = self._cache.oldest(rows)
@@ -115,11 +120,16 @@ async def merged_rows(state: FrontState, form: Form, source: Source, arguments: 
     shown = slice(window.offset, window.offset + window.size)
     rows, epochs = found.rows[shown], found.epochs[shown]
     texts = form.renderer(source, options).rows(rows)
+    completeness, note = found.completeness, found.note
+    if form.record is TRADE and len(rows):
+        received = rows["ts_recv_ns"]
+        share, never_came = state.missed.share(source, int(received.min()), int(received.max()), len(rows))
+        completeness, note = min(completeness, share), "; ".join(filter(None, (note, never_came)))
     show = shown_time(options)
     metadata: dict[str, Any] = {
         **key_metadata(source, arguments["symbol"]), "count": len(texts), "start_time": show(start),
-        "end_time": show(end), "data_source": found.data_source, "completeness": found.completeness,
-        **({"note": found.note} if found.note else {}),
+        "end_time": show(end), "data_source": found.data_source, "completeness": completeness,
+        **({"note": note} if note else {}),
     }  # fmt: skip
     told = pagination(
         window.size, page=window.page, total=found.total, has_next=len(found.rows) > shown.stop,

@@ -16,6 +16,7 @@ from .desk.desk import Desk
 from .history import History
 from .host import Scrapes
 from .kept import Keeper
+from .missed import Missed
 from .resolve import resolve
 from .rows import Alias, Options, RowCache, RowRenderer
 from .tree import Tree
@@ -37,10 +38,12 @@ class FrontState:
     scrapes: Scrapes = field(default_factory=Scrapes)
     aggregates: Keeper[Any] = field(init=False)  # statistics over ranges; not those that ClickHouse did not answer
     desk: Desk = field(init=False)
+    missed: Missed = field(init=False)
     covered: tuple[int, dict[str, Any]] | None = None  # freshness of all types and when it was looked at, UNIX ns
     _caches: dict[tuple[str, int, int, Options], RowCache] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self.missed = Missed(self.ctx.data)
         self.desk = Desk(self.ctx.folder, self.ctx.page, self.config.desk)
         self.aggregates = Keeper(self.config.aggregate_keep_s, self.config.aggregates_max, attrgetter("answered"))
 

@@ -122,6 +122,25 @@ def test_seam_that_moves_loses_and_doubles_no_row(producer: Producer, reader: St
     line.close()
 
 
+def test_range_that_is_over_lacks_nothing_that_came_after_it(producer: Producer, reader: StreamReader) -> None:
+    key_id = producer.add(instrument("BTC"))
+    now = time.time_ns()
+    for i in range(2000):
+        producer.trade(key_id, at_ns=now - (2000 - i) * 10**9)
+    rows = everything(reader)
+    line = reader.register("writer.stored", ReaderKind.LOSSY, None, 2000)
+    start, end = now - 1800 * 10**9, now - 1700 * 10**9
+    found = asyncio.run(merge(reader, key_id, start, end, 1000, Table(rows, reader.epoch).older))
+    assert (len(found.rows), found.data_source, found.completeness, found.note) == (100, "database", 100.0, "")
+    holed = np.delete(rows, np.s_[250:260])
+    found = asyncio.run(merge(reader, key_id, start, end, 1000, Table(holed, reader.epoch).older))
+    assert (len(found.rows), found.completeness) == (90, 90.0)
+    after = Seam(reader.epoch, 300, int(rows["ts_recv_ns"][300]))
+    found = asyncio.run(merge(reader, key_id, start, now, 1000, Table(rows[:290], reader.epoch).older, None, after))
+    assert (len(found.rows), found.completeness) == (90, 90.0), "behind a cursor nothing may be missing"
+    line.close()
+
+
 def test_hole_between_memory_and_history_is_counted(producer: Producer, reader: StreamReader) -> None:
     key_id = producer.add(instrument("BTC"))
     many_trades(producer, [key_id], 1000)

@@ -283,8 +283,34 @@ def test_data_integrity_counts_what_is_held_and_lists_gaps(front: FrontThread, d
     found = front.data("/api/v1/health/data-integrity/BTC-USDT?hours=48")
     assert (found["status"], found["gap_count"], found["gaps"][0]["origin"]) == ("incomplete", 1, "exchange")
     assert (found["gaps"][0]["missing"], found["gaps"][0]["data_type"]) == (3, "trade")
-    assert found["completeness"] < 100
+    assert found["completeness"] == found["records"]["trade"]["completeness"] < 100
+    assert found["records"]["trade"]["missing"] == 3
     assert_error(front.get("/api/v1/health/data-integrity/NOPE-USDT"), 404, "NOT_FOUND")
+
+
+def test_trades_that_never_came_are_missing_where_they_would_be(front: FrontThread, desk: Desk) -> None:
+    """Gaps of a feed's ledger, and no others: of books, of other instruments, outside of what is shown."""
+    gaps = front.folder / "gaps"
+    gaps.mkdir(exist_ok=True)
+    newest = desk.rows[-40:]
+    between = {"from_ns": int(newest["ts_recv_ns"][3]), "to_ns": int(newest["ts_recv_ns"][4])}
+    gap = {"exchange": "binance", "instrument": "BTC-USDT", "kind": "trade", "first_id": 1, "last_id": 10, **between}
+    lines = [
+        gap | {"to_ns": desk.now - 50 * HOUR_NS, "from_ns": desk.now - 51 * HOUR_NS}, gap | {"kind": "book"},
+        gap | {"instrument": "ETH-USDT"}, gap,
+    ]  # fmt: skip
+    (gaps / "feed-binance-spot-7.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn')
+    for path in (
+        "/api/v1/trades/BTC-USDT?limit=40",
+        f"/api/v1/trades/BTC-USDT?start_time={desk.now // 10**6 - 86_300_000}&limit=40",
+    ):
+        eventually(lambda path=path: front.get(path).json["metadata"]["completeness"] == 80.0, "the gap is seen")
+        assert "10 trades never came" in front.get(path).json["metadata"]["note"]
+    few = front.get("/api/v1/trades/BTC-USDT?limit=30").json["metadata"]
+    assert few["completeness"] == 100 and "note" not in few
+    stats = front.get("/api/v1/trades/stats?symbol=BTC-USDT&hours=23").json["metadata"]
+    assert stats["completeness"] < 100 and "trades never came" in stats["note"]
+    (gaps / "feed-binance-spot-7.jsonl").unlink()
 
 
 def test_data_integrity_tells_when_nobody_listened(front: FrontThread, desk: Desk) -> None:
