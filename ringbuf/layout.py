@@ -16,7 +16,7 @@ File: ``<producer>.<record>.ring``, little-endian, mapped shared.
 | 40 | 8 | fingerprint | creator, once | hash of the record declaration |
 | 48 | 8 | epoch_ns | creator, once | wall clock at creation, UNIX ns; numbering restarts only with a new epoch |
 | 64 | 8 | producer_pid | producer, at attach | 0 = never attached |
-| 72 | 8 | live_since_ns | producer, at attach | wall clock; rows received before it may be stale |
+| 72 | 8 | live_since_ns | producer, at attach and when it loses its source | wall clock; rows before it may be stale |
 | 80 | 8 | keys_ready | producer | one more than the highest key whose tail has its memory reserved |
 | 88 | 8 | tail_batch | producer | slots of one tail that may be in the making now; stored BEFORE the first; 0 means 1 |
 | 96 | 8 | sampled_recv_ns | producer, at times | ts_recv_ns of records that it timed; stored AFTER the next field |

@@ -169,6 +169,10 @@ class StreamWriter:
         self._mend_tails()
         self._words[layout.PRODUCER_PID_AT // 8] = os.getpid()
         self._tail_batch[0] = 1
+        self.set_live_since(now_ns)
+
+    def set_live_since(self, now_ns: int) -> None:
+        """Say that what was received before this may be stale: the source of the records was lost. Wall clock."""
         self._words[layout.LIVE_SINCE_AT // 8] = now_ns
 
     @property
@@ -396,7 +400,7 @@ class StreamReader:
 
     @property
     def live_since_ns(self) -> int:
-        """When the producer attached last, wall clock; rows received before it may be stale."""
+        """When the producer attached or lost its source last, wall clock; rows received before it may be stale."""
         return self._words[layout.LIVE_SINCE_AT // 8]
 
     @property

@@ -50,6 +50,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TRADES, AGGREGATES = "trade", "agg_trade"
+FROM_REST = frozenset(("kline", "open_interest", "funding"))  # hold, or are asked for, without a connection
 RESUME_IDS = 64  # newest trades of a symbol that a new process looks at to know which gap is still undecided
 KLINES_PATIENCE_S = 90.0  # longer than a window: only a ban lasts so long, and live bars must not wait for its end
 WATCH_INTERVAL_S = 1.0
@@ -349,6 +350,10 @@ class Feed:
 
     def partial(self) -> None:
         self.outages.begin()
+        now = time.time_ns()  # the clock of receipts
+        for record, writer in self.writers.items():
+            if record not in FROM_REST:
+                writer.set_live_since(now)
 
     def renewed(self, stream: str, since_ns: int) -> None:
         self.outages.renewed(stream, since_ns)

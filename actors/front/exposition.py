@@ -126,7 +126,9 @@ def stream_samples(readers: Iterable[StreamReader]) -> Iterable[Sample]:
         if reader.capacity:
             yield Sample("gauge", "tickring_stream_capacity", "Slots of the ring", labels, (reader.capacity,))
         live = reader.live_since_ns / NS
-        yield Sample("gauge", "tickring_stream_live_since_seconds", "When its producer attached last", labels, (live,))
+        yield Sample(
+            "gauge", "tickring_stream_live_since_seconds", "What was received before it may be stale", labels, (live,)
+        )
         for line in reader_lines(reader) if reader.capacity else ():
             lag = max(0, published - int(line["cursor"]))
             named = {**labels, "reader": str(line["name"]), "kind": str(line["kind"])}

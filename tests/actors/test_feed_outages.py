@@ -65,9 +65,13 @@ def test_what_is_missing_of_a_stream_without_numbers_was_sent_in_an_outage(shm: 
                 async with feeding(shm, tmp_path, config) as running:
                     await more(running)
                     assert [each for each in told(tmp_path) if each.from_ns != each.to_ns] == []
+                    last = int(running.rows("ticker")["ts_recv_ns"][-1])
                     fault(simulator, "reset")
+                    await until(lambda: running.reader("ticker").live_since_ns > last, "what is there to be stale")
                     await until(lambda: running.counter("connects") >= 2, "another connection")
                     await more(running)
+                    live = running.rows("ticker")["ts_recv_ns"] >= running.reader("ticker").live_since_ns
+                    assert live.any() and not live.all()
                     assert len(told(tmp_path)) >= 2 and told(tmp_path)[-1].to_ns
                 assert not told(tmp_path)[-1].to_ns, "it lasts"
                 await more(other)
