@@ -12,7 +12,7 @@ from tickring.codecs.desk.money import UNIT
 from tickring.codecs.record import Flag
 
 from ..actors.ws_harness import Client, client, eventually, narrow_socket
-from .ws_rig import NOW, rig, run
+from .ws_rig import NOW, plain, rig, run
 
 FILLS, ALERTS = "fills.acct-7", "alerts.acct-7"
 
@@ -373,4 +373,19 @@ def test_a_client_has_the_accounts_that_it_may_see(shm):
             assert [one["code"] for one in reply["errors"]] == ["FORBIDDEN", "FORBIDDEN"]
 
     with rig(shm, authenticator=TwoUsers()) as r:
+        run(r, go)
+
+
+def test_path_of_market_data_has_no_channel_of_the_desk(shm):
+    async def go(r):
+        async with plain(r.front, "/ws/market?channels=alerts") as c:
+            reply = await c.until("subscribed")
+            assert (reply["channels"], reply["errors"][0]["code"]) == ([], "NOT_SUPPORTED")
+            await c.send({"op": "subscribe", "channels": ["pnl", "system", "fills.acct-7"]})
+            reply = await c.until("subscribed")
+            assert reply["channels"] == [] and len(reply["errors"]) == 3
+            assert "use /ws/v1" in reply["errors"][0]["message"]
+
+    with rig(shm) as r:
+        r.fill(1)
         run(r, go)

@@ -24,6 +24,7 @@ from .errors import (
     INVALID_FRAME,
     INVALID_PARAMETER,
     MISSING_AUTH_TOKEN,
+    NOT_SUPPORTED,
     RATE_LIMIT_EXCEEDED,
     FrameError,
 )
@@ -31,6 +32,7 @@ from .forms import Form
 from .names import SHOWN_MAX, ChannelRequest, channel_name
 from .wire import Error, Frame, Heartbeat, Status
 
+MARKET_PATH = "/ws/market"  # has no channels of the desk
 PROTOCOL = "tickring.v1"
 ENCODINGS = ("json", "msgpack")
 
@@ -211,6 +213,9 @@ class Dialect:
         identity = self.connection.identity
         if not request.account:
             return self.engine.registry.sources(request)
+        if self.connection.path == MARKET_PATH:
+            message = f"channel {request.name!r} is the desk's, and {MARKET_PATH} has market data only: use /ws/v1"
+            raise FrameError(NOT_SUPPORTED, message, request.name)
         if identity is None or "read" not in identity.permissions:
             raise FrameError(FORBIDDEN, f"channel {request.name!r} needs the permission 'read'", request.name)
         if not request.is_pattern and not self._may_see(request.kind, request.account):

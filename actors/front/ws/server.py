@@ -27,7 +27,7 @@ from .connection import (
     Connection,
 )
 from .desk_channels import PATHS
-from .dialect import Dialect
+from .dialect import MARKET_PATH, Dialect
 from .dialect_api import Api
 from .dialect_dashboard import Dashboard
 from .engine import Engine
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 SUBPROTOCOLS = {"tickring.v1.json": Encoding.JSON, "tickring.v1.msgpack": Encoding.MSGPACK}
 ENCODINGS = {"json": Encoding.JSON, "msgpack": Encoding.MSGPACK}
 DIALECTS: dict[str, type[Dialect]] = {dialect.name: dialect for dialect in (V1, Dashboard, Api)}
-PATHS_V1 = ("/ws/v1", "/ws/market")
+PATHS_V1 = ("/ws/v1", MARKET_PATH)
 SWEEP_S = 1.0
 REFUSED_GRACE_S = 0.25  # for the closing handshake of those that are not let in
 DEFLATE_WINDOW_BITS = 15  # shared compressed frames are made for this window
