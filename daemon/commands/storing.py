@@ -11,13 +11,14 @@ from typing import Any
 
 import msgspec
 
+from ...actors import gaps
 from ...actors.control import CONTROL_SOCKET
 from ...actors.writer.follower import DURABLE_LINE, STORED_LINE
 from ...ringbuf import RingError, page_filename, read_page
 from ...ringbuf.inspect import inspect_stream
 from ...storage.client import Client, Server
 from ...storage.errors import StorageError
-from ...storage.gaps import gap_totals, read_gaps
+from ...storage.gaps import GapTotal, gap_totals, read_gaps
 from ...storage.offsets import DESK_SPOOL
 from ...storage.overview import table_statuses
 from ...storage.spoolhead import spool_bytes
@@ -28,6 +29,7 @@ from .output import print_json, print_table
 WRITER = "writer"
 TIMEOUT_S = 2.0  # for each answer of ClickHouse
 MIB = 1 << 20
+NOT_RECEIVED, NOT_CONNECTED = "not_received", "not_connected"  # of the feeds' ledgers, beside the writer's reasons
 
 
 def status(folder: Path, config_file: Path | None, *, as_json: bool) -> int:
@@ -73,8 +75,33 @@ async def _tables(server: Server) -> list[Any]:
         await client.close()
 
 
+def _missed(data: Path) -> list[GapTotal]:
+    """What never came to the feeds, by feed and kind; `rows` of books and of outages are not known."""
+    totals = []
+    for path in sorted((data / gaps.GAPS_FOLDER).glob("*.jsonl")):
+        by_kind: dict[str, list[gaps.Gap]] = {}
+        for gap in gaps.read_gaps(path):
+            by_kind.setdefault(gap.kind, []).append(gap)
+        for kind, found in by_kind.items():
+            rows = 0 if kind == "book" else sum(gap.last_id - gap.first_id + 1 for gap in found)
+            totals.append(_total(f"{path.stem}.{kind}", NOT_RECEIVED, [gap.to_ns for gap in found], rows))
+    for path in sorted((data / gaps.OUTAGES_FOLDER).glob("*.jsonl")):
+        outages = [one for one in gaps.read_outages(path) if one.from_ns != one.to_ns]
+        if outages:
+            total = _total(path.stem, NOT_CONNECTED, [one.to_ns or one.from_ns for one in outages], 0)
+            total.open = sum(not one.to_ns for one in outages)
+            totals.append(total)
+    return totals
+
+
+def _total(stream: str, reason: str, noticed_ns: list[int], rows: int) -> GapTotal:
+    return GapTotal(
+        stream, reason, len(noticed_ns), rows, first_noticed_ns=min(noticed_ns), last_noticed_ns=max(noticed_ns)
+    )
+
+
 def _facts(folder: Path, data: Path, detail: dict[str, Any]) -> dict[str, Any]:
-    """What needs no ClickHouse: from the writer's page, its folder, and the rings."""
+    """What needs no ClickHouse: from the writer's page, its folder, the feeds' ledgers, and the rings."""
     return {
         "clickhouse": dict(detail.get("clickhouse", {})),
         "desk_clickhouse": detail.get("desk", {}).get("clickhouse"),  # None: the desk has stored nothing yet
@@ -82,7 +109,7 @@ def _facts(folder: Path, data: Path, detail: dict[str, Any]) -> dict[str, Any]:
         "spool": _spool(data / "spool", detail),
         "desk_spool": _spool(data / DESK_SPOOL, detail.get("desk", {})),
         "cursors": _cursors(folder),
-        "gaps": [asdict(total) for total in gap_totals(read_gaps(data))],
+        "gaps": [asdict(total) for total in (*gap_totals(read_gaps(data)), *_missed(data.parent))],
     }
 
 

@@ -9,7 +9,8 @@ import signal
 
 import pytest
 
-from tickring.daemon.commands.storing import _kept, _state
+from tickring.actors.gaps import Gap, GapLedger, Outage, gaps_path, outages_path
+from tickring.daemon.commands.storing import _kept, _missed, _state
 from tickring.ringbuf import read_page
 
 from .conftest import wait_for
@@ -42,6 +43,17 @@ def test_storage_status_tells_of_tables_spool_cursors_and_gaps(demo):  # noqa: F
     line = cursors["feed-binance-spot-0.trade"]
     assert line["alive"] and line["lag_rows"] == line["published"] - line["safe"] >= 0
     assert facts["gaps"] == []
+
+    feed = next(actor["pid"] for actor in one.status()["actors"] if actor["name"] == "feed-binance-usdm-market-0")
+    os.kill(feed, signal.SIGKILL)
+
+    def told():
+        gaps = look(name, "--json")[1]["gaps"]
+        return [one for one in gaps if one["reason"] == "not_connected"]
+
+    (outage,) = wait_for("its outage", told)
+    assert (outage["stream"], outage["rows"]) == ("feed-binance-usdm-market-0", 0)
+    assert outage["first_noticed_ns"] <= outage["last_noticed_ns"]
 
     engine = next(actor["pid"] for actor in one.status()["actors"] if actor["name"] == "clickhouse")
     os.kill(engine, signal.SIGSTOP)
@@ -87,3 +99,19 @@ def test_retention_is_said_in_days(ttl, said):
 )
 def test_state_of_clickhouse_is_said_in_words(told, said):
     assert _state(told) == said
+
+
+def test_what_feeds_missed_is_summed_by_feed_and_kind(tmp_path):
+    ledger = GapLedger(gaps_path(tmp_path, "feed-x"), 1 << 20)
+    for kind, first, last, at in (("trade", 5, 9, 100), ("trade", 20, 20, 300), ("book", 1, 50, 200)):
+        ledger.add(Gap("binance", "BTC-USDT", kind, first, last, at - 1, at))
+    outages = GapLedger(outages_path(tmp_path, "feed-x"), 1 << 20)
+    for begin, end in ((50, 50), (70, 0), (70, 80), (90, 0)):
+        outages.add(Outage("binance", "*", begin, end))
+    found = [
+        (t.stream, t.reason, t.gaps, t.rows, t.open, t.first_noticed_ns, t.last_noticed_ns) for t in _missed(tmp_path)
+    ]
+    assert found == [
+        ("feed-x.trade", "not_received", 2, 6, 0, 100, 300), ("feed-x.book", "not_received", 1, 0, 0, 200, 200),
+        ("feed-x", "not_connected", 2, 0, 1, 80, 90),
+    ]  # fmt: skip
