@@ -35,8 +35,8 @@ Fallback = Callable[[Any], Awaitable[web.StreamResponse]]
 
 
 def prefers_html(accept: str) -> bool:
-    """Whether ``/`` shows the page: to everybody but those who ask for JSON and not for HTML."""
-    return "application/json" not in accept or "text/html" in accept
+    """Whether ``/`` shows the page: to whoever asks for HTML, as browsers do. Others get a banner."""
+    return "text/html" in accept
 
 
 class Gate:
