@@ -26,6 +26,9 @@ class Missed:
 
     Args:
         data: the data folder.
+
+    Attributes:
+        version: changes when a gap was found.
     """
 
     def __init__(self, data: Path) -> None:
@@ -33,12 +36,19 @@ class Missed:
         self._gaps: dict[tuple[str, str], deque[Gap]] = defaultdict(lambda: deque(maxlen=GAPS_MAX))
         self._read: dict[str, tuple[int, int]] = {}  # file -> (inode, bytes read)
         self._looked = float("-inf")
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        if time.monotonic() - self._looked >= LOOK_S:
+            self._look()
+        return self._version
 
     def trades(self, source: Source, first_ns: int, last_ns: int) -> int:
         """How many trades of an instrument are missing between two times of receipt, both of trades that came."""
-        if time.monotonic() - self._looked >= LOOK_S:
-            self._look()
         missing = 0
+        if not self.version:
+            return missing
         for gap in reversed(self._gaps.get((source.exchange, source.instrument), ())):
             if gap.to_ns <= first_ns:
                 break
@@ -84,4 +94,5 @@ class Missed:
                 continue
             if gap.kind in TRADES:
                 self._gaps[gap.exchange, gap.instrument].append(gap)
+                self._version += 1
         return start + stop

@@ -60,7 +60,8 @@ class NewestText:
 
     def members(self, limit: int) -> tuple[bytes, int]:
         """`(members, rows)`."""
-        kept = self._kept.get(self.source.reader.count(self.source.key_id))
+        gaps = self._missed.version if self._missed is not None else 0
+        kept = self._kept.get((self.source.reader.count(self.source.key_id), gaps))
         if kept is not None:
             return kept, self._rows
         texts = self._cache.newest(limit)
@@ -74,7 +75,7 @@ class NewestText:
             nth, _, received_ns = self._cache.oldest(rows)
             cursor = Seam(self.source.epoch, nth, received_ns)
             text += b',"pagination":' + encode(pagination(limit, has_next=nth > 0, next_cursor=cursor))
-        return self._kept.put(self._cache.count, text), rows
+        return self._kept.put((self._cache.count, gaps), text), rows
 
     def reaches(self, start_ns: int) -> bool:
         """Whether all rows of the last answer are of this time or later."""

@@ -290,6 +290,7 @@ def test_data_integrity_counts_what_is_held_and_lists_gaps(front: FrontThread, d
 
 def test_trades_that_never_came_are_missing_where_they_would_be(front: FrontThread, desk: Desk) -> None:
     """Gaps of a feed's ledger, and no others: of books, of other instruments, outside of what is shown."""
+    assert front.get("/api/v1/trades/BTC-USDT?limit=40").json["metadata"]["completeness"] == 100
     gaps = front.folder / "gaps"
     gaps.mkdir(exist_ok=True)
     newest = desk.rows[-40:]
