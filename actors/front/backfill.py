@@ -11,11 +11,13 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ...codecs.klines import INTERVALS, bar_start, bar_stop
 from ..catalog import Source
 from ..keeper.errors import KeeperError
 from ..keeper.protocol import Fill, Filled, ask
-from .bars import PARTIAL, Bars, Wanted, bars_of
+from .bars import PARTIAL, Bars, Wanted, bars_of, first_start
 from .state import FrontState
 
 MS = 1_000_000
@@ -25,21 +27,27 @@ BACKFILL_METADATA: dict[str, Any] = {
         "description": "rest_api: fetched from the exchange for this answer",
     },
     "backfill": {
-        "enum": ["complete", "pending", "unavailable"],
-        "description": "where bars were missing: fetched as far as the exchange has them; still being fetched, ask "
-        "again; or not possible now, see `note`",
+        "enum": ["complete", "partial", "pending", "unavailable"],
+        "description": "where bars were missing: fetched as far as the exchange has them; so many of them as are "
+        "fetched for one request, ask again or follow `next_cursor`; still being fetched, ask again; or not possible "
+        "now, see `note`",
     },
 }  # fmt: skip
 
 
 def missing_range(bars: Bars, wanted: Wanted) -> tuple[int, int] | None:
     """The stretch ``[start, stop)``, UNIX ms, of the request in which bars are missing; None for none."""
-    start, stop = wanted.start_ms, min(wanted.end_ms, time.time_ns() // MS)
+    start, stop = wanted.start_ms, min(wanted.end_ms, bar_start(wanted.interval, time.time_ns() // MS))
     whole = int(((bars.rows["flags"] & PARTIAL) == 0).sum())
     if start is None or whole >= bars.expected:
         return None
     span = wanted.limit * INTERVALS[wanted.interval]
     start, stop = (start, min(stop, start + span)) if wanted.oldest_first else (max(start, stop - span), stop)
+    if bars.more and len(bars.rows):  # what lies beyond is no matter of this answer
+        if wanted.oldest_first:
+            stop = min(stop, int(bars.rows["close_ts"][-1]) + 1)
+        else:
+            start = max(start, int(bars.rows["open_ts"][0]))
     return (start, stop) if start < stop else None
 
 
@@ -50,7 +58,9 @@ async def filled_bars(state: FrontState, source: Source, base: str, wanted: Want
     stretch = missing_range(bars, wanted)
     if stretch is None or not bars.answered or not state.history.configured or not patience_s:
         return bars
-    start = max(0, bar_start(wanted.interval, stretch[0]))
+    # of a bar that is made of others the parts before the range are of no use
+    begin = bar_start if base == wanted.interval else first_start
+    start = max(0, begin(wanted.interval, stretch[0]))
     stop = bar_stop(wanted.interval, bar_start(wanted.interval, stretch[1] - 1))
     key = dict(source.key.attributes)
     request = Fill(key=key, start_ms=start, stop_ms=stop, oldest_first=wanted.oldest_first, wait_s=patience_s)
@@ -61,8 +71,26 @@ async def filled_bars(state: FrontState, source: Source, base: str, wanted: Want
         if bars.answered and len(bars.rows):
             fresh = before.isdisjoint(bars.rows["open_ts"].tolist())
             bars = replace(bars, data_source="rest_api" if fresh else "mixed")
-    note = f"bars are missing and are not fetched now: {told.reason}" if told.state == "unavailable" else ""
-    return replace(bars, backfill=told.state, note=note)
+    more = bars.more or (told.state in ("partial", "pending") and _goes_on(bars.rows, start, stop, wanted))
+    return replace(bars, backfill=told.state, note=_note(told), more=more)
+
+
+def _goes_on(rows: np.ndarray, start_ms: int, stop_ms: int, wanted: Wanted) -> bool:
+    """Whether a range has something beyond the bars that are answered, or lacks a part of the last of them."""
+    if not len(rows):
+        return True
+    if wanted.oldest_first:
+        return bool(rows["flags"][-1] & PARTIAL) or int(rows["close_ts"][-1]) + 1 < stop_ms
+    return bool(rows["flags"][0] & PARTIAL) or int(rows["open_ts"][0]) > start_ms
+
+
+def _note(told: Filled) -> str:
+    match told.state:
+        case "unavailable":
+            return f"bars are missing and are not fetched now: {told.reason}"
+        case "partial":
+            return "more bars are missing than are fetched for one request: ask again for the others"
+    return ""
 
 
 async def _ask(state: FrontState, request: Fill) -> Filled:

@@ -27,7 +27,7 @@ from .state import FrontState
 BACKFILL, PARTIAL, CLOSED, ROLLED_UP = int(Flag.BACKFILL), int(Flag.PARTIAL), int(Flag.CLOSED), int(Flag.ROLLED_UP)
 VOID = int(Flag.VOID)
 NAMES = tuple(name for name in INTERVALS if name != "1s")
-BASE_BARS_MAX = 20_000  # that one answer is rolled up from
+BASE_BARS_MAX = 20_000  # that one answer is rolled up from, unless one bar takes more
 OPEN_STALE_MS = 60_000  # an open bar that should have closed so long ago is of a feed that does not run
 _MS = 1_000_000
 _SUMS = ("volume", "quote_volume", "trade_count", "taker_buy_volume", "taker_buy_quote_volume")
@@ -43,7 +43,8 @@ class Bars:
     Attributes:
         rows: `(n,)` KLINE, each `open_ts` once.
         expected: how many there should be in the part of the range that `rows` answers.
-        backfill: complete, pending or unavailable, where missing ones were asked for.
+        backfill: complete, partial, pending or unavailable, where missing ones were asked for.
+        more: whether the range goes on beyond `rows`, with bars that are held or may still be fetched.
     """
 
     rows: np.ndarray
@@ -52,6 +53,7 @@ class Bars:
     answered: bool = True
     backfill: str = ""
     note: str = ""
+    more: bool = False
 
     @property
     def completeness(self) -> float:
@@ -145,7 +147,7 @@ def _answered(bars: Bars, wanted: Wanted) -> Bars:
     """Cut to the limit, and say how many bars there should be."""
     rows = bars.rows[: wanted.limit] if wanted.oldest_first else bars.rows[-wanted.limit :]
     start, end = wanted.start_ms, wanted.end_ms
-    if len(rows) == wanted.limit:  # the rest of the range was not asked for
+    if len(rows) and (bars.more or len(rows) == wanted.limit):  # the rest of the range was not asked for
         if wanted.oldest_first:
             end = int(rows["close_ts"][-1]) + 1
         else:
@@ -237,19 +239,22 @@ async def bars_of(state: FrontState, source: Source, base: str, wanted: Wanted) 
     if base == wanted.interval:
         return await closed_bars(state, source, wanted)
     ratio = -(-INTERVALS[wanted.interval] // INTERVALS[base])
-    start = None if wanted.start_ms is None else _first_start(wanted.interval, wanted.start_ms)
-    end = bar_start(wanted.interval, min(wanted.end_ms, time.time_ns() // _MS) - 1)
-    end = bar_stop(wanted.interval, end) if wanted.end_ms > end else end
-    count = min(BASE_BARS_MAX, (wanted.limit + 1) * ratio)
+    start = None if wanted.start_ms is None else first_start(wanted.interval, wanted.start_ms)
+    end = bar_stop(wanted.interval, bar_start(wanted.interval, wanted.end_ms - 1))
+    end = min(end, bar_start(wanted.interval, time.time_ns() // _MS))  # of the bar of now nothing is shown
+    count = min(max(BASE_BARS_MAX, ratio), (wanted.limit + 1) * ratio)
     shorter = await closed_bars(state, source, Wanted(base, start, end, count, wanted.oldest_first))
     rows = roll_up(shorter.rows, base, wanted.interval)
     rows = rows[(rows["open_ts"] < wanted.end_ms) & (rows["close_ts"] < time.time_ns() // _MS)]
-    if start is None and len(rows) > 1 and rows["flags"][0] & PARTIAL:
-        rows = rows[1:]  # the cut through the first one is ours
-    return _answered(replace(shorter, rows=rows), wanted)
+    edge = -1 if wanted.oldest_first else 0
+    more = len(shorter.rows) == count
+    if (more or start is None) and len(rows) > 1 and rows["flags"][edge] & PARTIAL:
+        rows = rows[:-1] if wanted.oldest_first else rows[1:]  # the cut through that one is ours
+    return _answered(replace(shorter, rows=rows, more=more), wanted)
 
 
-def _first_start(interval: str, start_ms: int) -> int:
+def first_start(interval: str, start_ms: int) -> int:
+    """Begin of the first bar that does not begin before `start_ms`."""
     first = bar_start(interval, start_ms)
     return first if first >= start_ms else bar_stop(interval, first)
 

@@ -20,6 +20,7 @@ from .backfill import BACKFILL_METADATA, filled_bars
 from .bars import (
     NAMES,
     ONE_KEY,
+    PARTIAL,
     Bars,
     Wanted,
     bars_between,
@@ -205,16 +206,22 @@ def candle_rows(state: FrontState, arguments: Arguments) -> Answerer:
         texts = renderer.rows(rows)
         metadata = _metadata(source, arguments, bars, start, end, len(texts), shown_time(options))
         data = joined_rows(constant, texts)
-        has_next = len(bars.rows) > window.offset + window.size
+        has_next = len(bars.rows) > window.offset + window.size or (bars.more and len(rows) > 0)
         total = await _total(state, source, interval, start, end, len(bars.rows), has_next) if paged else None
         told = pagination(
             window.size, page=window.page if paged else None, total=total, has_next=has_next,
             has_prev=(window.page or 1) > 1 or before is not None,
-            next_cursor=str(int(rows["open_ts"][-1])) if len(rows) else None,
+            next_cursor=_cursor_after(rows[-1], bars) if len(rows) else None,
         )  # fmt: skip
         return members(data, metadata=metadata, count=total if paged else len(texts), pagination=told)
 
     return answer
+
+
+def _cursor_after(row: np.void, bars: Bars) -> str:
+    """Behind the oldest bar of a page; a bar of which parts are yet to be fetched comes once more, whole."""
+    again = bars.backfill == "partial" and int(row["flags"]) & PARTIAL
+    return str(int(row["open_ts"]) + bool(again))
 
 
 async def _total(

@@ -43,12 +43,13 @@ class Work:
 
     Attributes:
         stored: bars that it has brought so far.
+        left: missing ones that it leaves to the next: of a range that lacks more than may be fetched at once.
         reason: why it ended before its end; empty while it has not.
         stopping: whether it should end before its end.
     """
 
     def __init__(self) -> None:
-        self.stored = 0
+        self.stored = self.left = 0
         self.reason = ""
         self.stopping = False
         self.task: asyncio.Task[None] | None = None
@@ -114,15 +115,20 @@ class BarFetcher:
                 raise KeeperRefused(f"{len(self._works)} ranges are being fetched already: try again later", "busy")
             work = self._works[identity] = Work()
             work.task = asyncio.create_task(self._run(work, key, start_ms, stop_ms, most, oldest_first, epoch))
-            work.task.add_done_callback(lambda _: self._works.pop(identity, None))
+            work.task.add_done_callback(lambda _: self._ended(identity))
             self._metrics.working.set(len(self._works))
         return work
+
+    def _ended(self, identity: tuple[Any, ...]) -> None:
+        del self._works[identity]
+        self._metrics.working.set(len(self._works))
 
     async def _run(
         self, work: Work, key: Key, start_ms: int, stop_ms: int, most: int, oldest_first: bool, epoch: int
     ) -> None:
         try:
             missing = await self.missing(key, start_ms, stop_ms, temporary=epoch == BACKFILL_EPOCH)
+            work.left = max(0, len(missing) - most)
             missing = missing[:most] if oldest_first else missing[-most:]
             for chunk in chunks(missing, key["interval"], KLINES_LIMIT_MAX[key["product"]]):
                 async with self._slots:
@@ -134,10 +140,8 @@ class BarFetcher:
             self._metrics.failed(kind)
             work.reason = str(error)[:300]
             log.warning("bars=%s.%s not fetched: %s", key["instrument"], key["interval"], error)
-        finally:
-            self._metrics.working.set(len(self._works) - 1)
         if work.stored:
-            log.info("bars=%s.%s fetched=%d", key["instrument"], key["interval"], work.stored)
+            log.info("bars=%s.%s fetched=%d left=%d", key["instrument"], key["interval"], work.stored, work.left)
 
     async def missing(self, key: Key, start_ms: int, stop_ms: int, *, temporary: bool) -> np.ndarray:
         """`open_ts` of the bars of a range that are over and not stored, `(n,)` i8, oldest first.

@@ -155,7 +155,8 @@ class Keeper:
         await work.wait(wait_s)
         if not work.done:
             return Filled(state="pending", stored=work.stored, reason="the bars are still being fetched")
-        return Filled(state="unavailable" if work.reason else "complete", stored=work.stored, reason=work.reason)
+        state = "unavailable" if work.reason else "partial" if work.left else "complete"
+        return Filled(state=state, stored=work.stored, reason=work.reason)
 
 
 async def main(ctx: ActorContext) -> None:

@@ -25,7 +25,7 @@ SOCKET = "keeper.sock"
 LINE_MAX = 65_536
 GRACE_S = 2.0  # for the answer itself, beyond the time that the request allows
 
-State = Literal["complete", "pending", "unavailable"]
+State = Literal["complete", "partial", "pending", "unavailable"]
 
 
 class Fill(msgspec.Struct, tag_field="command", tag="fill", kw_only=True, frozen=True):
@@ -60,8 +60,8 @@ class Delete(msgspec.Struct, tag_field="command", tag="delete", kw_only=True, fr
 
 
 class Filled(msgspec.Struct, tag_field="answer", tag="filled", kw_only=True, frozen=True):
-    """`stored` bars are there now that were not; with `pending` more will follow, with `unavailable` `reason` says why
-    none do."""
+    """`stored` bars are there now that were not; with `partial` the range lacks more than one request may fetch, and
+    the next one goes on; with `pending` more will follow; with `unavailable` `reason` says why none do."""
 
     state: State
     stored: int = 0

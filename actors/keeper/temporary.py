@@ -201,7 +201,7 @@ class TemporaryRanges:
         if work.done and self._works.get(one.temp_id) is work:
             del self._works[one.temp_id]
             one.stored += work.stored
-            one.complete = not work.reason
+            one.complete = not (work.reason or work.left)
             if one.temp_id in self._ranges:
                 self._save()
 

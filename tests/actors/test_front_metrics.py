@@ -11,10 +11,54 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tickring.actors.front.metric_aliases import ALIASES, Family, aliased
-from tickring.ringbuf import MetricsPage
+from tickring.codecs.book import BookState
+from tickring.codecs.record import Flag
+from tickring.codecs.records import BOOK_TOP, TRADE
+from tickring.ringbuf import MetricsPage, StreamReader
 
-from .front_rig import DEADLINE_S, FrontThread, Producer, instance_folder, instrument
+from .front_rig import DEADLINE_S, PRODUCER, FrontThread, Producer, instance_folder, instrument
 
+# All the old names that there are, by whether they can be had of ours.
+SERVED = {
+    "marketprism_": (
+        "uptime_seconds", "cpu_usage_percent", "memory_usage_percent", "memory_usage_bytes", "disk_usage_percent",
+        "active_symbols_count", "orderbook_updates_total", "orderbook_update_duration_seconds",
+        "last_orderbook_update_timestamp", "orderbook_sync_status", "orderbook_waiting_for_snapshot_seconds",
+        "orderbook_resync_count", "orderbook_reconnections_count", "collector_errors_total",
+        "collector_last_success_timestamp_seconds", "snapshot_requests_total", "websocket_connected",
+        "websocket_reconnections_total", "websocket_messages_received_total", "ws_last_inbound_timestamp",
+        "errors_total", "data_validation_errors_total", "request_duration_seconds", "process_rss_bytes", "thread_count",
+    ),
+    "marketprism_storage_": (
+        "messages_received_total", "messages_processed_total", "messages_failed_total", "batch_inserts_total",
+        "batch_queue_size", "batch_queue_bytes", "clickhouse_insert_errors_total", "error_rate_percent",
+        "last_message_timestamp_seconds",
+    ),
+    "": (
+        "http_requests_total", "http_request_duration_seconds", "http_requests_errors_total",
+        "websocket_connections_active", "kafka_messages_consumed_total", "exec_reports_processed_total",
+        "risk_metrics_processed_total", "alerts_generated_total", "strategy_performance_updates_total",
+        "system_cpu_usage_percent", "system_memory_usage_percent", "system_disk_usage_percent",
+        "service_uptime_seconds",
+    ),
+}  # fmt: skip
+NOT_SERVED = {
+    "marketprism_": (
+        # no queue lies between a socket and a book, and what a book keeps until its snapshot is not told
+        "orderbook_queue_drops_total", "orderbook_queue_size", "orderbook_buffer_size",
+        "orderbook_backlog_resyncs_total",
+        # of snapshots only their outcomes are counted
+        "snapshot_request_duration_seconds", "snapshot_timeouts_total", "snapshot_reconnections_total",
+        # Binance's servers ping, and nobody pings them
+        "ws_text_pings_total", "ws_text_pongs_total", "ws_implied_pongs_total", "ws_pong_timeouts_total",
+        "ws_last_outbound_ping_timestamp",
+        # there is no NATS, and no second store that is filled from the first
+        "nats_connected", "nats_messages_published_total", "nats_publish_duration_seconds",
+        "nats_publish_errors_total", "nats_messages_published_labeled_total", "cold_replication_enabled",
+        "cold_replication_lag_minutes", "cold_success_windows_total", "cold_failed_windows_total",
+        "cold_last_success_timestamp_seconds", "cold_last_error_timestamp_seconds",
+    ),
+}  # fmt: skip
 DOCUMENTED = (
     "messages_processed", "messages_published", "errors", "uptime_seconds", "exchange_connections_active",
 )  # fmt: skip
@@ -109,14 +153,62 @@ def test_aliases_are_shown_only_where_they_are_wanted(folder: Path) -> None:
     [frames] = found["marketprism_websocket_messages_received"]
     assert (frames.labels, frames.value) == ({"exchange": "binance"}, 20)
     assert {(one.labels["status"], one.value) for one in found["marketprism_snapshot_requests"]} == {
-        ("success", 8), ("error", 2),
+        ("success", 4), ("error", 1),
     }  # fmt: skip
+    assert [one.labels.get("market_type") for one in found["marketprism_snapshot_requests"]].count("spot") == 2
     [connected] = found["marketprism_websocket_connected"]
     assert connected.value == 0, "one of its connections is down"
     [updates] = found["marketprism_orderbook_updates"]
     assert (updates.labels, updates.value) == ({"exchange": "binance", "symbol": "BTC-USDT"}, 1)
     assert found["marketprism_orderbook_sync_status"][0].value == 1
     assert found["tickring_feed_frames"], "ours stay"
+
+
+def names_of(names: dict[str, tuple[str, ...]]) -> set[str]:
+    return {prefix + name for prefix, group in names.items() for name in group}
+
+
+def test_old_names_are_served_where_ours_say_the_same(folder: Path) -> None:
+    families: dict[str, Family] = {
+        alias.source: (
+            alias.kind,
+            "help",
+            [({alias.only[0]: alias.only[1]} if alias.only else {}, (1.0, 0.0, 1.0), ())],
+        )
+        for alias in ALIASES
+        if alias.source != "tickring_kafka_published_total"
+    }
+    topics = ("exec.reports.v1", "risk.metrics.v1", "strategy.performance.v1", "trade.signals.v1")
+    published = [({"topic": topic}, (float(n),), ()) for n, topic in enumerate(topics, 1)]
+    families["tickring_kafka_published_total"] = ("counter", "help", published)
+    streams = [StreamReader(folder, PRODUCER, record.name, record.dtype) for record in (TRADE, BOOK_TOP)]
+    found = aliased(families, streams)
+    for reader in streams:
+        reader.close()
+    assert set(found) == names_of(SERVED)
+    assert not names_of(SERVED) & names_of(NOT_SERVED)
+    counted = {name: series[0][1] for name, (_, _, series) in found.items() if not name.startswith("marketprism_")}
+    assert counted["exec_reports_processed_total"] == (1.0,)
+    assert counted["risk_metrics_processed_total"] == (2.0,)
+    assert counted["strategy_performance_updates_total"] == (3.0,)
+
+
+def test_newest_records_are_told_by_type_and_by_channel(folder: Path) -> None:
+    before = time.time()
+    spot = Producer(folder, "feed-binance-spot-1")
+    eth = spot.add(instrument("ETH"))
+    spot.trade(eth, flags=int(Flag.BACKFILL), at_ns=time.time_ns() + 3_600_000_000_000)
+    spot.book(eth, state=BookState.RESYNCING)
+    with FrontThread(folder, metrics_aliases=True) as front:
+        found = families_of(front.get("/metrics").body.decode())
+    spot.close()
+    told = {one.labels["data_type"]: one for one in found["marketprism_collector_last_success_timestamp_seconds"]}
+    assert set(told) == {"trade", "book_top", "book_depth"} and told["trade"].labels["exchange"] == "binance"
+    assert told["trade"].value > before + 3000 and before - 60 < told["book_top"].value < before + 60
+    [inbound] = found["marketprism_ws_last_inbound_timestamp"]  # a trade that was asked for came over no WebSocket
+    assert inbound.labels == {"exchange": "binance", "channel": "trade"} and inbound.value < before + 60
+    waits = {one.labels["symbol"]: one.value for one in found["marketprism_orderbook_waiting_for_snapshot_seconds"]}
+    assert waits["BTC-USDT"] == 0 and 0 < waits["ETH-USDT"] < 60
 
 
 @pytest.mark.parametrize("alias", ALIASES, ids=lambda alias: f"{alias.name}-{alias.source}")

@@ -222,11 +222,66 @@ def test_range_that_nobody_holds_is_fetched_once_and_then_read_from_history(desk
 
 
 def test_range_beyond_the_most_is_fetched_piece_by_piece(desk: Desk, at: int) -> None:
-    shares = [desk.candles(at, at + 800 * MINUTE)["metadata"]["completeness"] for _ in range(3)]
-    assert shares == [37.5, 75.0, 100.0]
+    bodies = [desk.candles(at, at + 800 * MINUTE) for _ in range(3)]
+    told = [(body["metadata"]["completeness"], body["metadata"]["backfill"]) for body in bodies]
+    assert told == [(37.5, "partial"), (75.0, "partial"), (100.0, "complete")]
+    assert ["ask again" in body["metadata"].get("note", "") for body in bodies] == [True, True, False]
+    assert [body["pagination"]["has_next"] for body in bodies] == [True, True, False]
     start = next(_days)
     first = desk.get(f"/api/v1/candles/ohlcv?symbol=BTC-USDT-PERP&start_time={start}&limit=400")
     assert (len(first["data"]), first["data"][0][0]) == (300, start)
+
+
+def followed(desk: Desk, interval: str, start: int, stop: int, limit: int = 1000) -> tuple[dict[int, Any], list[str]]:
+    """All bars of a range by their time, as cursors lead through it, and what was told of fetching on the way."""
+    path = f"/api/v1/candles/BTC-USDT-PERP/{interval}?time=ms&start_time={start}&end_time={stop - 1}&limit={limit}"
+    rows, told, more = {}, [], ""
+    while more is not None:
+        body = desk.get(path + more)
+        rows |= {row["timestamp"]: row for row in body["data"]}
+        told.append(body["metadata"].get("backfill", ""))
+        cursor = body["pagination"]["next_cursor"]
+        assert body["pagination"]["has_next"] is (cursor is not None) and len(told) < 100
+        more = None if cursor is None else f"&cursor={cursor}"
+    return rows, told
+
+
+def test_longer_bars_of_more_than_is_fetched_at_once_all_come_whole_to_who_follows_the_cursor(
+    desk: Desk, at: int
+) -> None:
+    rows, told = followed(desk, "1h", at, at + 20 * HOUR)
+    assert told == ["partial", "partial", "partial", "complete"]  # 1,200 bars of a minute, 300 at once
+    assert sorted(rows) == [at + i * HOUR for i in range(20)]
+    assert not any(row["partial"] for row in rows.values())
+    again = desk.get(f"/api/v1/candles/BTC-USDT-PERP/1h?start_time={at}&end_time={at + 20 * HOUR - 1}&limit=1000")
+    assert (again["metadata"]["completeness"], again["pagination"]["has_next"]) == (100, False)
+    assert "backfill" not in again["metadata"]
+
+
+def test_range_rolled_up_from_more_bars_than_one_answer_takes_goes_on_at_the_cursor(
+    desk: Desk, at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tickring.actors.front.bars.BASE_BARS_MAX", 150)
+    rows, told = followed(desk, "1h", at + 1, at + 5 * HOUR)
+    assert sorted(rows) == [at + i * HOUR for i in range(1, 5)]  # the first one begins before the range
+    assert not any(row["partial"] for row in rows.values()) and set(told) <= {"", "complete"}
+    first = desk.get(f"/api/v1/candles/BTC-USDT-PERP/1h?start_time={at}&end_time={at + 5 * HOUR - 1}&limit=1000")
+    assert (len(first["data"]), first["metadata"]["completeness"], first["pagination"]["has_next"]) == (2, 100, True)
+    arrays = (
+        f"/api/v1/candles/ohlcv?symbol=BTC-USDT-PERP&interval=1h&start_time={at + HOUR}&end_time={at + 5 * HOUR - 1}"
+    )
+    assert [row[0] for row in desk.get(arrays)["data"]] == [at + HOUR, at + 2 * HOUR]
+    newest = f"/api/v1/candles/BTC-USDT-PERP/1h?end_time={at + 5 * HOUR - 1}&limit=5"
+    assert desk.get(newest)["pagination"]["has_next"]
+    monkeypatch.setattr("tickring.actors.front.bars.BASE_BARS_MAX", 50)  # less than one bar takes
+    rows, _ = followed(desk, "1h", at + HOUR, at + 5 * HOUR)
+    assert len(rows) == 4 and not any(row["partial"] for row in rows.values())
+
+
+def test_parts_of_a_bar_that_begins_before_the_range_are_not_fetched(desk: Desk, at: int) -> None:
+    desk.get(f"/api/v1/candles/BTC-USDT-PERP/4h?start_time={at + 1}&end_time={at + 5 * HOUR}&limit=10")
+    assert desk.stored(at, f"open_ts < fromUnixTimestamp64Milli({at + 4 * HOUR})") == 0
+    assert desk.stored(at) == 240
 
 
 def test_slow_exchange_leaves_an_incomplete_answer_and_the_keeper_goes_on(desk: Desk, at: int) -> None:
