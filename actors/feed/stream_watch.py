@@ -15,7 +15,6 @@ import numpy as np
 
 from ...codecs.binance.decoder import BinanceDecoder
 from ...codecs.binance.wire import stream_name
-from ...codecs.book import BookState
 from ...codecs.symbols import Instrument
 from ...ringbuf import KeyReader, StreamWriter
 from .config import Config
@@ -30,6 +29,8 @@ log = logging.getLogger(__name__)
 # each event makes one.
 _COUNTED = {CHANNELS.get(channel, channel): record for channel, record in RECORDS.items() if channel != "liquidation"}
 _COUNTED["depth"] = "book_top"
+# Sent once in so many seconds, whether or not there was a trade.
+_PACED = ("markPrice", "ticker")
 
 
 class StreamWatch:
@@ -40,7 +41,7 @@ class StreamWatch:
         instruments: by key id.
         keys: the feed's directory, for the keys of bars.
         writers: the feed's streams of records.
-        decoder: knows which books wait for a snapshot; theirs are not judged.
+        decoder: knows which books wait for a snapshot; theirs are not judged, whose events count once it came.
         links: subscribes.
     """
 
@@ -80,9 +81,10 @@ class StreamWatch:
             for record in dict.fromkeys(records)
         }
         book_places = self._places["book_top"][0].tolist() if "book_top" in self._places else []
-        self._books = [(place, decoder.book(self._key_ids[place])) for place in book_places]
+        self._books = [(place, decoder.sync(self._key_ids[place])) for place in book_places]
+        paced = {channel for channel in self._channels if channel.partition("@")[0] in _PACED}
         self._detector = SilenceDetector(
-            symbols, self._channels, self._tick_s, config.silence_min_s, config.silence_learn_s
+            symbols, self._channels, self._tick_s, config.silence_min_s, config.silence_learn_s, paced
         )
 
     async def run(self) -> None:
@@ -107,7 +109,7 @@ class StreamWatch:
         return counts
 
     def _excused(self) -> np.ndarray | None:
-        waiting = [place for place, book in self._books if book.state in (BookState.EMPTY, BookState.RESYNCING)]
+        waiting = [place for place, sync in self._books if sync.wanting]  # one without any event wants none yet
         if not waiting:
             return None
         excused = np.zeros(len(self._streams), bool)

@@ -60,8 +60,8 @@ def tide(*parts: tuple[float, float]) -> np.ndarray:
     return np.concatenate([np.linspace(levels[i], level, int(hours * HOUR)) for i, (hours, level) in enumerate(parts)])
 
 
-def detector_of(market: Market) -> SilenceDetector:
-    return SilenceDetector(market.symbols, market.kinds, TICK_S, still_min_s=30.0, learn_s=600.0)
+def detector_of(market: Market, paced: tuple[str, ...] = ()) -> SilenceDetector:
+    return SilenceDetector(market.symbols, market.kinds, TICK_S, still_min_s=30.0, learn_s=600.0, paced=paced)
 
 
 def found(detector: SilenceDetector, messages: np.ndarray) -> list[tuple[int, int]]:
@@ -169,6 +169,91 @@ def test_excused_stream_is_not_judged() -> None:
         assert detector.tick(np.array([5_001 + i, 5_000]), excused) == []
 
 
+def first_alarms(
+    symbols: int, rate: float, kinds: tuple[str, ...], dead: int, cut_s: float, hours: float = 0.5
+) -> dict[int, float]:
+    """Return when each stream was first named, in seconds. All move at one rate, two looks a second; marks once a
+    second. One is dead from a moment on."""
+    tick_s = 0.5
+    names = list(kinds) * symbols
+    came = np.random.default_rng(1).poisson(rate * tick_s, (int(hours * 3600 / tick_s), len(names)))
+    marks = [i for i, kind in enumerate(names) if kind == "mark"]
+    came[:, marks] = 0
+    came[::2, marks] = 1
+    came[int(cut_s / tick_s) :, dead] = 0
+    of = [f"S{i}" for i in range(symbols) for _ in kinds]
+    first: dict[int, float] = {}
+    for tick, stream in found(SilenceDetector(of, names, tick_s, 30.0, 600.0, ("mark",)), came):
+        first.setdefault(stream, tick * tick_s)
+    return first
+
+
+SPOT, MARKET = ("trade", "depth", "quote"), ("trade", "kline", "mark")
+
+
+@pytest.mark.parametrize("kinds", [SPOT, MARKET])
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize(("cut_s", "bound_s"), [(0.0, 420.0), (5.0, 1_000.0), (60.0, 1_000.0), (300.0, 700.0)])
+def test_stream_dead_from_the_start_or_soon_after_is_found_within_minutes_and_no_other(
+    kinds: tuple[str, ...], place: int, cut_s: float, bound_s: float
+) -> None:
+    first = first_alarms(10, 5.0, kinds, place, cut_s, hours=0.3)
+    assert list(first) == [place]
+    assert first[place] < bound_s
+
+
+def test_stream_that_never_began_is_found_at_a_slower_pace_too() -> None:
+    first = first_alarms(10, 0.3, SPOT, 0, 0.0, hours=1.5)
+    assert list(first) == [0]
+
+
+@pytest.mark.parametrize(("cut_s", "bound_s"), [(150.0, 1_000.0), (300.0, 800.0), (590.0, 700.0)])
+def test_stream_of_a_single_symbol_that_dies_before_it_was_learned_is_found(cut_s: float, bound_s: float) -> None:
+    first = first_alarms(1, 5.0, SPOT, 0, cut_s)
+    assert list(first) == [0]
+    assert first[0] < bound_s
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_stream_that_never_began_among_two_hundred_is_found_and_no_other(kind: str) -> None:
+    market = Market(67, 5)
+    dead = market.stream("trade", 3.0) + list(KINDS).index(kind)
+    came = market.messages(np.zeros(6 * HOUR))
+    came[:, dead] = 0
+    assert {stream for _, stream in found(detector_of(market, ("mark",)), came)} == {dead}
+
+
+@pytest.mark.parametrize("depth", [0.0, THIN, 0.05, 3.0])
+def test_thin_symbols_beside_busy_ones_raise_nothing_from_the_start(depth: float) -> None:
+    for seed in range(2):
+        market = Market(24, seed, fall=(2.0, 50.0))
+        trades, depths = (np.arange(24) * len(KINDS) + place for place in range(2))
+        thin = np.arange(24) % 3 == 0
+        market.rates[trades[thin]], market.rates[depths[thin]] = THIN / 4, max(depth, 1e-9)
+        came = market.messages(tide((5, 0), (3, 1), (6, 1), (4, 0)))
+        came[: 2 * HOUR, trades[thin]] = 0
+        assert found(detector_of(market, ("mark",)), came) == [], seed
+
+
+def test_what_never_came_is_counted_anew_after_a_restart() -> None:
+    n = 7 * len(SPOT)
+    detector = SilenceDetector([f"S{i}" for i in range(7) for _ in SPOT], SPOT * 7, 0.5, 30.0, 600.0)
+    moves = np.ones((600, n), bool)
+    moves[:, 0] = False
+    assert found(detector, moves[:590]) == []
+    detector.restart()
+    assert found(detector, moves[:590]) == []
+    detector.restart()
+    assert {stream for _, stream in found(detector, np.concatenate((moves, moves)))} == {0}
+
+
+def test_excused_stream_that_never_began_is_not_judged() -> None:
+    n = 7 * len(SPOT)
+    detector = SilenceDetector([f"S{i}" for i in range(7) for _ in SPOT], SPOT * 7, 0.5, 30.0, 600.0)
+    live = np.arange(n) > 0
+    assert all(detector.tick(i * live, excused=~live) == [] for i in range(3_000))
+
+
 @pytest.mark.parametrize(
     ("tier", "channels", "stream"),
     [
@@ -206,5 +291,25 @@ def test_one_silent_stream_among_live_ones_is_subscribed_anew(
                 await until(lambda: not running.feed.silence.silent_names(), "and counts as live")
                 assert running.counter("disconnects", reason="watchdog") == 0
                 assert running.counter("connects") == 1
+
+    asyncio.run(scenario())
+
+
+def test_stream_that_never_began_is_subscribed_anew(
+    shm: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        stream = "ethusdt@markPrice@1s"
+        async with exchange(rate=25.0, activity_exponent=0.0, speed=50.0) as simulator:
+            config = feed_config(
+                simulator, "market", channels=["agg_trade", "mark_price"], silence_min_s=0.1, silence_tick_s=0.004
+            )
+            fault(simulator, "silent_stream", product="usdm", stream=stream)
+            async with feeding(shm, tmp_path, config, clock=lambda: simulator.source.time_ns) as running:
+                await until(lambda: running.feed.silence is not None, "the feed has begun")
+                await until(lambda: running.counter("resubscribed") >= 1, "it is named and subscribed anew")
+                assert f"stream={stream} is silent" in caplog.text
+                simulator.hubs["usdm"].streams[stream].filters.clear()
+                await until(lambda: not running.feed.silence.silent_names(), "it counts as live")
 
     asyncio.run(scenario())
