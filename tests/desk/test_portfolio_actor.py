@@ -434,7 +434,7 @@ def test_peak_and_close_of_day_survive_a_kill(make, shm, eventually):
     feed.quote("BTC", 100.0, 100.0)
     rig.start()
     fill(reports, "BTCUSDT", 1, 100, "f1")
-    eventually(lambda: rig.positions(), "the position")
+    eventually(lambda: rig.positions() and ("a", ALL, ALL) in rig.pnl(), "the position and its PnL")
     feed.quote("BTC", 150.0, 150.0)
     eventually(lambda: rig.pnl()["a", ALL, ALL]["peak_pnl"] == 50 * UNIT, "the peak")
     feed.quote("BTC", 125.0, 125.0)
