@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TRADES, AGGREGATES = "trade", "agg_trade"
-FROM_REST = frozenset(("kline", "open_interest", "funding"))  # hold, or are asked for, without a connection
+FROM_REST = frozenset(("kline", "open_interest", "funding"))  # do not grow stale when the connection is lost
 RESUME_IDS = 64  # newest trades of a symbol that a new process looks at to know which gap is still undecided
 KLINES_PATIENCE_S = 90.0  # longer than a window: only a ban lasts so long, and live bars must not wait for its end
 WATCH_INTERVAL_S = 1.0

@@ -66,7 +66,7 @@ class Owner(Protocol):
         ...
 
     def whole(self, since_ns: int) -> None:
-        """A connection carries all streams, after a time in which none did. Wall clock."""
+        """A connection carries all streams since then, after a time in which none did. Wall clock, UNIX ns."""
         ...
 
     def partial(self) -> None:
@@ -74,7 +74,7 @@ class Owner(Protocol):
         ...
 
     def renewed(self, stream: str, since_ns: int) -> None:
-        """A stream was not subscribed since then, and is again, or its connection has ended."""
+        """A stream was not subscribed since then, and is again, or its connection has ended. Wall clock, UNIX ns."""
         ...
 
 
@@ -238,6 +238,8 @@ class Links:
             await self._back_off()
 
     def _adopt(self, connection: Connection) -> None:
+        if connection is not self.current:
+            self._renewals.clear()  # of the one before; this one carries every stream
         self.current = connection
         life_s = self._config.life_s * random.uniform(1.0 - LIFE_JITTER, 1.0)
         self._replace_at_s = connection.opened_s + life_s

@@ -49,14 +49,14 @@ class Outages:
             self.ledger.add(Outage(self._exchange, ALL, self._since, 0))
 
     def end(self, at_ns: int) -> None:
-        """Since then a connection carries all streams."""
+        """Since then (wall clock, UNIX ns) a connection carries all streams."""
         if self._since is not None:
             never = self._first and not self._since
             self.ledger.add(Outage(self._exchange, ALL, at_ns if never else self._since, at_ns))
             self._since, self._first, self._ended_ns = None, False, at_ns
 
     def renewed(self, stream: str, since_ns: int) -> None:
-        """One stream was subscribed anew."""
+        """One stream was subscribed anew, and was not since then: wall clock, UNIX ns."""
         self.ledger.add(Outage(self._exchange, stream, since_ns, time.time_ns()))
 
     def _newest_ns(self) -> int:

@@ -185,6 +185,7 @@ async def fold_trades(state: FrontState, source: Source, span_ns: int) -> Fold:
         total.completeness = percent(total.count, total.count + missing)
         total.note = f"{missing} records are in neither place" if missing else ""
         total.data_source = "mixed" if stored and len(parts.memory) else "database" if stored else "memory"
-    share, never_came = state.missed.share(source, total.start_ns, total.end_ns, total.count)
-    total.completeness, total.note = min(total.completeness, share), "; ".join(filter(None, (total.note, never_came)))
+    total.completeness, total.note = state.missed.judge(
+        source, total.start_ns, total.end_ns, total.count, total.completeness, total.note
+    )
     return total

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from ...codecs.book import BookState
 from ...codecs.record import RecordType, Store
 from ...codecs.records import BOOK_TOP, MARKET_RECORDS, TRADE
@@ -22,7 +20,7 @@ from ...storage.gaps import REASONS, Gap
 from ...storage.gaps import read_gaps as storage_gaps
 from ...storage.offsets import WRITER_FOLDER
 from ..catalog import Source
-from ..gaps import ALL, GAPS_FOLDER, OUTAGES_FOLDER, Outage, read_outages
+from ..gaps import ALL, GAPS_FOLDER, OUTAGES_FOLDER, Outage, read_gaps, read_outages
 from ..gaps import Gap as ExchangeGap
 from .aggregates import AGGREGATE_METADATA, Aggregate, kept_answer
 from .endpoints import Answerer, Arguments, Endpoint
@@ -74,9 +72,6 @@ SCHEMA = schema_of({
 })  # fmt: skip
 
 
-_decode = msgspec.json.Decoder(ExchangeGap).decode
-
-
 def integrity_endpoints(state: FrontState) -> list[Endpoint]:
     return [
         Endpoint(
@@ -124,7 +119,7 @@ async def _examine(state: FrontState, arguments: Arguments, sources: list[tuple[
         told, asked = await _record(state, record, source, start_ns, end_ns)
         records[f"{record.name}.{source.interval}" if source.interval else record.name] = told
         answered &= asked
-    gaps = [gap for gap in await asyncio.to_thread(read_gaps, state, first) if gap.to_ns >= start_ns]
+    gaps = [gap for gap in await asyncio.to_thread(gaps_of, state, first) if gap.to_ns >= start_ns]
     lost = sum(gap.last_id - gap.first_id + 1 for gap in gaps if gap.kind != "book")
     if (trades := records.get(TRADE.name)) is not None:
         trades["missing"] += lost
@@ -174,24 +169,14 @@ async def _record(
     return told, answered
 
 
-def read_gaps(state: FrontState, source: Source) -> list[ExchangeGap]:
-    """The instrument's lines of all feeds' gap files, oldest first."""
-    found = []
-    for path in sorted((state.ctx.data / GAPS_FOLDER).glob("*.jsonl*")):
-        try:
-            lines = path.read_bytes().splitlines()
-        except OSError:
-            continue  # renamed just now
-        wanted = source.instrument.encode()
-        for line in lines:
-            if wanted not in line:
-                continue
-            try:
-                gap = _decode(line)
-            except msgspec.DecodeError:
-                continue  # a last line that a kill cut short
-            if (gap.exchange, gap.instrument) == (source.exchange, source.instrument):
-                found.append(gap)
+def gaps_of(state: FrontState, source: Source) -> list[ExchangeGap]:
+    """The instrument's gaps in all feeds' ledgers, oldest first."""
+    found = [
+        gap
+        for path in (state.ctx.data / GAPS_FOLDER).glob("*.jsonl")
+        for gap in read_gaps(path)
+        if (gap.exchange, gap.instrument) == (source.exchange, source.instrument)
+    ]
     return sorted(found, key=lambda gap: gap.to_ns)
 
 

@@ -45,7 +45,7 @@ class Missed:
         return self._version
 
     def trades(self, source: Source, first_ns: int, last_ns: int) -> int:
-        """How many trades of an instrument are missing between two times of receipt, both of trades that came."""
+        """How many trades of an instrument are missing between two times of receipt: wall clock, UNIX ns."""
         missing = 0
         if not self.version:
             return missing
@@ -56,10 +56,15 @@ class Missed:
                 missing += gap.last_id - gap.first_id + 1
         return missing
 
-    def share(self, source: Source, first_ns: int, last_ns: int, rows: int) -> tuple[float, str]:
-        """`(completeness, note)` of so many trades: percent, and an empty note where nothing is missing."""
+    def judge(
+        self, source: Source, first_ns: int, last_ns: int, rows: int, completeness: float = 100.0, note: str = ""
+    ) -> tuple[float, str]:
+        """`(completeness, note)` of so many trades, percent, where it was that before those that never came."""
         missing = self.trades(source, first_ns, last_ns)
-        return percent(rows, rows + missing), f"{missing} trades never came: see data-integrity" if missing else ""
+        if not missing:
+            return completeness, note
+        told = f"{missing} trades never came: see data-integrity"
+        return min(completeness, percent(rows, rows + missing)), f"{note}; {told}" if note else told
 
     def _look(self) -> None:
         self._looked = time.monotonic()

@@ -68,7 +68,7 @@ class NewestText:
         self._rows = rows = len(texts)
         metadata = {**self._metadata, "count": rows, "data_source": "memory", "completeness": 100}
         if self._missed is not None and rows:
-            share, note = self._missed.share(self.source, self._cache.oldest(rows)[2], self._cache.oldest(1)[2], rows)
+            share, note = self._missed.judge(self.source, self._cache.oldest(rows)[2], self._cache.oldest(1)[2], rows)
             metadata |= {"completeness": share, "note": note} if note else {}
         text = b'"data":%b,"metadata":%b,"count":%d' % (joined_rows(self._constant, texts), encode(metadata), rows)
         if self._paged and rows:
@@ -124,8 +124,9 @@ async def merged_rows(state: FrontState, form: Form, source: Source, arguments: 
     completeness, note = found.completeness, found.note
     if form.record is TRADE and len(rows):
         received = rows["ts_recv_ns"]
-        share, never_came = state.missed.share(source, int(received.min()), int(received.max()), len(rows))
-        completeness, note = min(completeness, share), "; ".join(filter(None, (note, never_came)))
+        completeness, note = state.missed.judge(
+            source, int(received.min()), int(received.max()), len(rows), completeness, note
+        )
     show = shown_time(options)
     metadata: dict[str, Any] = {
         **key_metadata(source, arguments["symbol"]), "count": len(texts), "start_time": show(start),
