@@ -3,7 +3,8 @@
 `append` packs a record into a claimed slot. `flush` makes all appended records visible with one store, looks at the
 alarm, and then brings counts and tails up to date, with numpy where there are several. The producer calls it when the
 bytes that it received are used up, so a lone record is published at once, and under load records share the work:
-`bench/decode.py` prints what a record costs beside one that is published by itself.
+`bench/decode.py` prints what a record costs beside one that is published by itself. `extend` publishes many
+that are packed already.
 
 At most `BATCH_MAX` records are pending; then `append` flushes by itself. While numpy writes the tails of a chunk, as
 many slots of one tail may be in the making as the chunk has records. The header word `tail_batch` says so: it is stored
@@ -40,7 +41,11 @@ def make(pack_into, memory, counts, at, claim_more):
         counts[key_id] = nth + 1
         at += {slot_size}
 
-    return append, lambda: at
+    def move(to):
+        nonlocal at, end
+        at = end = to
+
+    return append, lambda: at, move
 """
 _NTH_KEY = struct.Struct(f"<Q{ROW_KEY_ID - ROW_NTH - 8}xI")
 
@@ -80,11 +85,12 @@ class ChunkedPublisher:
         self._headers = np.frombuffer(memory, header, spec.capacity, spec.slots_at)
         self._tails = np.frombuffer(memory, void, spec.tail * spec.keys_max, spec.tails_at)
         self._counts_array = np.asarray(counts)
+        self._next: list[int] = counts.tolist()  # of each key, what `append` numbers by
         scope: dict[str, Any] = {}
         source = _APPEND.format(values=", ".join(values), slot_size=spec.slot_size)
         exec(compile(source, f"<append {name}>", "exec"), scope)  # our own text
-        self.append, self._at = scope["make"](
-            row.pack_into, memory, counts.tolist(), self._flushed_at, self._claim_more
+        self.append, self._at, self._move = scope["make"](
+            row.pack_into, memory, self._next, self._flushed_at, self._claim_more
         )
 
     def _slot_at(self, sequence: int) -> int:
@@ -100,6 +106,26 @@ class ChunkedPublisher:
         self._claim[0] = max(first + n, self._claim_floor)  # pairs with the claim load in `StreamReader.read`
         self._flushed_at = self._slot_at(first)
         return self._flushed_at, self._flushed_at + n * spec.slot_size
+
+    def extend(self, data: bytearray) -> None:
+        """Publish whole slots, packed by the caller, behind what was appended. Their `nth` is written here."""
+        following, slot_size = self._next, self._spec.slot_size
+        headers, slots = np.frombuffer(data, self._headers.dtype), np.frombuffer(data, self._slots.dtype)
+        numbers = []
+        for key_id in headers["key_id"].tolist():
+            number = following[key_id]
+            numbers.append(number)
+            following[key_id] = number + 1
+        headers["nth"] = numbers
+        done = 0
+        while done < len(slots):
+            at, end = self._claim_more()
+            index = (at - self._spec.slots_at) // slot_size
+            part = slots[done : done + (end - at) // slot_size]
+            self._slots[index : index + len(part)] = part
+            self._move(at + len(part) * slot_size)
+            self.flush()
+            done += len(part)
 
     def flush(self) -> None:
         """Publish what was appended; ring the doorbells that are due; then counts and tails.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import resource
 import struct
 
@@ -337,6 +338,39 @@ def test_chunked_append_is_visible_only_after_flush_and_equals_publish(shm):
     chunked.append(0, 1, 2, 0, *values_of(6000))
     chunked.flush()
     assert len(reader.last(0, 1024)) == 1023, "a lone record takes one slot"
+
+
+def test_chunked_extend_and_append_in_turn_equal_publish_one_by_one(shm):
+    spec, rng = spec_of(capacity=1024, tail=1024), random.Random(4)
+    create_stream(shm, spec, 1)
+    chunked = writer_of(shm, spec).chunked(ROW, ["a", "b", "c", "d"])
+    reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
+    keys: list[int] = []
+    while len(keys) < 9000:
+        end = len(keys) + rng.choice((1, 2, 5, 6, 7, 255, 256, 257, 700))
+        new = range(len(keys), end)
+        keys += (rng.randrange(3) for _ in new)
+        if rng.random() < 0.5:
+            chunked.extend(bytearray().join(ROW.pack(0, 1, 2, keys[i], 0, *values_of(i)) for i in new))
+        else:
+            for i in new:
+                chunked.append(keys[i], 1, 2, 0, *values_of(i))
+            if rng.random() < 0.5:
+                chunked.flush()
+    chunked.extend(bytearray())
+    chunked.flush()
+    assert reader.published() == len(keys)
+    rows, _, lost = reader.read(reader.oldest(), spec.capacity)
+    first = len(keys) - len(rows)
+    assert not lost and len(rows) > 500
+    assert rows["a"].tolist() == list(range(first, len(keys)))
+    assert rows["key_id"].tolist() == keys[first:]
+    for key in range(3):
+        mine = [i for i, other in enumerate(keys) if other == key]
+        assert reader.count(key) == len(mine)
+        assert rows["nth"][rows["key_id"] == key].tolist() == [n for n, i in enumerate(mine) if i >= first]
+        tail = reader.last(key, 1024)["a"].tolist()
+        assert tail and tail == mine[-len(tail) :]
 
 
 def test_chunked_append_of_values_that_do_not_fit_changes_nothing(shm):
