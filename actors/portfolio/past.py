@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...codecs.desk.decoder import EXECUTION_REPORTS
-from ...codecs.desk.executions import Executions
+from ...codecs.desk.executions import Executions, fill_of
 from ...codecs.desk.reading import Defaults
 from ...codecs.errors import Undecidable
 from ...codecs.record import Flag
@@ -213,4 +213,4 @@ class Past:
             _, _, variant, _, fills = self._decode(value, partition, offset, stamp)
         except Undecidable:
             return []  # a dead letter
-        return [telling(fill, variant) for fill in fills]
+        return [telling(fill_of(row), variant) for row in fills]

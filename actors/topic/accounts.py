@@ -7,16 +7,23 @@ from collections.abc import Callable
 OVERFLOW = "*overflow*"  # account of live rows whose own account has no row in the directory
 
 
-class Accounts(dict[str, int]):
-    """Account -> its row in the key directory; that of `OVERFLOW` for those that get none, which are not kept."""
+class Accounts:
+    """Account -> its row in the key directory; that of `OVERFLOW` for those that get none, which are not kept.
+
+    Attributes:
+        rows: those that have one, for a look before `row` is asked.
+    """
 
     def __init__(self, add: Callable[[str], int | None]) -> None:
-        super().__init__()
+        self.rows: dict[str, int] = {}
         self._add = add
 
-    def __missing__(self, account: str) -> int:
-        key_id = self._add(account)
+    def row(self, account: str) -> int:
+        """The row of an account that may be new."""
+        key_id = self.rows.get(account)
         if key_id is None:
-            return self[OVERFLOW]
-        self[account] = key_id
+            key_id = self._add(account)
+            if key_id is None:
+                return self.rows[OVERFLOW]
+            self.rows[account] = key_id
         return key_id

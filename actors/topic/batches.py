@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import google_crc32c
 from aiokafka.consumer import fetcher
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 
-LENGTH_AT, RECORDS_AT = 8, 12  # of a batch: its length in bytes, from RECORDS_AT on
+LENGTH_AT, RECORDS_AT, MAGIC_AT = 8, 12, 16  # of a batch: its length in bytes, from RECORDS_AT on
+CHECKED_AT = 21  # from here on it is under its checksum
 
-
-class _Whole(list[Any]):
-    """The records of a batch, as one; its offset is that of the last."""
-
-    offset: int
+# By the CPU's own instruction; the library's table takes a fifth of what it takes to decode a record
+crc32c: Callable[[bytes], int] | None = google_crc32c.value if google_crc32c.implementation == "c" else None
 
 
 class _Names(bytearray):
@@ -46,11 +45,33 @@ class _AnyNames(_DefaultRecordBatchPy):  # pyright: ignore[reportGeneralTypeIssu
         self._buffer = _Names(self._buffer)
 
 
-class _Batch:
-    """A batch that gives its records in one go, as the library's decoder in C makes them."""
+class _Later:
+    """The records of a batch, decoded when they are asked for: used at once, they are in the CPU's cache.
 
-    def __init__(self, batch: Any, data: bytes, start: int, stop: int) -> None:
-        self._batch, self._data, self._start, self._stop = batch, data, start, stop
+    Attributes:
+        offset: of the last record that the batch had when it was produced.
+        position: records before it are left out; a batch may begin before what was asked for.
+    """
+
+    def __init__(self, batch: Any, data: memoryview) -> None:
+        self._batch, self._data = batch, data
+        self.offset, self.position = batch.next_offset - 1, 0
+
+    def __iter__(self) -> Iterator[Any]:
+        try:
+            found = list(self._batch)
+        except UnicodeDecodeError:
+            found = list(_AnyNames(bytes(self._data)))
+        if found and found[0].offset < self.position:
+            found = [one for one in found if one.offset >= self.position]
+        return iter(found)
+
+
+class _Batch:
+    """A batch that gives its records as one."""
+
+    def __init__(self, batch: Any, data: memoryview) -> None:
+        self._batch, self._data = batch, data
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batch, name)
@@ -58,14 +79,13 @@ class _Batch:
     def __next__(self) -> Any:
         return next(self._batch)
 
-    def __iter__(self) -> Iterator[_Whole]:
-        try:
-            records = _Whole(self._batch)
-        except UnicodeDecodeError:
-            records = _Whole(_AnyNames(self._data[self._start : self._stop]))
-        if records:
-            records.offset = records[-1].offset
-            yield records
+    def __iter__(self) -> Iterator[_Later]:
+        yield _Later(self._batch, self._data)
+
+    def validate_crc(self) -> bool:
+        if crc32c is None or self._data[MAGIC_AT] != 2:
+            return bool(self._batch.validate_crc())
+        return bool(self._batch.crc == crc32c(bytes(self._data[CHECKED_AT:])))
 
 
 class Batches:
@@ -78,23 +98,21 @@ class Batches:
     def __init__(self, data: bytes) -> None:
         records = MemoryRecords(data)
         self.has_next, self.size_in_bytes, self._next = records.has_next, records.size_in_bytes, records.next_batch
-        self._data, self._at = data, 0
+        self._data, self._at = memoryview(data), 0
 
     def next_batch(self) -> _Batch:
         start = self._at
         size = int.from_bytes(self._data[start + LENGTH_AT : start + RECORDS_AT], "big")
         self._at = start + RECORDS_AT + size
-        return _Batch(self._next(), self._data, start, self._at)
+        return _Batch(self._next(), self._data[start : self._at])
 
 
 class WholeBatches(fetcher.PartitionRecords):
     """Batches in the place of records."""
 
     def _consumer_record(self, tp: Any, record: Any) -> Any:
-        position = self.next_fetch_offset
-        if record[0].offset >= position:
-            return record
-        return [one for one in record if one.offset >= position]  # a batch may begin before what was asked for
+        record.position = self.next_fetch_offset
+        return record
 
 
 @contextlib.contextmanager
@@ -108,6 +126,6 @@ def whole_batches() -> Iterator[None]:
         fetcher.PartitionRecords, fetcher.MemoryRecords = usual
 
 
-def records(batches: Iterable[Any]) -> list[Any]:
+def records(batches: Iterable[Any]) -> Iterator[Any]:
     """They have `offset`, `timestamp`, `key`, `value` and `headers`, which is what we read."""
-    return list(itertools.chain.from_iterable(batches))
+    return itertools.chain.from_iterable(batches)

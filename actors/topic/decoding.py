@@ -12,7 +12,7 @@ from ...codecs.desk.decoder import EXECUTION_REPORTS, decoder
 from ...codecs.desk.executions import Executions
 from ...codecs.desk.reading import Defaults
 
-# event_id, ts_event_ns, index of its variant, rounded amounts, and what becomes live rows: fills, or the event itself
+# event_id, ts_event_ns, index of its variant, rounded amounts, and what becomes live rows: rows of fills, or the event
 Decoded = tuple[str, int, int, int, list[Any]]
 Decode = Callable[[bytes, int, int, int], Decoded]
 

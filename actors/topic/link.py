@@ -30,9 +30,10 @@ from aiokafka.protocol.metadata import MetadataRequest
 from ..runtime import ActorContext
 from .batches import records, whole_batches
 from .brokers import NotUp, servers
+from .chunk import Chunk, Fetched
 from .config import Config
 from .metrics import Progress
-from .rings import Chunk, Fetched, TopicRings
+from .rings import TopicRings
 from .stored import stored_positions
 
 log = logging.getLogger(__name__)
@@ -304,11 +305,10 @@ class Link:
         self._answered = time.monotonic()
         if progress.state == "away":  # the questions beside the events may still go unanswered
             self._state("consuming")
-        progress.consumed += sum(map(len, fetched.values()))
-        newest_ns = max(records[-1].timestamp for records in fetched.values()) * 1_000_000
-        # a producer may write any time, also one that is far off
-        progress.last_event_ns = max(progress.last_event_ns, min(newest_ns, ts_recv_ns))
         for chunk in rings.chunks(fetched, ts_recv_ns):
+            progress.consumed += len(chunk.rows)
+            # a producer may write any time, also one that is far off
+            progress.last_event_ns = max(progress.last_event_ns, min(chunk.newest_ms * 1_000_000, ts_recv_ns))
             if rings.held_by(chunk):
                 await self._wait_for_room(chunk)
             rings.publish(chunk)

@@ -43,13 +43,14 @@ class TopicMetrics:
 
     def update(self, rings: TopicRings, progress: Progress) -> None:
         """Copy what is counted to the page."""
+        tally = rings.tally
         self._count("consumed", "Events read from the topic.", progress.consumed)
-        self._count("published", "Events published in shared memory.", rings.processed)
-        self._count("items", "Fills or statements published.", rings.items)
-        self._count("repeated", "Events whose event_id had come before.", rings.repeated)
-        self._count("overflowed", "Items under the account *overflow*: the directory is full.", rings.overflowed)
-        self._count("misnamed_headers", "Events with a header whose name is no UTF-8.", rings.misnamed)
-        for reason, n in rings.dead_by_reason.items():
+        self._count("published", "Events published in shared memory.", tally.processed)
+        self._count("items", "Fills or statements published.", tally.items)
+        self._count("repeated", "Events whose event_id had come before.", tally.repeated)
+        self._count("overflowed", "Items under the account *overflow*: the directory is full.", tally.overflowed)
+        self._count("misnamed_headers", "Events with a header whose name is no UTF-8.", tally.misnamed)
+        for reason, n in tally.dead_by_reason.items():
             self._count("dead_letters", "Events that could not be understood.", n, reason=reason)
         for kind, n in progress.failures.items():
             self._count("errors", "Failures, by kind; each was tried again.", n, kind=kind)
@@ -65,11 +66,11 @@ class TopicMetrics:
         for partition in rings.resume:
             stuck = float(partition in progress.stuck)
             self._gauge("stuck", "1 for a partition that cannot be read.", stuck, partition=str(partition))
-        dead, failed = sum(rings.dead_by_reason.values()), sum(progress.failures.values())
+        dead, failed = sum(tally.dead_by_reason.values()), sum(progress.failures.values())
         detail: dict[str, Any] = {
             "topic": self._topic, "state": progress.state, "reason": progress.reason[:500],
-            "messages_consumed": progress.consumed, "messages_processed": rings.processed, "errors": dead + failed,
-            "dead_letters": dict(rings.dead_by_reason.most_common(20)), "last_message_ns": progress.last_event_ns,
+            "messages_consumed": progress.consumed, "messages_processed": tally.processed, "errors": dead + failed,
+            "dead_letters": dict(tally.dead_by_reason.most_common(20)), "last_message_ns": progress.last_event_ns,
             "lag": sum(lags.values()) if lags else -1, "partitions": len(rings.resume),
             "stuck": {str(partition): why[:200] for partition, why in list(progress.stuck.items())[:5]},
         }  # fmt: skip

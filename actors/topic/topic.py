@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import logging
 from typing import Any
@@ -16,6 +17,8 @@ from .rings import TopicRings
 log = logging.getLogger(__name__)
 
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+KEPT_BYTES = 32 << 20  # the most that glibc takes for the second
 UNCLOSED = "Unclosed AIOKafka"  # the library lets go of a connection whose start failed, and closes it itself then
 
 
@@ -25,6 +28,17 @@ def _not_ours(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         log.debug("%s", context["message"])
     else:
         loop.default_exception_handler(context)
+
+
+def _keep_memory() -> None:
+    """Let glibc use again what answers of the broker lay in, which it would give back to the kernel each time.
+
+    The page faults cost a twentieth of an event's time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 async def main(ctx: ActorContext) -> None:
@@ -40,6 +54,7 @@ async def main(ctx: ActorContext) -> None:
     rings = TopicRings(ctx, decode)
     progress, metrics = Progress(), TopicMetrics(ctx.page, config.topic)
     log.info("topic=%s actor=%s resume=%s ids=%d", config.topic, ctx.name, rings.resume, len(rings.repeats))
+    _keep_memory()
     gc.collect()
     gc.freeze()  # what lives from here on lives as long as the process
     gc.disable()  # nothing of an event is in a cycle, and looking for one cost a fifth of the time; `Link` does it

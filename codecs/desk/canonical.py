@@ -60,8 +60,8 @@ class Order(Struct, kw_only=True, omit_defaults=True):
     venue: Word
 
 
-class Fill(Struct, kw_only=True, omit_defaults=True, gc=False):
-    """A part of an order that was executed."""
+class Fill(Struct, kw_only=True, array_like=True, gc=False):
+    """A part of an order that was executed. As JSON it is an array in this order: no names to write and to look up."""
 
     fill_id: str
     trade_id: str | None = None

@@ -1,7 +1,8 @@
 """Execution reports: orders and fills.
 
-What becomes a fill is decided here and nowhere else, for the live streams (`Executions.live`) as for the tables
-(`Executions.full`): the first is the hot path and leaves out what no fill needs.
+What becomes a fill is decided here, for the live streams (`Executions.live`) as for the tables (`Executions.full`):
+the first is the hot path and leaves out what no fill needs. It tries plain messages by a shorter way
+(`plain_executions`), and leaves that alone for a while after each message that is not.
 
 What a fill says is strict: account, symbol, side, quantity, price, commission, time, status. A report of which one of
 these cannot be read is undecidable as a whole. Everything else that cannot be read is left out and counted: a fill is
@@ -11,11 +12,12 @@ not lost because of a total that the producer claims, nor for an order beside it
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from ..errors import MalformedAmount, MalformedTime, Undecidable
 from .canonical import VARIANTS, ExecReport, Fill, Order
 from .execution_message import ApiFill, ApiOrder, ExecCore, ExecMessage, read_slowly
+from .plain_executions import REFUSALS, FillRow, Live, Plain
 from .reading import (
     DECODE_ERRORS,
     ITEMS_MAX,
@@ -25,7 +27,6 @@ from .reading import (
     Moment,
     Number,
     Text,
-    Words,
     bad,
     each,
     event_id,
@@ -34,31 +35,32 @@ from .reading import (
     maybe_count,
     maybe_ratio,
     maybe_text,
-    maybe_time,
     missing,
     need_text,
     need_time,
     struct_decoder,
 )
 from .times import time_ns
+from .words import (
+    API,
+    DASHBOARD,
+    EXEC_TYPES,
+    EXECUTED,
+    FLAT,
+    MONITORING_FEES,
+    ORDER_TYPES,
+    RICH,
+    STATUSES,
+    VENUE,
+)
 
-API, DASHBOARD, RICH, FLAT = range(1, 5)  # indexes of `canonical.VARIANTS`
-VENUE = "binance"
-MONITORING_FEES = "USDT"  # what the typed producer's default is; the flat one names no asset
-
-STATUSES = Words(
-    "NEW", "PARTIALLY_FILLED", "FILLED", "CANCELED", "REJECTED", "EXPIRED",
-    PARTIAL="PARTIALLY_FILLED", CANCELLED="CANCELED", FAILED="REJECTED",
-)  # fmt: skip
-ORDER_TYPES = Words(
-    "MARKET", "LIMIT", "STOP_LOSS", "STOP_LOSS_LIMIT", "TAKE_PROFIT", "TAKE_PROFIT_LIMIT",
-    STOP="STOP_LOSS", STOP_LIMIT="STOP_LOSS_LIMIT",
-)  # fmt: skip
-EXEC_TYPES = Words("NEW", "PARTIAL_FILL", "FILL", "TRADE", "CANCELED", "REJECTED", "EXPIRED", CANCELLED="CANCELED")
-EXECUTED = frozenset({"FILLED", "PARTIALLY_FILLED"})
-
-Live = tuple[str, int, int, int, list[Fill]]
+PAUSE_MAX = 1023  # messages that are not tried as plain ones after failures
 Made = TypeVar("Made")
+
+
+def fill_of(row: FillRow) -> Fill:
+    """A fill of its values."""
+    return Fill(**dict(zip(Fill.__struct_fields__, row, strict=True)))
 
 
 class Executions:
@@ -70,6 +72,9 @@ class Executions:
         self._decode_core, self._decode = struct_decoder(ExecCore), struct_decoder(ExecMessage)
         self._amounts = Amounts()
         self._malformed = 0
+        self._plain = Plain(self._amounts, defaults).by_variant
+        self._try = self._plain[DASHBOARD]  # the variant that came last: producers send theirs in batches
+        self._pause = self._untried = 0
 
     def live(self, value: bytes, partition: int, offset: int, broker_ms: int = 0) -> Live:
         """What live streams need: `(event_id, timestamp in ns, index of the variant, rounded amounts, fills)`.
@@ -80,11 +85,24 @@ class Executions:
             Undecidable: whenever `full` does.
         """
         self._amounts.rounded = 0
+        if self._untried:
+            self._untried -= 1
+        else:
+            try:
+                read = self._try(value)
+            except REFUSALS:
+                self._amounts.rounded = 0
+                self._untried = self._pause = min(2 * self._pause + 1, PAUSE_MAX)
+            else:
+                self._pause = 0
+                return read
         try:
             m = self._decode_core(value)
         except DECODE_ERRORS:
             m, _ = read_slowly(value)
-        return self._read(m, partition, offset)
+        read = self._read(m, partition, offset)
+        self._try = self._plain[read[2]]
+        return read
 
     def full(self, value: bytes, partition: int, offset: int, broker_ms: int = 0) -> ExecReport:
         """The whole report.
@@ -97,7 +115,8 @@ class Executions:
             m: ExecMessage = self._decode(value)
         except DECODE_ERRORS:
             m, self._malformed = read_slowly(value)
-        identity, time, variant, _, fills = self._read(m, partition, offset)
+        identity, time, variant, _, rows = self._read(m, partition, offset)
+        fills = [fill_of(row) for row in rows]
         if variant == API:
             report = self._api_report(m, identity, time, fills)
         else:
@@ -111,14 +130,6 @@ class Executions:
         return report
 
     def _read(self, m: ExecCore, partition: int, offset: int) -> Live:
-        if type(m.topic) is str and type(m.key) is str:
-            variant = RICH
-        elif m.execution_id is not None or (m.schema_version is not None and m.producer_id is not None):
-            variant = FLAT
-        elif m.exec_type is not None or m.order_status is not None:
-            variant = DASHBOARD
-        else:
-            variant = API
         identity = m.event_id
         if type(identity) is not str or not identity:
             identity = event_id(identity, self._topic, partition, offset)
@@ -129,20 +140,21 @@ class Executions:
             time = time_ns(stamp)
         except MalformedTime:
             time = need_time(stamp, "timestamp")  # raises, and says which
-        if variant == DASHBOARD:
-            fills = self._dashboard(m, identity, time)
-        elif variant == API:
-            fills = self._api(m, time)
+        if type(m.topic) is str and type(m.key) is str:
+            variant, fills = RICH, self._monitoring(m, RICH, identity, time)
+        elif m.execution_id is not None or (m.schema_version is not None and m.producer_id is not None):
+            variant, fills = FLAT, self._monitoring(m, FLAT, identity, time)
+        elif m.exec_type is not None or m.order_status is not None:
+            variant, fills = DASHBOARD, self._dashboard(m, identity, time)
         else:
-            fills = self._monitoring(m, variant, identity, time)
+            variant, fills = API, self._api(m, time)
         return identity, time, variant, self._amounts.rounded, fills
 
-    def _name_the_malformed(self, m: ExecCore | ApiFill, amounts: tuple[str, ...], time: str = "") -> NoReturn:
-        """Raise for the first member that cannot be read: looked for only once reading has failed."""
-        for name in amounts:
-            self._amounts.maybe(getattr(m, name), name)
-        maybe_time(getattr(m, time), time)
-        raise AssertionError(m)
+    def _amounts_of(self, m: ExecCore | ApiFill, size: str, at: str, fees: str) -> tuple[int, int, int]:
+        """Quantity, price and commission, from the members of these names."""
+        need, commission = self._amounts.need, getattr(m, fees)
+        quantity, price = need(getattr(m, size), size), need(getattr(m, at), at)
+        return quantity, price, 0 if commission is None else need(commission, fees)
 
     def _or_none(self, read: Callable[[Any, str], Made], value: Any) -> Made | None:
         """A member that decides nothing; None where it is absent, and where it cannot be read, which is counted."""
@@ -167,43 +179,46 @@ class Executions:
 
     # -- dashboard: one order event -----------------------------------------------------------------------------
 
-    def _dashboard(self, m: ExecCore, identity: str, time: int) -> list[Fill]:
+    def _dashboard(self, m: ExecCore, identity: str, time: int) -> list[FillRow]:
         symbol, account, order_id, exec_type = m.symbol, m.account_id, m.order_id, m.exec_type
         if not symbol or not account or type(order_id) is not str or not order_id:
             symbol, account = need_text(symbol, "symbol"), need_text(account, "account_id")
             order_id = need_text(order_id, "order_id")
         side = SIDES.get(m.side) or SIDES.need(m.side, "side")
-        if m.order_status not in STATUSES:
+        if STATUSES.get(m.order_status) is None:
             STATUSES.need(m.order_status, "order_status")
         if (EXEC_TYPES.get(exec_type) or EXEC_TYPES.need(exec_type, "exec_type")) != "TRADE":
             return []
-        amounts, size, at = self._amounts, m.last_qty, m.last_price
+        kept, size, at, fees = self._amounts.kept, m.last_qty, m.last_price, m.commission
         if size is None and (size := m.quantity) is None:
             missing("quantity")
         if at is None and (at := m.price) is None:
             missing("price")
         try:
-            quantity, price = amounts[size], amounts[at]
-            commission = 0 if m.commission is None else amounts[m.commission]
-            if (moment := m.trade_time) is not None:
-                time = time_ns(moment)
-        except (MalformedAmount, MalformedTime):
+            quantity, price, commission = kept[size], kept[at], 0 if fees is None else kept[fees]
+        except KeyError:
             names = "quantity" if m.last_qty is None else "last_qty", "price" if m.last_price is None else "last_price"
-            self._name_the_malformed(m, (*names, "commission"), "trade_time")
+            quantity, price, commission = self._amounts_of(m, *names, "commission")
+        if (moment := m.trade_time) is not None:
+            try:
+                time = time_ns(moment)
+            except MalformedTime:
+                time = need_time(moment, "trade_time")
         if quantity <= 0 or price <= 0:
             bad("quantity and price of a fill", (size, at), "both above zero")
         exec_id, venue = m.exec_id, m.venue
         if type(exec_id) is not str or not exec_id:
             exec_id = maybe_text(exec_id) or identity
-        try:
-            realized_pnl = None if m.realized_pnl is None else amounts[m.realized_pnl]
-        except MalformedAmount:
-            realized_pnl = None
-        return [Fill(
-            fill_id=exec_id, order_id=order_id, symbol=symbol, side=side, quantity=quantity, price=price,
-            commission=commission, commission_asset=m.commission_asset or "", timestamp=time,
-            strategy_id=m.strategy_id or self._strategy, account_id=account,
-            venue=VENUE if not venue or venue == VENUE else venue.lower(), realized_pnl=realized_pnl,
+        realized_pnl = m.realized_pnl
+        if realized_pnl is not None:
+            try:
+                realized_pnl = self._amounts[realized_pnl]
+            except MalformedAmount:
+                realized_pnl = None
+        return [(
+            exec_id, None, order_id, symbol, side, quantity, price, commission, m.commission_asset or "", time,
+            m.strategy_id or self._strategy, account, VENUE if not venue or venue == VENUE else venue.lower(),
+            realized_pnl, None, None, None,
         )]  # fmt: skip
 
     def _dashboard_report(self, m: ExecMessage, identity: str, time: int, fills: list[Fill]) -> ExecReport:
@@ -239,7 +254,7 @@ class Executions:
 
     # -- monitoring: one execution ------------------------------------------------------------------------------
 
-    def _monitoring(self, m: ExecCore, variant: int, identity: str, time: int) -> list[Fill]:
+    def _monitoring(self, m: ExecCore, variant: int, identity: str, time: int) -> list[FillRow]:
         symbol, fill_id, venue = m.symbol, m.execution_id, m.venue
         if not symbol:
             missing("symbol")
@@ -248,17 +263,17 @@ class Executions:
         side = SIDES.get(m.side) or SIDES.need(m.side, "side")
         if (STATUSES.get(m.status) or _monitoring_status(m.status, variant)) not in EXECUTED:
             return []
-        amounts, size, at = self._amounts, m.fill_qty, m.fill_price
+        kept, size, at = self._amounts.kept, m.fill_qty, m.fill_price
         fees = m.commission if m.fees is None else m.fees
         if size is None and (size := m.quantity) is None:
             missing("quantity")
         if at is None and (at := m.price) is None:
             missing("price")
         try:
-            quantity, price, commission = amounts[size], amounts[at], 0 if fees is None else amounts[fees]
-        except MalformedAmount:
+            quantity, price, commission = kept[size], kept[at], 0 if fees is None else kept[fees]
+        except KeyError:
             names = "quantity" if m.fill_qty is None else "fill_qty", "price" if m.fill_price is None else "fill_price"
-            self._name_the_malformed(m, (*names, "commission" if m.fees is None else "fees"))
+            quantity, price, commission = self._amounts_of(m, *names, "commission" if m.fees is None else "fees")
         if quantity <= 0 or price <= 0:
             bad("quantity and price of a fill", (size, at), "both above zero")
         slippage, latency = m.slippage_bps, m.latency_ms
@@ -266,11 +281,10 @@ class Executions:
             slippage = lenient_ratio(slippage)
         if type(latency) is not float:
             latency = lenient_ratio(latency)
-        return [Fill(
-            fill_id=fill_id, symbol=symbol, side=side, quantity=quantity, price=price, commission=commission,
-            commission_asset=m.commission_asset or MONITORING_FEES, timestamp=time,
-            strategy_id=m.strategy or self._strategy, account_id=self._account,
-            venue=VENUE if not venue or venue == VENUE else venue.lower(), slippage_bps=slippage, latency_ms=latency,
+        return [(
+            fill_id, None, None, symbol, side, quantity, price, commission, m.commission_asset or MONITORING_FEES, time,
+            m.strategy or self._strategy, self._account, VENUE if not venue or venue == VENUE else venue.lower(), None,
+            slippage, latency, None,
         )]  # fmt: skip
 
     def _monitoring_report(
@@ -294,7 +308,7 @@ class Executions:
 
     # -- api: orders, fills and totals --------------------------------------------------------------------------
 
-    def _api(self, m: ExecCore, time: int) -> list[Fill]:
+    def _api(self, m: ExecCore, time: int) -> list[FillRow]:
         account, venue, items = m.account_id, m.venue, m.fills
         if not account:
             missing("account_id")
@@ -309,8 +323,8 @@ class Executions:
                 self._amounts.rounded = 0  # read once more, to say where it is
         return each(items, "fills", lambda fill: self._api_fill(fill, account, strategy, venue))
 
-    def _api_fill(self, fill: ApiFill, account: str, strategy: str, venue: str) -> Fill:
-        amounts, fill_id, trade_id, order_id = self._amounts, fill.fill_id, fill.trade_id, fill.order_id
+    def _api_fill(self, fill: ApiFill, account: str, strategy: str, venue: str) -> FillRow:
+        kept, fill_id, trade_id, order_id = self._amounts.kept, fill.fill_id, fill.trade_id, fill.order_id
         symbol, size, at, fees, moment = fill.symbol, fill.quantity, fill.price, fill.commission, fill.timestamp
         if type(fill_id) is not str or not fill_id:
             fill_id = need_text(fill_id, "fill_id")
@@ -319,19 +333,21 @@ class Executions:
         if size is None or at is None or moment is None:
             missing("quantity" if size is None else "price" if at is None else "timestamp")
         try:
-            quantity, price, commission = amounts[size], amounts[at], 0 if fees is None else amounts[fees]
+            quantity, price, commission = kept[size], kept[at], 0 if fees is None else kept[fees]
+        except KeyError:
+            quantity, price, commission = self._amounts_of(fill, "quantity", "price", "commission")
+        try:
             time = time_ns(moment)
-        except (MalformedAmount, MalformedTime):
-            self._name_the_malformed(fill, ("quantity", "price", "commission"), "timestamp")
+        except MalformedTime:
+            time = need_time(moment, "timestamp")
         if quantity <= 0 or price <= 0 or commission < 0:
             name = "quantity" if quantity <= 0 else "price" if price <= 0 else "commission"
             bad(name, getattr(fill, name), "above zero" if name != "commission" else "not below zero")
-        return Fill(
-            fill_id=fill_id, trade_id=trade_id if type(trade_id) is str and trade_id else maybe_text(trade_id),
-            order_id=order_id if type(order_id) is str and order_id else maybe_text(order_id), symbol=symbol,
-            side=SIDES.get(fill.side) or SIDES.need(fill.side, "side"), quantity=quantity, price=price,
-            commission=commission, commission_asset=fill.commission_asset or "", timestamp=time, strategy_id=strategy,
-            account_id=account, venue=venue,
+        return (
+            fill_id, trade_id if type(trade_id) is str and trade_id else maybe_text(trade_id),
+            order_id if type(order_id) is str and order_id else maybe_text(order_id), symbol,
+            SIDES.get(fill.side) or SIDES.need(fill.side, "side"), quantity, price, commission,
+            fill.commission_asset or "", time, strategy, account, venue, None, None, None, None,
         )  # fmt: skip
 
     def _api_report(self, m: ExecMessage, identity: str, time: int, fills: list[Fill]) -> ExecReport:

@@ -53,7 +53,8 @@ def form(struct: type[Struct]) -> str:
         of_items = ",".join(form(item) for item in _structs(field.type))
         need = "!" if member.required else "?" if member.optional else ""
         described.append(f"{member.name}:{member.kind}{need}{of_items}")
-    return f"{struct.__name__}({' '.join(described)})"
+    opening, closing = "[]" if struct.__struct_config__.array_like else "()"
+    return f"{struct.__name__}{opening}{' '.join(described)}{closing}"
 
 
 def _structs(annotation: Any) -> list[type[Struct]]:

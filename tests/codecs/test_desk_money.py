@@ -117,7 +117,7 @@ def test_amounts_remembered_are_bounded_and_inexact_ones_counted_each_time() -> 
     amounts = Amounts()
     for n in range(2 * KEPT_MAX):
         assert amounts[f"{n}.5"] == n * UNIT + UNIT // 2
-        assert len(amounts) <= KEPT_MAX
+        assert len(amounts.kept) <= KEPT_MAX
     for _ in range(3):
         assert amounts["0.123456789"] == 12_345_679
     assert amounts.rounded == 3

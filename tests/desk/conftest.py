@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tickring.codecs.desk.canonical import Fill
 from tickring.codecs.desk.records import BY_NAME, NO_KEY, TEXTS
 from tickring.codecs.record import Flag
 from tickring.ringbuf import (
@@ -147,6 +148,10 @@ class TopicRig:
         n = reader.published()
         reader.close()
         return n
+
+    def fills(self, rows: np.ndarray) -> list[Fill]:
+        """What the texts of rows of fills say."""
+        return [msgspec.json.decode(text, type=Fill) for text in self.texts(rows)]
 
     def texts(self, rows: np.ndarray) -> list[bytes]:
         """Texts of live rows or dead letters."""

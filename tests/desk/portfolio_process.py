@@ -15,7 +15,7 @@ import uvloop
 
 from tickring.actors import portfolio as actor
 from tickring.actors.runtime import ActorContext
-from tickring.codecs.desk.executions import Executions
+from tickring.codecs.desk.executions import Executions, fill_of
 from tickring.codecs.desk.money import amount_of
 from tickring.codecs.desk.reading import Defaults
 from tickring.codecs.desk.records import BY_NAME, VARIANT_SHIFT
@@ -151,8 +151,8 @@ class Reports(Topic):
         offset = self.offsets.get(partition, 0)
         self.offsets[partition] = offset + 1
         _, _, variant, _, fills = self._decode(message.value, partition, offset, 0)
-        for item, fill in enumerate(fills):
-            self._fill(fill, variant, partition, offset, item)
+        for item, row in enumerate(fills):
+            self._fill(fill_of(row), variant, partition, offset, item)
 
     def _fill(self, fill: Any, variant: int, partition: int, offset: int, item: int) -> None:
         at, size = self._text(fill)

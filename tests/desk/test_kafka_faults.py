@@ -81,7 +81,7 @@ def assert_each_once(rig: TopicRig, load: Load) -> None:
     everything = [value for values in load.sent.values() for value in values]
     ids = sorted(msgspec.json.decode(value)["exec_id"] for value in everything if value != b"{")
     fills = rig.rows("fill")
-    assert sorted(msgspec.json.decode(text)["fill_id"] for text in rig.texts(fills)) == ids
+    assert sorted(fill.fill_id for fill in rig.fills(fills)) == ids
     assert len(rig.rows("dead_letter")) == len(everything) - len(ids)
 
 

@@ -43,7 +43,7 @@ def batch(
 def read(data: bytes, position: int, aborted: list[Any] | None = None) -> tuple[list[int], int]:
     """Offsets of the records from a position on, and the position behind them."""
     batches = WholeBatches(TP, Batches(data), aborted or [], position, None, None, True, fetcher.READ_COMMITTED)
-    found = records(list(batches))
+    found = list(records(list(batches)))
     assert all(one.value == b"%d" % one.offset for one in found)
     return [one.offset for one in found], batches.next_fetch_offset
 

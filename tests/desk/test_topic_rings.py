@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from tickring.actors.runtime import ActorContext
 from tickring.actors.topic import Config
 from tickring.actors.topic.decoding import Decoded
 from tickring.actors.topic.rings import TopicRings
+from tickring.codecs.desk.canonical import Fill
 from tickring.codecs.record import Flag
 from tickring.ringbuf import MetricsPage
 
@@ -27,7 +28,7 @@ Make = Callable[..., TopicRig]
 def decode(value: bytes, partition: int, offset: int, broker_ms: int) -> Decoded:
     """`b"<event id> <fills>"`; what follows a "!" is a fill of which nothing can be made."""
     event_id, _, fills = value.decode().partition(" ")
-    items = [object() if fill == "!" else a_fill(index) for index, fill in enumerate(fills)]
+    items = [object() if fill == "!" else msgspec.structs.astuple(a_fill(index)) for index, fill in enumerate(fills)]
     return event_id, 5, 1, 0, items
 
 
@@ -42,14 +43,19 @@ class Producer:
         self.rings = TopicRings(ActorContext(self.rig.name, "topic", shm, tmp_path, config, self.page), decode)
         self.offset = 0
 
-    def take(self, *values: bytes, headers: Any = ()) -> None:
-        records = [
+    def records(self, *values: bytes, headers: Any = ()) -> list[Any]:
+        return [
             SimpleNamespace(offset=self.offset + n, timestamp=1_741_080_000_000, key=None, value=value, headers=headers)
             for n, value in enumerate(values)
         ]
-        self.offset += len(values)
+
+    def publish(self, records: Iterable[Any]) -> None:
         for chunk in self.rings.chunks({0: records}, time.time_ns()):
             self.rings.publish(chunk)
+
+    def take(self, *values: bytes, headers: Any = ()) -> None:
+        self.publish(self.records(*values, headers=headers))
+        self.offset += len(values)
 
     def close(self) -> None:
         self.rings.close()
@@ -82,11 +88,25 @@ def test_event_that_failed_in_the_middle_leaves_none_of_its_fills(producer: Prod
     producer.take(b"a ++", b"b ++!", b"c +")
     fills = producer.rig.rows("fill")
     assert list(zip(fills["offset"].tolist(), fills["item"].tolist(), strict=True)) == [(0, 0), (0, 1), (2, 0)]
-    texts = [msgspec.json.decode(text)["fill_id"] for text in producer.rig.texts(fills)]
+    texts = [msgspec.json.decode(text, type=Fill).fill_id for text in producer.rig.texts(fills)]
     assert texts == ["f-0", "f-1", "f-0"]
     assert [value for *_, value in producer.rig.events()] == [b"a ++", b"b ++!", b"c +"]
     [letter] = producer.rig.texts(producer.rig.rows("dead_letter"))
     assert msgspec.json.decode(letter)[0] == "internal_error"
+
+
+def test_events_whose_batch_could_not_be_decoded_to_its_end_have_not_come_before_when_they_come_again(
+    producer: Producer,
+) -> None:
+    def broken() -> Iterator[Any]:
+        yield from producer.records(b"a +", b"b +")
+        raise ValueError("the rest of it is no gzip")
+
+    producer.take(b"x +")
+    with pytest.raises(ValueError, match="gzip"):
+        producer.publish(broken())
+    producer.take(b"a +", b"b +", b"x +")
+    assert flagged(producer.rig.rows("event"), Flag.REPEATED) == [False, False, False, True]
 
 
 def test_event_with_headers_larger_than_the_ring_takes_is_a_dead_letter(producer: Producer) -> None:

@@ -290,7 +290,7 @@ def test_no_ring_is_followed_for_nobody(shm):
 
 def test_texts_that_were_overwritten_are_named_by_a_gap(shm):
     async def go(r):
-        for n in range(400):
+        for n in range(600):
             r.fill(n)
         async with client(r.front) as c:
             Client.loose = frozenset((FILLS,))
@@ -298,8 +298,8 @@ def test_texts_that_were_overwritten_are_named_by_a_gap(shm):
                 await c.subscribe({"channel": FILLS, "from_seq": 0})
                 gap = await c.until("gap")
                 assert gap["from_seq"] == 1 and gap["reason"] == "resume_expired"
-                await c.until_seq(FILLS, 400)
-                assert sorted(c.records[FILLS]) == list(range(gap["to_seq"] + 1, 401))
+                await c.until_seq(FILLS, 600)
+                assert sorted(c.records[FILLS]) == list(range(gap["to_seq"] + 1, 601))
             finally:
                 Client.loose = frozenset()
 
