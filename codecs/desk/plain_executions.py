@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from ..errors import MalformedAmount, MalformedTime
 from .execution_message import DECISIVE, ApiFill, ExecCore
-from .reading import DECODE_ERRORS, SIDES, Amounts, Defaults, Number, Text
+from .reading import DECODE_ERRORS, ITEMS_MAX, SIDES, Amounts, Defaults, Number, Text
 from .times import time_ns
 from .words import API, DASHBOARD, EXEC_TYPES, EXECUTED, FLAT, MONITORING_FEES, RICH, STATUSES, VENUE
 
@@ -154,29 +154,29 @@ class Plain:
 
     def _api(self, value: bytes) -> Live:
         m: Any = self._of_api(value)
-        time, items = time_ns(m.timestamp), m.fills
-        if not items:
-            return m.event_id, time, API, 0, []
-        if len(items) > 1:
+        time, venue, kept, rows = time_ns(m.timestamp), m.venue, self._amounts.kept, list[FillRow]()
+        account, strategy = m.account_id, m.strategy_id or self._strategy
+        venue = VENUE if not venue or venue == VENUE else venue.lower()
+        items = m.fills or ()
+        if len(items) > ITEMS_MAX:
             raise NotPlain
-        [item] = items
-        fill_id, trade_id, order_id, symbol, side, size, at, fees, asset, moment = (
-            item.fill_id, item.trade_id, item.order_id, item.symbol, SIDES.get(item.side), item.quantity, item.price,
-            item.commission, item.commission_asset, item.timestamp,
-        )  # fmt: skip
-        if not (type(fill_id) is type(trade_id) is type(order_id) is str and fill_id and trade_id and order_id):
-            raise NotPlain
-        if not symbol or side is None or moment is None:
-            raise NotPlain
-        kept, venue = self._amounts.kept, m.venue
-        try:
-            quantity, price, commission = kept[size], kept[at], 0 if fees is None else kept[fees]
-        except KeyError:
-            quantity, price, commission = self._read(size, at, fees)
-        if quantity <= 0 or price <= 0 or commission < 0:
-            raise NotPlain
-        return m.event_id, time, API, 0, [(
-            fill_id, trade_id, order_id, symbol, side, quantity, price, commission, asset or "", time_ns(moment),
-            m.strategy_id or self._strategy, m.account_id, VENUE if not venue or venue == VENUE else venue.lower(),
-            None, None, None, None,
-        )]  # fmt: skip
+        for item in items:
+            fill_id, trade_id, order_id, symbol, side, size, at, fees, asset, moment = (
+                item.fill_id, item.trade_id, item.order_id, item.symbol, SIDES.get(item.side), item.quantity,
+                item.price, item.commission, item.commission_asset, item.timestamp,
+            )  # fmt: skip
+            if not (type(fill_id) is type(trade_id) is type(order_id) is str and fill_id and trade_id and order_id):
+                raise NotPlain
+            if not symbol or side is None or moment is None:
+                raise NotPlain
+            try:
+                quantity, price, commission = kept[size], kept[at], 0 if fees is None else kept[fees]
+            except KeyError:
+                quantity, price, commission = self._read(size, at, fees)
+            if quantity <= 0 or price <= 0 or commission < 0:
+                raise NotPlain
+            rows.append((
+                fill_id, trade_id, order_id, symbol, side, quantity, price, commission, asset or "", time_ns(moment),
+                strategy, account, venue, None, None, None, None,
+            ))  # fmt: skip
+        return m.event_id, time, API, 0, rows
