@@ -27,6 +27,7 @@ from tickring.tests.desk import broker as kafka
 TOPIC = "exec.reports.v1"
 PARTITIONS = 4
 LIMIT_EVENTS_PER_S = 150_000
+LIMIT_SHARE = 0.37  # that limit beside the library's 405,000 messages a second, where it was set: for slower machines
 DEADLINE_S = 180.0
 NAME = "topic-exec-reports-v1"
 _ORDER = {
@@ -190,12 +191,12 @@ def run(quick: bool = False) -> list[Line]:
         broker.start()
         stack.callback(broker.stop)
         return [
-            _line(context, broker, f"{name}, reports of all four variants in turn", (0, 1, 2, 3), n, rounds),
-            _line(context, broker, f"{name}, reports of one order event each", (1, 2, 3), n, 1),
+            *_lines(context, broker, f"{name}, reports of all four variants in turn", (0, 1, 2, 3), n, rounds),
+            *_lines(context, broker, f"{name}, reports of one order event each", (1, 2, 3), n, rounds),
         ]
 
 
-def _line(context: Any, broker: kafka.Broker, name: str, variants: tuple[int, ...], n: int, rounds: int) -> Line:
+def _lines(context: Any, broker: kafka.Broker, name: str, variants: tuple[int, ...], n: int, rounds: int) -> list[Line]:
     kafka.renew_topics(broker.bootstrap, [TOPIC], PARTITIONS)
     size = _fill(broker.bootstrap, n, variants)
     ours, peers = [], []
@@ -211,7 +212,10 @@ def _line(context: Any, broker: kafka.Broker, name: str, variants: tuple[int, ..
         f"{per_cpu:,.0f} per CPU-second; aiokafka getmany alone {peer_rate:,.0f}, {peer_per_cpu:,.0f} per CPU-second; "
         f"{size} bytes on average, 1 fill each, {PARTITIONS} partitions"
     )
-    return Line(name, rate, "events/s", LIMIT_EVENTS_PER_S, "higher", detail)
+    return [
+        Line(name, rate, "events/s", LIMIT_EVENTS_PER_S, "higher", detail),
+        Line(f"{name}, beside getmany alone", rate / peer_rate, "x", LIMIT_SHARE, "higher", "the best of each"),
+    ]
 
 
 def _fill(bootstrap: str, n: int, variants: tuple[int, ...] = (0, 1, 2, 3)) -> int:

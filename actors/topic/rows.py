@@ -19,7 +19,7 @@ from .deadlog import PREVIEW_MAX, DeadLog
 from .decoding import Decode
 from .repeats import Repeats
 
-CHUNK_EVENTS_MAX = 512  # with all that is made of them they stay in the CPU's cache
+CHUNK_EVENTS_MAX = 256  # with all that is made of them they stay in the CPU's cache
 TOO_LARGE = "too_large"
 ITEM_BYTES = 500  # what the text of an item may have beyond its event's
 HEADERS, REPEATED, ROUNDED, SELL = int(Flag.HEADERS), int(Flag.REPEATED), int(Flag.ROUNDED), int(Flag.SELL)
