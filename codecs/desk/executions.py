@@ -72,8 +72,8 @@ class Executions:
         self._decode_core, self._decode = struct_decoder(ExecCore), struct_decoder(ExecMessage)
         self._amounts = Amounts()
         self._malformed = 0
-        self._plain = Plain(self._amounts, defaults).by_variant
-        self._try = self._plain[DASHBOARD]  # the variant that came last: producers send theirs in batches
+        self._plain = Plain(self._amounts, defaults).readers
+        self._mark, self._read_plain = self._plain[0]  # of the kind that came last
         self._pause = self._untried = 0
 
     def live(self, value: bytes, partition: int, offset: int, broker_ms: int = 0) -> Live:
@@ -88,8 +88,13 @@ class Executions:
         if self._untried:
             self._untried -= 1
         else:
+            if self._mark not in value:
+                for mark, reader in self._plain:
+                    if mark in value:
+                        self._mark, self._read_plain = mark, reader
+                        break
             try:
-                read = self._try(value)
+                read = self._read_plain(value)
             except REFUSALS:
                 self._amounts.rounded = 0
                 self._untried = self._pause = min(2 * self._pause + 1, PAUSE_MAX)
@@ -100,9 +105,7 @@ class Executions:
             m = self._decode_core(value)
         except DECODE_ERRORS:
             m, _ = read_slowly(value)
-        read = self._read(m, partition, offset)
-        self._try = self._plain[read[2]]
-        return read
+        return self._read(m, partition, offset)
 
     def full(self, value: bytes, partition: int, offset: int, broker_ms: int = 0) -> ExecReport:
         """The whole report.

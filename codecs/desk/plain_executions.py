@@ -1,8 +1,8 @@
 """Execution reports as producers nearly always write them: the decoder itself proves that a message is plain.
 
-There is a struct for each variant. What decides about a fill is in it, needed and of the usual type; what would make
-the message one of another variant must be missing. So a message that is decoded has few things left to look at. Any
-other one is refused, and `Executions` reads it by all its rules. What is read here is what that would give:
+There is a struct for each kind of message. What decides about a fill is in it, needed and of the usual type; what would
+make the message one of another variant must be missing. So a message that is decoded has few things left to look at.
+Any other one is refused, and `Executions` reads it by all its rules. What is read here is what that would give:
 `tests/codecs/test_desk_mutations.py` holds them against each other.
 """
 
@@ -32,17 +32,11 @@ _DASHBOARD: dict[str, Any] = {
     "commission_asset": Text, "realized_pnl": Number, "trade_time": Number, "strategy_id": Text, "account_id": Named,
     "venue": Text, "topic": None, "execution_id": None, "schema_version": None,
 }  # fmt: skip
-_RICH: dict[str, Any] = {
+_MONITORING: dict[str, Any] = {
     "event_id": Named, "timestamp": Given, "execution_id": Named, "symbol": Named, "side": Named, "quantity": Number,
     "price": Number, "slippage_bps": float | None, "latency_ms": float | None, "venue": Text, "status": Named,
-    "strategy": Text, "commission": Number, "commission_asset": Text, "topic": str, "key": str, "fill_qty": Number,
-    "fill_price": Number, "fees": Number,
-}  # fmt: skip
-_FLAT: dict[str, Any] = {
-    "timestamp": Given, "execution_id": Named, "symbol": Named, "side": Named, "quantity": Number, "price": Number,
-    "slippage_bps": float | None, "latency_ms": float | None, "venue": Text, "status": Named, "fill_qty": Number,
-    "fill_price": Number, "fees": Number, "strategy": Text, "event_id": Named, "commission": Number,
-    "commission_asset": Text, "topic": None,
+    "fill_qty": Number, "fill_price": Number, "fees": Number, "strategy": Text, "commission": Number,
+    "commission_asset": Text, "topic": Text, "key": Text,
 }  # fmt: skip
 _API: dict[str, Any] = {
     "event_id": Named, "timestamp": Given, "strategy_id": Text, "account_id": Named, "fills": list[ApiFill] | None,
@@ -50,12 +44,12 @@ _API: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _struct(variant: str, members: dict[str, Any]) -> type[Struct]:
+def _struct(kind: str, members: dict[str, Any]) -> type[Struct]:
     """A struct of these members, and of those that make a message undecidable when they are of another type."""
     core = {field.name: field.type for field in msgspec.structs.fields(ExecCore)}
     others = {member: core[member] for member in core if member in DECISIVE | {"fills"} and member not in members}
     fields = [(name, kind, None) if _takes_none(kind) else (name, kind) for name, kind in (members | others).items()]
-    return msgspec.defstruct(f"Plain{variant}", fields, kw_only=True, gc=False)
+    return msgspec.defstruct(f"Plain{kind}", fields, kw_only=True, gc=False)
 
 
 def _takes_none(kind: Any) -> bool:
@@ -70,21 +64,23 @@ REFUSALS = (NotPlain, MalformedAmount, MalformedTime, *DECODE_ERRORS)
 
 
 class Plain:
-    """Reads plain messages: ``by_variant[variant](value)`` is what `Executions.live` returns.
+    """Reads plain messages.
 
-    It raises one of `REFUSALS` where that has to be asked.
+    Attributes:
+        readers: a member's name as it is written, which tells nearly for certain that a message is of a kind, and what
+            reads that kind: ``read(value)`` returns what `Executions.live` does, or raises one of `REFUSALS`.
     """
 
     def __init__(self, amounts: Amounts, defaults: Defaults) -> None:
         self._amounts = amounts
         self._account, self._strategy = defaults.account, defaults.strategy
-        self._of_dashboard, self._of_api, self._of_rich, self._of_flat = (
-            msgspec.json.Decoder(_struct(variant, members)).decode
-            for variant, members in (("Dashboard", _DASHBOARD), ("Api", _API), ("Rich", _RICH), ("Flat", _FLAT))
+        self._of_dashboard, self._of_monitoring, self._of_api = (
+            msgspec.json.Decoder(_struct(kind, members)).decode
+            for kind, members in (("Dashboard", _DASHBOARD), ("Monitoring", _MONITORING), ("Api", _API))
         )
-        self.by_variant: dict[int, Callable[[bytes], Live]] = {
-            API: self._api, DASHBOARD: self._dashboard, RICH: self._rich, FLAT: self._flat,
-        }  # fmt: skip
+        self.readers: list[tuple[bytes, Callable[[bytes], Live]]] = [
+            (b'"exec_type"', self._dashboard), (b'"execution_id"', self._monitoring), (b'"fills"', self._api),
+        ]  # fmt: skip
 
     def _read(self, size: Number, at: Number, fees: Number) -> tuple[int, int, int]:
         """Quantity, price and commission that are not known yet."""
@@ -121,13 +117,9 @@ class Plain:
             VENUE if not venue or venue == VENUE else venue.lower(), claimed, None, None, None,
         )]  # fmt: skip
 
-    def _rich(self, value: bytes) -> Live:
-        return self._monitoring(self._of_rich(value), RICH)
-
-    def _flat(self, value: bytes) -> Live:
-        return self._monitoring(self._of_flat(value), FLAT)
-
-    def _monitoring(self, m: Any, variant: int) -> Live:
+    def _monitoring(self, value: bytes) -> Live:
+        m: Any = self._of_monitoring(value)
+        variant = FLAT if m.topic is None or m.key is None else RICH
         time, side, status, kept = time_ns(m.timestamp), SIDES.get(m.side), STATUSES.get(m.status), self._amounts.kept
         if side is None or status is None:
             raise NotPlain
