@@ -26,7 +26,10 @@ EXACT = Context(prec=100)
 
 def amount(value: Any) -> str | None:
     """An amount with eight decimals."""
-    return None if value is None else format(Decimal(str(value)).quantize(SCALE, context=EXACT), "f")
+    if value is None:
+        return None
+    rounded = Decimal(str(value)).quantize(SCALE, context=EXACT)
+    return format(rounded if rounded else abs(rounded), "f")  # a table has no minus before zero
 
 
 def ratio(value: Any) -> float | None:
