@@ -110,7 +110,7 @@ class Rows:
                 parts.append(value)
                 at += size
                 if decode is None:
-                    ts_event_ns = stamp * 1_000_000 if 0 <= stamp < TIME_MS_MAX else 0
+                    ts_event_ns = _broker_ns(stamp)
                 else:
                     made = len(live)
                     try:
@@ -166,7 +166,7 @@ class Rows:
                         known = len(ids)
                     except Undecidable as error:
                         flags |= Flag.DEAD
-                        ts_event_ns = stamp * 1_000_000 if 0 <= stamp < TIME_MS_MAX else 0
+                        ts_event_ns = _broker_ns(stamp)
                         at += self._take_dead(chunk, error, value, partition, offset, ts_recv_ns, ts_event_ns, at)
                     except Exception as error:  # noqa: BLE001 - our own mistake: the event is kept, the topic goes on
                         flags |= Flag.DEAD
@@ -175,7 +175,7 @@ class Rows:
                         while len(live) > made:  # nothing of it is shown
                             live.pop()
                             at -= len(parts.pop())
-                        ts_event_ns = stamp * 1_000_000 if 0 <= stamp < TIME_MS_MAX else 0
+                        ts_event_ns = _broker_ns(stamp)
                         mistake = Undecidable(f"{type(error).__name__}: {error}", "internal_error")
                         at += self._take_dead(chunk, mistake, value, partition, offset, ts_recv_ns, ts_event_ns, at)
                 rows.append(pack(
@@ -229,6 +229,11 @@ class Rows:
         chunk.parts.append(text)
         chunk.dead.append((TOPIC_KEY, ts_recv_ns, ts_event_ns, Flag.DEAD, offset, at, len(text), partition, 0))
         return len(text)
+
+
+def _broker_ns(stamp: int) -> int:
+    """The broker's UNIX ms as UNIX ns; 0 where a producer wrote one that is none."""
+    return stamp * 1_000_000 if 0 <= stamp < TIME_MS_MAX else 0
 
 
 def _halves(units: int) -> tuple[int, int]:

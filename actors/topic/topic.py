@@ -31,10 +31,7 @@ def _not_ours(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
 
 
 def _keep_memory() -> None:
-    """Let glibc use again what answers of the broker lay in, which it would give back to the kernel each time.
-
-    The page faults cost a twentieth of an event's time.
-    """
+    """Let glibc use again what answers of the broker lay in: given back to the kernel, it costs page faults anew."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..errors import MalformedAmount, MalformedTime, Undecidable
+from ..errors import MalformedAmount, Undecidable
 from .canonical import VARIANTS, ExecReport, Fill, Order
 from .execution_message import ApiFill, ApiOrder, ExecCore, ExecMessage, read_slowly
 from .plain_executions import REFUSALS, FillRow, Live, Plain
@@ -40,7 +40,6 @@ from .reading import (
     need_time,
     struct_decoder,
 )
-from .times import time_ns
 from .words import (
     API,
     DASHBOARD,
@@ -136,13 +135,7 @@ class Executions:
         identity = m.event_id
         if type(identity) is not str or not identity:
             identity = event_id(identity, self._topic, partition, offset)
-        stamp = m.timestamp
-        if stamp is None:
-            missing("timestamp")
-        try:
-            time = time_ns(stamp)
-        except MalformedTime:
-            time = need_time(stamp, "timestamp")  # raises, and says which
+        time = need_time(m.timestamp, "timestamp")
         if type(m.topic) is str and type(m.key) is str:
             variant, fills = RICH, self._monitoring(m, RICH, identity, time)
         elif m.execution_id is not None or (m.schema_version is not None and m.producer_id is not None):
@@ -202,11 +195,8 @@ class Executions:
         except KeyError:
             names = "quantity" if m.last_qty is None else "last_qty", "price" if m.last_price is None else "last_price"
             quantity, price, commission = self._amounts_of(m, *names, "commission")
-        if (moment := m.trade_time) is not None:
-            try:
-                time = time_ns(moment)
-            except MalformedTime:
-                time = need_time(moment, "trade_time")
+        if m.trade_time is not None:
+            time = need_time(m.trade_time, "trade_time")
         if quantity <= 0 or price <= 0:
             bad("quantity and price of a fill", (size, at), "both above zero")
         exec_id, venue = m.exec_id, m.venue
@@ -339,10 +329,7 @@ class Executions:
             quantity, price, commission = kept[size], kept[at], 0 if fees is None else kept[fees]
         except KeyError:
             quantity, price, commission = self._amounts_of(fill, "quantity", "price", "commission")
-        try:
-            time = time_ns(moment)
-        except MalformedTime:
-            time = need_time(moment, "timestamp")
+        time = need_time(moment, "timestamp")
         if quantity <= 0 or price <= 0 or commission < 0:
             name = "quantity" if quantity <= 0 else "price" if price <= 0 else "commission"
             bad(name, getattr(fill, name), "above zero" if name != "commission" else "not below zero")

@@ -47,8 +47,8 @@ _API: dict[str, Any] = {
 def _struct(kind: str, members: dict[str, Any]) -> type[Struct]:
     """A struct of these members, and of those that make a message undecidable when they are of another type."""
     core = {field.name: field.type for field in msgspec.structs.fields(ExecCore)}
-    others = {member: core[member] for member in core if member in DECISIVE | {"fills"} and member not in members}
-    fields = [(name, kind, None) if _takes_none(kind) else (name, kind) for name, kind in (members | others).items()]
+    others = {name: of for name, of in core.items() if name in DECISIVE | {"fills"} and name not in members}
+    fields = [(name, of, None) if _takes_none(of) else (name, of) for name, of in (members | others).items()]
     return msgspec.defstruct(f"Plain{kind}", fields, kw_only=True, gc=False)
 
 

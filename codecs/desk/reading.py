@@ -63,8 +63,8 @@ class Message(Struct, gc=False):
 class Amounts:
     """Text or number -> units of 1e-8. `rounded` counts inexact ones.
 
-    `kept` has what was read lately, for hot paths to look there first: a plain dict, because a subclass with
-    `__missing__` takes three times as long for what is there.
+    `kept` has what was read lately, for hot paths to look there first: a plain dict, because a subclass is
+    looked into by a slower way.
     """
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ _IN_UTC = frozenset({"", "Z", "z", "+00:00"})
 _NUMBER = re.compile(r"\d{8,13}(\.\d{1,9})?", re.ASCII)
 
 
-# Plain dicts with a function behind them: a subclass with `__missing__` takes three times as long for what is there.
+# Plain dicts with a function behind them: a subclass with `__missing__` is looked into by a slower way.
 _minutes: dict[str, int] = {}  # `2025-03-04T09:16` -> UNIX ns, as if it were UTC
 _seconds: dict[str, int] = {}  # `2025-03-04T09:16:31`, the same
 _rests: dict[str, int] = {}  # `.051+02:00` -> what to add, in ns: with milliseconds there are few thousand
