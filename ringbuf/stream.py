@@ -30,6 +30,11 @@ HEADER_DTYPE = np.dtype([
 assert HEADER_DTYPE.itemsize == layout.ROW_HEADER.size
 
 
+# A reader that lost its CPU for a moment finds a short tail of a busy key overwritten: it looks again. Only a producer
+# that publishes nothing but that key, flat out, can make it fail more than once or twice.
+COPIES_MAX = 1000
+
+
 def _name_field(memory: mmap.mmap, at: int, size: int) -> str:
     return memory[at : at + size].rstrip(b"\0").decode("utf-8", "replace")
 
@@ -482,12 +487,20 @@ class StreamReader:
         return lone
 
     def last(self, key_id: int, n: int) -> np.ndarray:
-        """Up to `n` newest records of a key, oldest first, a read-only copy: `(m,)` of the stream's dtype, `m <= n`."""
-        count = self.count(key_id)  # pairs with the count store in `publish.make_publisher`
-        return self._copy_tail(key_id, max(0, count - n), count)
+        """Up to `n` newest records of a key, oldest first, a read-only copy: `(m,)` of the stream's dtype, `m <= n`.
+
+        Empty only when the key has none, or when its whole tail was overwritten in each of `COPIES_MAX` tries.
+        """
+        rows = self._none
+        for _ in range(COPIES_MAX):
+            count = self.count(key_id)  # pairs with the count store in `publish.make_publisher`
+            rows = self._copy_tail(key_id, max(0, count - n), count)
+            if len(rows) or not count or n < 1:
+                break
+        return rows
 
     def latest(self, key_id: int) -> np.void | None:
-        """The newest record of a key, a copy; None when it has none."""
+        """The newest record of a key, a copy; None when it has none, as `last` says."""
         rows = self.last(key_id, 1)
         return rows[-1] if len(rows) else None
 

@@ -146,9 +146,9 @@ class Sampler:
         before = np.zeros(keys, np.uint64)
         before[: len(self._counts)] = self._counts[:keys]
         changed = np.flatnonzero(counts > before)
-        if not len(changed):
-            return
         newest = [rows for key_id in changed.tolist() if len(rows := reader.last(key_id, 1))]
+        if not newest:
+            return
         rows = np.concatenate(newest)
         before[rows["key_id"]] = rows["nth"] + 1  # a record that came since the count was read is in the sample too
         batch = make_batch(

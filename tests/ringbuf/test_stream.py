@@ -165,6 +165,32 @@ def test_latest_value_without_ring_keeps_the_newest(shm):
     assert (latest["a"], latest["nth"]) == (8, 8)
 
 
+def test_latest_value_whose_tail_is_overwritten_while_it_is_copied_is_the_newer_one(shm, monkeypatch):
+    spec = spec_of(capacity=0, tail=4)
+    create_stream(shm, spec, 1)
+    writer = writer_of(shm, spec)
+    publish = writer.publisher(ROW, ["a", "b", "c", "d"])
+    sequences = iter(range(1000))
+
+    def publish_a_tail():
+        for _ in range(4):
+            publish(3, 1, 2, 0, *values_of(next(sequences)))
+
+    publish_a_tail()
+    reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
+    copy, overtaken = reader._copy, iter([True, True, False])
+
+    def slow_copy(at, size, start, stop):
+        if next(overtaken):
+            publish_a_tail()
+        return copy(at, size, start, stop)
+
+    monkeypatch.setattr(reader, "_copy", slow_copy)
+    latest = reader.latest(3)
+    assert latest is not None
+    assert latest["nth"] == 11
+
+
 def test_publish_of_values_that_do_not_fit_changes_nothing(stream):
     writer, publish, reader = stream
     publish(0, 1, 2, 0, *values_of(0))
