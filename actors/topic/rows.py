@@ -24,14 +24,13 @@ TOO_LARGE = "too_large"
 ITEM_BYTES = 500  # what the text of an item may have beyond its event's
 HEADERS, REPEATED, ROUNDED, SELL = int(Flag.HEADERS), int(Flag.REPEATED), int(Flag.ROUNDED), int(Flag.SELL)
 HEADERS_SIZE = struct.Struct("<I")
-# A fill's row with its amounts in halves of 64 bits: nearly all fit in the lower one, and need no bytes object.
-HALVES = struct.Struct("<qq")
-FILL_ROW = struct.Struct(FILL.struct.format.replace("16s", "qq"))
+# A fill's row with amounts of 63 bits, which nearly all are, and without `nth`, which the stream writes.
+SMALL_FILL = struct.Struct(FILL.struct.format.replace("Q", "8x", 1).replace("16s", "q8x"))
 
 There = set[tuple[str, int, int, int]]  # record, partition, offset, item
 Place = Callable[[], tuple[int, int]]  # number of the next event, and position of its first byte
 
-_event_row, _fill_row, _statement_row = EVENT.struct.pack, FILL_ROW.pack, STATEMENT.struct.pack
+_event_row, _small_fill_row, _statement_row = EVENT.struct.pack, SMALL_FILL.pack, STATEMENT.struct.pack
 _msgpack = msgspec.msgpack.Encoder().encode
 _json = msgspec.json.Encoder().encode
 
@@ -71,7 +70,7 @@ class Rows:
             raise
 
     def _chunks(self, fetched: Fetched, ts_recv_ns: int, place: Place) -> Iterator[Chunk]:
-        decode, pack, pack_fill, there = self._decode, _event_row, _fill_row, self._there
+        decode, pack, pack_fill, there = self._decode, _event_row, _small_fill_row, self._there
         account_rows, account_row = self._accounts.rows, self._accounts.row
         ids, encode, of_fills = self._repeats.table(), _json, self._live == FILL.name
         event_max, default = self._event_bytes_max, self._account
@@ -82,8 +81,9 @@ class Rows:
         for partition, records in fetched.items():
             offset = stamp = -1
             for record in records:
-                offset, stamp, key, value = record.offset, record.timestamp, record.key, record.value
-                flags, key_size, first, refused = 0, NO_KEY, at, ""
+                offset, stamp, first = record.offset, record.timestamp, at
+                key, value = record.key, record.value
+                flags, key_size, refused = 0, NO_KEY, ""
                 if value is None:
                     value = b""
                 if headers := record.headers:
@@ -141,17 +141,20 @@ class Rows:
                                         _, _, _, _, side, quantity, price, commission, _, time, _, account, _, _, _, _,
                                         _,
                                     ) = item  # fmt: skip
-                                    key_id = account_rows.get(account) or account_row(account)
+                                    try:
+                                        key_id = account_rows[account]
+                                    except KeyError:
+                                        key_id = account_row(account)
                                     sold = own | SELL if side == "SELL" else own
                                     try:
-                                        row = pack_fill(
-                                            0, ts_recv_ns, time, key_id, sold, quantity, 0, price, 0, commission,
-                                            commission >> 63, offset, at, text_size, partition, number,
+                                        row = (pack_fill if commission >= 0 else _fill_row)(
+                                            ts_recv_ns, time, key_id, sold, quantity, price, commission, offset, at,
+                                            text_size, partition, number,
                                         )  # fmt: skip
                                     except struct.error:
-                                        row = pack_fill(
-                                            0, ts_recv_ns, time, key_id, sold, *_halves(quantity), *_halves(price),
-                                            *_halves(commission), offset, at, text_size, partition, number,
+                                        row = _fill_row(
+                                            ts_recv_ns, time, key_id, sold, quantity, price, commission, offset, at,
+                                            text_size, partition, number,
                                         )  # fmt: skip
                                 else:
                                     account = getattr(item, "account_id", None) or default
@@ -236,5 +239,9 @@ def _broker_ns(stamp: int) -> int:
     return stamp * 1_000_000 if 0 <= stamp < TIME_MS_MAX else 0
 
 
-def _halves(units: int) -> tuple[int, int]:
-    return HALVES.unpack(amount_bytes(units))
+def _fill_row(
+    ts_recv_ns: int, time: int, key_id: int, flags: int, quantity: int, price: int, commission: int, *origin: int
+) -> bytes:
+    """A fill's row with amounts of any size."""
+    amounts = map(amount_bytes, (quantity, price, commission))
+    return FILL.struct.pack(0, ts_recv_ns, time, key_id, flags, *amounts, *origin)

@@ -53,6 +53,7 @@ from .words import (
     VENUE,
 )
 
+MIXED = 8  # messages of which the kind is looked for after one of another kind than the one before it
 PAUSE_MAX = 1023  # messages that are not tried as plain ones after failures
 Made = TypeVar("Made")
 
@@ -71,9 +72,10 @@ class Executions:
         self._decode_core, self._decode = struct_decoder(ExecCore), struct_decoder(ExecMessage)
         self._amounts = Amounts()
         self._malformed = 0
-        self._plain = Plain(self._amounts, defaults).readers
-        self._mark, self._read_plain = self._plain[0]  # of the kind that came last
-        self._pause = self._untried = 0
+        plain = Plain(self._amounts, defaults)
+        self._reader_of, self._read_plain = plain.reader_of, plain.readers[0]  # the second of the kind that came last
+        self._usual = True  # messages of one kind come one after the other
+        self._mixed = self._pause = self._untried = 0
 
     def live(self, value: bytes, partition: int, offset: int, broker_ms: int = 0) -> Live:
         """What live streams need: `(event_id, timestamp in ns, index of the variant, rounded amounts, fills)`.
@@ -83,28 +85,49 @@ class Executions:
         Raises:
             Undecidable: whenever `full` does.
         """
-        self._amounts.rounded = 0
-        if self._untried:
-            self._untried -= 1
-        else:
-            if self._mark not in value:
-                for mark, reader in self._plain:
-                    if mark in value:
-                        self._mark, self._read_plain = mark, reader
-                        break
+        if self._usual:
             try:
-                read = self._read_plain(value)
+                return self._read_plain(value)
             except REFUSALS:
-                self._amounts.rounded = 0
-                self._untried = self._pause = min(2 * self._pause + 1, PAUSE_MAX)
-            else:
-                self._pause = 0
-                return read
+                read = self._retry(value)
+        else:
+            read = self._try(value)
+        if read is not None:
+            return read
+        self._amounts.rounded = 0
         try:
             m = self._decode_core(value)
         except DECODE_ERRORS:
             m, _ = read_slowly(value)
         return self._read(m, partition, offset)
+
+    def _try(self, value: bytes) -> Live | None:
+        """Read a message among others that are not of one kind, or not plain; None where it is no plain one."""
+        if self._untried:
+            self._untried -= 1
+            return None
+        reader = self._reader_of(value)
+        if reader is self._read_plain:
+            self._mixed -= 1
+        else:
+            self._read_plain, self._mixed = reader, MIXED
+        try:
+            read = reader(value)
+        except REFUSALS:
+            return self._leave_alone()
+        self._pause = 0
+        if self._mixed <= 0:
+            self._usual = True
+        return read
+
+    def _retry(self, value: bytes) -> Live | None:
+        """Read a message that is not of the kind of the one before it; None where it is no plain one."""
+        self._usual = False
+        return self._leave_alone() if self._reader_of(value) is self._read_plain else self._try(value)
+
+    def _leave_alone(self) -> None:
+        """Do not try messages as plain ones for a while, after each failure for a longer one."""
+        self._untried = self._pause = min(2 * self._pause + 1, PAUSE_MAX)
 
     def full(self, value: bytes, partition: int, offset: int, broker_ms: int = 0) -> ExecReport:
         """The whole report.
@@ -210,7 +233,7 @@ class Executions:
                 realized_pnl = None
         return [(
             exec_id, None, order_id, symbol, side, quantity, price, commission, m.commission_asset or "", time,
-            m.strategy_id or self._strategy, account, VENUE if not venue or venue == VENUE else venue.lower(),
+            m.strategy_id or self._strategy, account, VENUE if venue == VENUE or not venue else venue.lower(),
             realized_pnl, None, None, None,
         )]  # fmt: skip
 
@@ -276,7 +299,7 @@ class Executions:
             latency = lenient_ratio(latency)
         return [(
             fill_id, None, None, symbol, side, quantity, price, commission, m.commission_asset or MONITORING_FEES, time,
-            m.strategy or self._strategy, self._account, VENUE if not venue or venue == VENUE else venue.lower(), None,
+            m.strategy or self._strategy, self._account, VENUE if venue == VENUE or not venue else venue.lower(), None,
             slippage, latency, None,
         )]  # fmt: skip
 
@@ -308,7 +331,7 @@ class Executions:
         if not items:
             return []
         strategy = m.strategy_id or self._strategy
-        venue = VENUE if not venue or venue == VENUE else venue.lower()
+        venue = VENUE if venue == VENUE or not venue else venue.lower()
         if len(items) == 1:
             try:
                 return [self._api_fill(items[0], account, strategy, venue)]

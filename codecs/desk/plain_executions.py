@@ -9,37 +9,60 @@ Any other one is refused, and `Executions` reads it by all its rules. What is re
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from ..errors import MalformedAmount, MalformedTime
-from .execution_message import DECISIVE, ApiFill, ExecCore
+from .execution_message import DECISIVE, ExecCore
 from .reading import DECODE_ERRORS, ITEMS_MAX, SIDES, Amounts, Defaults, Number, Text
 from .times import time_ns
 from .words import API, DASHBOARD, EXEC_TYPES, EXECUTED, FLAT, MONITORING_FEES, RICH, STATUSES, VENUE
 
 Named = Annotated[str, Meta(min_length=1)]
 Given = str | int | float  # amounts and times
+# Words as they are usually written. The decoder gives its own text for each: no new one is made, and its hash is known.
+Side, Status, ExecType = (Literal[tuple(words)] for words in (SIDES, STATUSES, EXEC_TYPES))  # type: ignore[valid-type]
+_SIDE = dict(SIDES)  # a subclass of dict is looked into by a slower way
+_EXECUTED = frozenset(word for word, meaning in STATUSES.items() if meaning in EXECUTED)
+_TRADE = frozenset(word for word, meaning in EXEC_TYPES.items() if meaning == "TRADE")
+HEAD_BYTES = 400  # of a message: within these it says of which kind it is
 FillRow = tuple[Any, ...]  # the values of a `canonical.Fill`, in its order
 Live = tuple[str, int, int, int, list[FillRow]]
+PlainReader = Callable[[bytes], Live]
+
+
+class _Fill(Struct, kw_only=True, gc=False):
+    """An item of `fills`."""
+
+    fill_id: Named
+    trade_id: Named
+    order_id: Named
+    symbol: Named
+    side: Side  # type: ignore[valid-type]
+    quantity: Given
+    price: Given
+    commission: Number = None
+    commission_asset: Text = None
+    timestamp: Given
+
 
 # In the order in which producers write them, which is the order that the decoder looks in.
 _DASHBOARD: dict[str, Any] = {
-    "event_id": Named, "timestamp": Given, "order_id": Named, "symbol": Named, "side": Named, "order_status": Named,
-    "exec_type": Named, "exec_id": Named, "last_qty": Given, "last_price": Given, "commission": Number,
+    "event_id": Named, "timestamp": Given, "order_id": Named, "symbol": Named, "side": Side, "order_status": Status,
+    "exec_type": ExecType, "exec_id": Named, "last_qty": Given, "last_price": Given, "commission": Number,
     "commission_asset": Text, "realized_pnl": Number, "trade_time": Number, "strategy_id": Text, "account_id": Named,
     "venue": Text, "topic": None, "execution_id": None, "schema_version": None,
 }  # fmt: skip
 _MONITORING: dict[str, Any] = {
-    "event_id": Named, "timestamp": Given, "execution_id": Named, "symbol": Named, "side": Named, "quantity": Number,
-    "price": Number, "slippage_bps": float | None, "latency_ms": float | None, "venue": Text, "status": Named,
+    "event_id": Named, "timestamp": Given, "execution_id": Named, "symbol": Named, "side": Side, "quantity": Number,
+    "price": Number, "slippage_bps": float | None, "latency_ms": float | None, "venue": Text, "status": Status,
     "fill_qty": Number, "fill_price": Number, "fees": Number, "strategy": Text, "commission": Number,
     "commission_asset": Text, "topic": Text, "key": Text,
 }  # fmt: skip
 _API: dict[str, Any] = {
-    "event_id": Named, "timestamp": Given, "strategy_id": Text, "account_id": Named, "fills": list[ApiFill] | None,
+    "event_id": Named, "timestamp": Given, "strategy_id": Text, "account_id": Named, "fills": list[_Fill] | None,
     "venue": Text, "topic": None, "execution_id": None, "schema_version": None, "exec_type": None, "order_status": None,
 }  # fmt: skip
 
@@ -66,72 +89,77 @@ REFUSALS = (NotPlain, MalformedAmount, MalformedTime, *DECODE_ERRORS)
 class Plain:
     """Reads plain messages.
 
+    No more than three values are assigned at once: for more the interpreter makes a tuple of them.
+
     Attributes:
-        readers: a member's name as it is written, which tells nearly for certain that a message is of a kind, and what
-            reads that kind: ``read(value)`` returns what `Executions.live` does, or raises one of `REFUSALS`.
+        readers: one for each kind. ``read(value)`` returns what `Executions.live` does, or raises one of `REFUSALS`.
     """
 
     def __init__(self, amounts: Amounts, defaults: Defaults) -> None:
-        self._amounts = amounts
+        self._amounts, self._kept = amounts, amounts.kept
         self._account, self._strategy = defaults.account, defaults.strategy
         self._of_dashboard, self._of_monitoring, self._of_api = (
             msgspec.json.Decoder(_struct(kind, members)).decode
             for kind, members in (("Dashboard", _DASHBOARD), ("Monitoring", _MONITORING), ("Api", _API))
         )
-        self.readers: list[tuple[bytes, Callable[[bytes], Live]]] = [
-            (b'"exec_type"', self._dashboard), (b'"execution_id"', self._monitoring), (b'"fills"', self._api),
-        ]  # fmt: skip
+        self.readers: tuple[PlainReader, ...] = self._dashboard, self._monitoring, self._api
+        dashboard, monitoring, self._by_default = self.readers
+        self._by_name = {b"execution_id": monitoring, b'exec_type":"': dashboard, b'exec_type": ': dashboard}
 
-    def _read(self, size: Number, at: Number, fees: Number) -> tuple[int, int, int]:
-        """Quantity, price and commission that are not known yet."""
+    def reader_of(self, value: bytes) -> PlainReader:
+        """What reads the kind that a message seems to be of: the name of a member tells it nearly for certain."""
+        at = value.find(b'"exec', 0, HEAD_BYTES)
+        return self._by_name.get(value[at + 1 : at + 13], self._by_default)
+
+    def _read(self, *values: Number) -> list[int]:
+        """Amounts of which some are not known yet: quantity, price, and those that may be missing, which are 0 then."""
+        size, at, *_ = values
         if size is None or at is None:
             raise NotPlain
         amounts = self._amounts
-        quantity, price, commission = amounts[size], amounts[at], 0 if fees is None else amounts[fees]
+        amounts.rounded = 0
+        units = [0 if value is None else amounts[value] for value in values]
         if amounts.rounded:
             raise NotPlain
-        return quantity, price, commission
+        return units
 
     def _dashboard(self, value: bytes) -> Live:
         m: Any = self._of_dashboard(value)
-        time, side, kept = time_ns(m.timestamp), SIDES.get(m.side), self._amounts.kept
-        kind = EXEC_TYPES.get(m.exec_type)
-        if side is None or kind is None or STATUSES.get(m.order_status) is None:
-            raise NotPlain
-        if kind != "TRADE":
+        time = time_ns(m.timestamp)
+        if m.exec_type not in _TRADE:
             return m.event_id, time, DASHBOARD, 0, []
-        fees, claimed, moment, venue = m.commission, m.realized_pnl, m.trade_time, m.venue
+        kept, fees, claimed = self._kept, m.commission, m.realized_pnl
         try:
             quantity, price, commission = kept[m.last_qty], kept[m.last_price], 0 if fees is None else kept[fees]
+            if claimed is not None:
+                claimed = kept[claimed]
         except KeyError:
-            quantity, price, commission = self._read(m.last_qty, m.last_price, fees)
-        if claimed is not None:
-            claimed = self._amounts[claimed]
-            if self._amounts.rounded:
-                raise NotPlain
+            quantity, price, commission, pnl = self._read(m.last_qty, m.last_price, fees, claimed)
+            if claimed is not None:
+                claimed = pnl
         if quantity <= 0 or price <= 0:
             raise NotPlain
+        moment, venue = m.trade_time, m.venue
         return m.event_id, time, DASHBOARD, 0, [(
-            m.exec_id, None, m.order_id, m.symbol, side, quantity, price, commission, m.commission_asset or "",
+            m.exec_id, None, m.order_id, m.symbol, _SIDE[m.side], quantity, price, commission, m.commission_asset or "",
             time if moment is None else time_ns(moment), m.strategy_id or self._strategy, m.account_id,
-            VENUE if not venue or venue == VENUE else venue.lower(), claimed, None, None, None,
+            VENUE if venue == VENUE or not venue else venue.lower(), claimed, None, None, None,
         )]  # fmt: skip
 
     def _monitoring(self, value: bytes) -> Live:
         m: Any = self._of_monitoring(value)
         variant = FLAT if m.topic is None or m.key is None else RICH
-        time, side, status, kept = time_ns(m.timestamp), SIDES.get(m.side), STATUSES.get(m.status), self._amounts.kept
-        if side is None or status is None:
-            raise NotPlain
-        if status not in EXECUTED:
+        time = time_ns(m.timestamp)
+        if m.status not in _EXECUTED:
             return m.event_id, time, variant, 0, []
-        size, at, fees, venue = m.fill_qty, m.fill_price, m.fees, m.venue
+        size, at, fees = m.fill_qty, m.fill_price, m.fees
         if size is None:
             size = m.quantity
         if at is None:
             at = m.price
         if fees is None:
             fees = m.commission
+        kept, venue = self._kept, m.venue
         try:
             quantity, price, commission = kept[size], kept[at], 0 if fees is None else kept[fees]
         except KeyError:
@@ -139,36 +167,29 @@ class Plain:
         if quantity <= 0 or price <= 0:
             raise NotPlain
         return m.event_id, time, variant, 0, [(
-            m.execution_id, None, None, m.symbol, side, quantity, price, commission,
+            m.execution_id, None, None, m.symbol, _SIDE[m.side], quantity, price, commission,
             m.commission_asset or MONITORING_FEES, time, m.strategy or self._strategy, self._account,
-            VENUE if not venue or venue == VENUE else venue.lower(), None, m.slippage_bps, m.latency_ms, None,
+            VENUE if venue == VENUE or not venue else venue.lower(), None, m.slippage_bps, m.latency_ms, None,
         )]  # fmt: skip
 
     def _api(self, value: bytes) -> Live:
         m: Any = self._of_api(value)
-        time, venue, kept, rows = time_ns(m.timestamp), m.venue, self._amounts.kept, list[FillRow]()
+        time, venue, kept = time_ns(m.timestamp), m.venue, self._kept
         account, strategy = m.account_id, m.strategy_id or self._strategy
-        venue = VENUE if not venue or venue == VENUE else venue.lower()
-        items = m.fills or ()
+        venue = VENUE if venue == VENUE or not venue else venue.lower()
+        items, rows = m.fills or (), []  # an empty list by its type makes and drops an exception
         if len(items) > ITEMS_MAX:
             raise NotPlain
         for item in items:
-            fill_id, trade_id, order_id, symbol, side, size, at, fees, asset, moment = (
-                item.fill_id, item.trade_id, item.order_id, item.symbol, SIDES.get(item.side), item.quantity,
-                item.price, item.commission, item.commission_asset, item.timestamp,
-            )  # fmt: skip
-            if not (type(fill_id) is type(trade_id) is type(order_id) is str and fill_id and trade_id and order_id):
-                raise NotPlain
-            if not symbol or side is None or moment is None:
-                raise NotPlain
+            fees = item.commission
             try:
-                quantity, price, commission = kept[size], kept[at], 0 if fees is None else kept[fees]
+                quantity, price, commission = kept[item.quantity], kept[item.price], 0 if fees is None else kept[fees]
             except KeyError:
-                quantity, price, commission = self._read(size, at, fees)
+                quantity, price, commission = self._read(item.quantity, item.price, fees)
             if quantity <= 0 or price <= 0 or commission < 0:
                 raise NotPlain
             rows.append((
-                fill_id, trade_id, order_id, symbol, side, quantity, price, commission, asset or "", time_ns(moment),
-                strategy, account, venue, None, None, None, None,
+                item.fill_id, item.trade_id, item.order_id, item.symbol, _SIDE[item.side], quantity, price, commission,
+                item.commission_asset or "", time_ns(item.timestamp), strategy, account, venue, None, None, None, None,
             ))  # fmt: skip
         return m.event_id, time, API, 0, rows

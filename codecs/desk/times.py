@@ -31,6 +31,7 @@ _NUMBER = re.compile(r"\d{8,13}(\.\d{1,9})?", re.ASCII)
 _minutes: dict[str, int] = {}  # `2025-03-04T09:16` -> UNIX ns, as if it were UTC
 _seconds: dict[str, int] = {}  # `2025-03-04T09:16:31`, the same
 _rests: dict[str, int] = {}  # `.051+02:00` -> what to add, in ns: with milliseconds there are few thousand
+_SECOND_OF, _REST_OF = slice(19), slice(19, None)  # of a text; made once
 _second = {f":{n:02d}": n * _NS for n in range(60)}
 
 
@@ -77,8 +78,8 @@ def time_ns(value: str | int | float) -> int:
         MalformedTime: no time, or outside 1971 to 2261.
     """
     try:
-        rest = _rests.get(text := value[19:])  # type: ignore[index]
-        return _seconds[value[:19]] + (_rest(text) if rest is None else rest)  # type: ignore[index]
+        rest = _rests.get(text := value[_REST_OF])  # type: ignore[index]
+        return _seconds[value[_SECOND_OF]] + (_rest(text) if rest is None else rest)  # type: ignore[index]
     except (TypeError, ValueError, KeyError):
         return _slowly(value)
 

@@ -28,7 +28,7 @@ EXECUTIONS = "exec.reports.v1"
 DECODERS = {topic: decoder(topic) for topic in TOPICS}
 LIVE = Executions(EXECUTIONS, Defaults()).live
 AMOUNTS = Amounts()
-PLAIN = Plain(AMOUNTS, Defaults()).readers
+PLAIN = Plain(AMOUNTS, Defaults())
 
 # Values that producers, bugs and attackers put where something else belongs.
 HOSTILE: list[Any] = [
@@ -70,8 +70,7 @@ def check(topic: str, value: bytes) -> Event | Undecidable:
 def plainly(value: bytes) -> list[Live]:
     """What the readers of plain messages say, those that do not refuse."""
     found = []
-    for _, read in PLAIN:
-        AMOUNTS.rounded = 0
+    for read in PLAIN.readers:
         with contextlib.suppress(*REFUSALS):
             found.append(read(value))
     return found
@@ -200,8 +199,7 @@ def test_message_as_its_producer_writes_it_is_read_as_a_plain_one_of_its_variant
     value = encode(body(EXECUTIONS, variant, random.Random(3)))
     [read] = plainly(value)
     assert VARIANTS[read[2]] == variant and read[4]
-    [reader] = [reader for mark, reader in PLAIN if mark in value]
-    assert reader(value) == read
+    assert PLAIN.reader_of(value)(value) == read
 
 
 def test_live_and_full_agree_on_a_stream_of_all_variants() -> None:
