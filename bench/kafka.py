@@ -179,7 +179,7 @@ def _measure_ours(context: Any, bootstrap: str, n: int) -> tuple[float, float]:
 
 def run(quick: bool = False) -> list[Line]:
     """The lines of this suite; without Java the figure is skipped."""
-    name, n, rounds = "Kafka topic to ring", 200_000 if quick else 600_000, 1 if quick else 3
+    name, n, rounds = "Kafka topic to ring", 200_000 if quick else 600_000, 1 if quick else 5
     context = multiprocessing.get_context("spawn")
     folder = Path(tempfile.mkdtemp(prefix="tickring-bench-broker-"))
     with contextlib.ExitStack() as stack:

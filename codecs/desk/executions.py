@@ -53,7 +53,7 @@ from .words import (
     VENUE,
 )
 
-MIXED = 8  # messages of which the kind is looked for after one of another kind than the one before it
+MIXED = 64  # messages of which the kind is looked for after one that was not of the kind of those before it
 PAUSE_MAX = 1023  # messages that are not tried as plain ones after failures
 Made = TypeVar("Made")
 
@@ -73,8 +73,9 @@ class Executions:
         self._amounts = Amounts()
         self._malformed = 0
         plain = Plain(self._amounts, defaults)
-        self._reader_of, self._read_plain = plain.reader_of, plain.readers[0]  # the second of the kind that came last
-        self._usual = True  # messages of one kind come one after the other
+        self._readers, self._read_any = plain.readers, plain.any
+        self._read_plain = plain.readers[0]  # of the kind that is expected
+        self._usual = True  # one kind is expected
         self._mixed = self._pause = self._untried = 0
 
     def live(self, value: bytes, partition: int, offset: int, broker_ms: int = 0) -> Live:
@@ -89,9 +90,8 @@ class Executions:
             try:
                 return self._read_plain(value)
             except REFUSALS:
-                read = self._retry(value)
-        else:
-            read = self._try(value)
+                self._usual, self._mixed = False, MIXED
+        read = self._try(value)
         if read is not None:
             return read
         self._amounts.rounded = 0
@@ -102,32 +102,20 @@ class Executions:
         return self._read(m, partition, offset)
 
     def _try(self, value: bytes) -> Live | None:
-        """Read a message among others that are not of one kind, or not plain; None where it is no plain one."""
+        """Read a message among others of other kinds, or of none; None where it is no plain one, or is not tried."""
         if self._untried:
             self._untried -= 1
             return None
-        reader = self._reader_of(value)
-        if reader is self._read_plain:
-            self._mixed -= 1
-        else:
-            self._read_plain, self._mixed = reader, MIXED
         try:
-            read = reader(value)
+            read = self._read_any(value)
         except REFUSALS:
-            return self._leave_alone()
+            self._untried = self._pause = min(2 * self._pause + 1, PAUSE_MAX)
+            return None
         self._pause = 0
+        self._mixed -= 1
         if self._mixed <= 0:
-            self._usual = True
+            self._usual, self._read_plain = True, self._readers[read[2] - 1]
         return read
-
-    def _retry(self, value: bytes) -> Live | None:
-        """Read a message that is not of the kind of the one before it; None where it is no plain one."""
-        self._usual = False
-        return self._leave_alone() if self._reader_of(value) is self._read_plain else self._try(value)
-
-    def _leave_alone(self) -> None:
-        """Do not try messages as plain ones for a while, after each failure for a longer one."""
-        self._untried = self._pause = min(2 * self._pause + 1, PAUSE_MAX)
 
     def full(self, value: bytes, partition: int, offset: int, broker_ms: int = 0) -> ExecReport:
         """The whole report.

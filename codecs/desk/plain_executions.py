@@ -92,7 +92,8 @@ class Plain:
     No more than three values are assigned at once: for more the interpreter makes a tuple of them.
 
     Attributes:
-        readers: one for each kind. ``read(value)`` returns what `Executions.live` does, or raises one of `REFUSALS`.
+        readers: of the kinds, in the order of `canonical.VARIANTS` from its second on. ``read(value)`` returns what
+            `Executions.live` does, or raises one of `REFUSALS`.
     """
 
     def __init__(self, amounts: Amounts, defaults: Defaults) -> None:
@@ -102,14 +103,19 @@ class Plain:
             msgspec.json.Decoder(_struct(kind, members)).decode
             for kind, members in (("Dashboard", _DASHBOARD), ("Monitoring", _MONITORING), ("Api", _API))
         )
-        self.readers: tuple[PlainReader, ...] = self._dashboard, self._monitoring, self._api
-        dashboard, monitoring, self._by_default = self.readers
-        self._by_name = {b"execution_id": monitoring, b'exec_type":"': dashboard, b'exec_type": ': dashboard}
+        self.readers: tuple[PlainReader, ...] = self._api, self._dashboard, self._monitoring, self._monitoring
 
-    def reader_of(self, value: bytes) -> PlainReader:
-        """What reads the kind that a message seems to be of: the name of a member tells it nearly for certain."""
-        at = value.find(b'"exec', 0, HEAD_BYTES)
-        return self._by_name.get(value[at + 1 : at + 13], self._by_default)
+    def any(self, value: bytes) -> Live:
+        """Read a message by the kind that it seems to be of: the name of a member tells it nearly for certain."""
+        at = value.find(b'"exec', 0, HEAD_BYTES)  # `in` makes and drops an exception for each bytes object
+        while at >= 0:
+            name = value[at + 1 : at + 13]
+            if name == b"execution_id":
+                return self._monitoring(value)
+            if name == b'exec_type":"' or name == b'exec_type": ':
+                return self._dashboard(value)
+            at = value.find(b'"exec', at + 1, HEAD_BYTES)
+        return self._api(value)
 
     def _read(self, *values: Number) -> list[int]:
         """Amounts of which some are not known yet: quantity, price, and those that may be missing, which are 0 then."""

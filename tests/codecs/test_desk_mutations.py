@@ -70,7 +70,7 @@ def check(topic: str, value: bytes) -> Event | Undecidable:
 def plainly(value: bytes) -> list[Live]:
     """What the readers of plain messages say, those that do not refuse."""
     found = []
-    for read in PLAIN.readers:
+    for read in PLAIN.readers[:3]:
         with contextlib.suppress(*REFUSALS):
             found.append(read(value))
     return found
@@ -199,7 +199,7 @@ def test_message_as_its_producer_writes_it_is_read_as_a_plain_one_of_its_variant
     value = encode(body(EXECUTIONS, variant, random.Random(3)))
     [read] = plainly(value)
     assert VARIANTS[read[2]] == variant and read[4]
-    assert PLAIN.reader_of(value)(value) == read
+    assert PLAIN.any(value) == read == PLAIN.readers[read[2] - 1](value)
 
 
 def test_live_and_full_agree_on_a_stream_of_all_variants() -> None:
