@@ -53,7 +53,6 @@ from .words import (
     VENUE,
 )
 
-MIXED = 64  # messages of which the kind is looked for after one that was not of the kind of those before it
 PAUSE_MAX = 1023  # messages that are not tried as plain ones after failures
 Made = TypeVar("Made")
 
@@ -72,11 +71,8 @@ class Executions:
         self._decode_core, self._decode = struct_decoder(ExecCore), struct_decoder(ExecMessage)
         self._amounts = Amounts()
         self._malformed = 0
-        plain = Plain(self._amounts, defaults)
-        self._readers, self._read_any = plain.readers, plain.any
-        self._read_plain = plain.readers[0]  # of the kind that is expected
-        self._usual = True  # one kind is expected
-        self._mixed = self._pause = self._untried = 0
+        self._read_plain = Plain(self._amounts, defaults).read
+        self._pause = self._untried = 0
 
     def live(self, value: bytes, partition: int, offset: int, broker_ms: int = 0) -> Live:
         """What live streams need: `(event_id, timestamp in ns, index of the variant, rounded amounts, fills)`.
@@ -86,36 +82,22 @@ class Executions:
         Raises:
             Undecidable: whenever `full` does.
         """
-        if self._usual:
+        if self._untried:
+            self._untried -= 1
+        else:
             try:
-                return self._read_plain(value)
+                read = self._read_plain(value)
             except REFUSALS:
-                self._usual, self._mixed = False, MIXED
-        read = self._try(value)
-        if read is not None:
-            return read
+                self._untried = self._pause = min(2 * self._pause + 1, PAUSE_MAX)
+            else:
+                self._pause = 0
+                return read
         self._amounts.rounded = 0
         try:
             m = self._decode_core(value)
         except DECODE_ERRORS:
             m, _ = read_slowly(value)
         return self._read(m, partition, offset)
-
-    def _try(self, value: bytes) -> Live | None:
-        """Read a message among others of other kinds, or of none; None where it is no plain one, or is not tried."""
-        if self._untried:
-            self._untried -= 1
-            return None
-        try:
-            read = self._read_any(value)
-        except REFUSALS:
-            self._untried = self._pause = min(2 * self._pause + 1, PAUSE_MAX)
-            return None
-        self._pause = 0
-        self._mixed -= 1
-        if self._mixed <= 0:
-            self._usual, self._read_plain = True, self._readers[read[2] - 1]
-        return read
 
     def full(self, value: bytes, partition: int, offset: int, broker_ms: int = 0) -> ExecReport:
         """The whole report.
