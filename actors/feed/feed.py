@@ -239,11 +239,14 @@ class Feed:
         """
         if "trade" not in self.readers:
             return
-        self._newest = NewestIds(self.ctx.data, self.ctx.name, self.readers["trade"].epoch)
+        reader = self.readers["trade"]
+        self._newest = NewestIds(self.ctx.data, self.ctx.name, reader.epoch)
         for route in self.decoder.routes():
+            instrument, held = route.instrument.instrument, reader.count(route.key_id) <= reader.spec.tail
             for kind, ids in self._newest_ids(route).items():
                 chain = route.aggregates if kind == AGGREGATES else route.trades
-                for number in ids or self._newest.of(route.instrument.instrument, kind):
+                every = held and len(ids) < RESUME_IDS
+                for number in self._newest.behind(instrument, kind, ids) if every else ids:
                     if number == chain.following:
                         chain.following = number + 1
                     else:

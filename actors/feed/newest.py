@@ -41,9 +41,13 @@ class NewestIds:
         self._ids = kept.ids if kept is not None and (kept.ended or kept.epoch == epoch) else {}
         self._store(ended=False)
 
-    def of(self, instrument: str, kind: str) -> list[int]:
-        """Ids of the newest trades before the rings began; empty where they are not known."""
-        return self._ids.get(f"{instrument} {kind}", [])
+    def behind(self, instrument: str, kind: str, ids: Sequence[int]) -> list[int]:
+        """Ids that a chain takes in again: all that the rings have ever had of these, behind those before the rings.
+
+        What was missed between the two is known to a life that had one trade and was killed, and was not yet certain.
+        """
+        before = self._ids.get(f"{instrument} {kind}", [])
+        return [*(number for number in before if not ids or number < ids[0]), *ids]
 
     def put(self, instrument: str, kind: str, ids: Sequence[int]) -> None:
         self._ids[f"{instrument} {kind}"] = list(ids)

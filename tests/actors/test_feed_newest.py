@@ -11,6 +11,7 @@ import pytest
 
 from tickring.actors.feed.newest import NewestIds
 from tickring.actors.gaps import Gap, gaps_path, read_gaps
+from tickring.codecs.chain import Chain
 
 from .feeding import SYMBOLS, Running, exchange, feed_config, feeding, until
 
@@ -70,8 +71,8 @@ def test_newest_ids_after_an_orderly_end_count_for_other_rings(tmp_path: Path) -
     first = NewestIds(tmp_path, "feed-x", 1)
     first.put("BTC-USDT", "trade", [7, 8])
     first.end()
-    assert NewestIds(tmp_path, "feed-x", 2).of("BTC-USDT", "trade") == [7, 8]
-    assert NewestIds(tmp_path, "feed-x", 2).of("BTC-USDT", "trade") == [7, 8]  # killed, and its rings are there
+    assert NewestIds(tmp_path, "feed-x", 2).behind("BTC-USDT", "trade", []) == [7, 8]
+    assert NewestIds(tmp_path, "feed-x", 2).behind("BTC-USDT", "trade", []) == [7, 8]  # killed, and its rings are there
 
 
 def test_newest_ids_of_a_life_that_was_killed_do_not_count_for_other_rings(tmp_path: Path) -> None:
@@ -79,10 +80,31 @@ def test_newest_ids_of_a_life_that_was_killed_do_not_count_for_other_rings(tmp_p
     first.put("BTC-USDT", "trade", [7, 8])
     first.end()
     NewestIds(tmp_path, "feed-x", 1)
-    assert NewestIds(tmp_path, "feed-x", 2).of("BTC-USDT", "trade") == []
+    assert NewestIds(tmp_path, "feed-x", 2).behind("BTC-USDT", "trade", []) == []
+
+
+def test_gap_that_a_life_with_one_trade_left_undecided_is_found_by_the_next(tmp_path: Path) -> None:
+    first = NewestIds(tmp_path, "feed-x", 1)
+    first.put("BTC-USDT", "trade", [7, 8])
+    first.end()
+    NewestIds(tmp_path, "feed-x", 2)  # had trade 20 in its new rings, and was killed
+    found: list[tuple[int, int]] = []
+    chain = Chain()
+    for number in NewestIds(tmp_path, "feed-x", 2).behind("BTC-USDT", "trade", [20]):
+        chain.judge(number, False, lambda *gap: pytest.fail(f"{gap} is not certain"))
+    for number in (21, 22):
+        chain.judge(number, False, lambda *gap: found.append(gap))
+    assert found == [(9, 19)]
+
+
+def test_newest_ids_that_the_rings_have_are_taken_in_once(tmp_path: Path) -> None:
+    first = NewestIds(tmp_path, "feed-x", 1)
+    first.put("BTC-USDT", "trade", [7, 8])
+    first.end()
+    assert NewestIds(tmp_path, "feed-x", 1).behind("BTC-USDT", "trade", [6, 7, 8, 9]) == [6, 7, 8, 9]
 
 
 def test_newest_ids_of_a_damaged_file_are_none(tmp_path: Path) -> None:
     NewestIds(tmp_path, "feed-x", 1).end()
     (tmp_path / "newest" / "feed-x.json").write_text("{")
-    assert NewestIds(tmp_path, "feed-x", 1).of("BTC-USDT", "trade") == []
+    assert NewestIds(tmp_path, "feed-x", 1).behind("BTC-USDT", "trade", []) == []
