@@ -96,8 +96,6 @@ def populate(memory: mmap.mmap, offset: int, size: int) -> None:
     """
     if not size:
         return
-    if not size:
-        return
     with contextlib.suppress(OSError):  # Linux before 5.14 cannot: then the stores do it
         memory.madvise(_MADV_POPULATE_WRITE, offset, size)
 
