@@ -10,6 +10,7 @@ import clickhouse_connect
 import numpy as np
 import pytest
 
+from tickring.actors.writer.follower import DURABLE_LINE, STORED_LINE
 from tickring.codecs.record import Flag, RecordType
 from tickring.codecs.records import TRADE
 from tickring.ringbuf.readers import ReaderFile
@@ -68,12 +69,14 @@ class Instance:
             file.close()
 
     def wait_stored(self, *producers: Producer) -> None:
-        """Until ClickHouse has acknowledged everything."""
+        """Until ClickHouse has acknowledged everything, and the writer has noted that."""
         for producer in producers or self.producers:
             wait_for(
                 f"all of {producer.name} stored: {self.cursors(producer)} of {producer.sequence}; "
                 f"log: {self.writer.log.read_text()[-2000:]}",
-                lambda producer=producer: self.cursors(producer).get("writer.stored") == producer.sequence,
+                lambda producer=producer: all(
+                    self.cursors(producer).get(line) == producer.sequence for line in (STORED_LINE, DURABLE_LINE)
+                ),
             )
 
     def table(self, record: RecordType = TRADE) -> list[tuple[Any, ...]]:
