@@ -491,13 +491,12 @@ class StreamReader:
 
         Empty only when the key has none, or when its whole tail was overwritten in each of `COPIES_MAX` tries.
         """
-        rows = self._none
         for _ in range(COPIES_MAX):
             count = self.count(key_id)  # pairs with the count store in `publish.make_publisher`
             rows = self._copy_tail(key_id, max(0, count - n), count)
             if len(rows) or not count or n < 1:
-                break
-        return rows
+                return rows
+        return self._none
 
     def latest(self, key_id: int) -> np.void | None:
         """The newest record of a key, a copy; None when it has none, as `last` says."""

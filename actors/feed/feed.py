@@ -235,18 +235,20 @@ class Feed:
         """Go on counting trades where the process before us ended: what came between is a gap with known ends.
 
         The chain takes in the newest ids again instead of standing behind the last one: a gap before that one may still
-        have waited for the id that would have proved it.
+        have waited for the id that would have proved it. Where these are all that the rings ever had, that gap may lie
+        behind the ids of the life before the rings.
         """
         if "trade" not in self.readers:
             return
         reader = self.readers["trade"]
         self._newest = NewestIds(self.ctx.data, self.ctx.name, reader.epoch)
         for route in self.decoder.routes():
-            instrument, held = route.instrument.instrument, reader.count(route.key_id) <= reader.spec.tail
+            held = reader.count(route.key_id) <= reader.spec.tail  # all its trades since the rings began
             for kind, ids in self._newest_ids(route).items():
                 chain = route.aggregates if kind == AGGREGATES else route.trades
-                every = held and len(ids) < RESUME_IDS
-                for number in self._newest.behind(instrument, kind, ids) if every else ids:
+                if held and len(ids) < RESUME_IDS:
+                    ids = self._newest.behind(route.instrument.instrument, kind, ids)
+                for number in ids:
                     if number == chain.following:
                         chain.following = number + 1
                     else:

@@ -42,9 +42,9 @@ class NewestIds:
         self._store(ended=False)
 
     def behind(self, instrument: str, kind: str, ids: Sequence[int]) -> list[int]:
-        """Ids that a chain takes in again: all that the rings have ever had of these, behind those before the rings.
+        """Ids of the newest trades before the rings began, then `ids`: all that the rings have had since, ascending.
 
-        What was missed between the two is known to a life that had one trade and was killed, and was not yet certain.
+        A life that had one trade and was killed left what it missed between the two undecided.
         """
         before = self._ids.get(f"{instrument} {kind}", [])
         return [*(number for number in before if not ids or number < ids[0]), *ids]

@@ -24,8 +24,8 @@ TOO_LARGE = "too_large"
 ITEM_BYTES = 500  # what the text of an item may have beyond its event's
 HEADERS, REPEATED, ROUNDED, SELL = int(Flag.HEADERS), int(Flag.REPEATED), int(Flag.ROUNDED), int(Flag.SELL)
 HEADERS_SIZE = struct.Struct("<I")
-# A fill's row with amounts of 63 bits, which nearly all are, and without `nth`, which the stream writes.
-SMALL_FILL = struct.Struct(FILL.struct.format.replace("Q", "8x", 1).replace("16s", "q8x"))
+# A fill's row with amounts of 64 bits without a sign, as nearly all are, and without `nth`, which the stream writes.
+SMALL_FILL = struct.Struct(FILL.struct.format.replace("Q", "8x", 1).replace("16s", "Q8x"))
 
 There = set[tuple[str, int, int, int]]  # record, partition, offset, item
 Place = Callable[[], tuple[int, int]]  # number of the next event, and position of its first byte
@@ -147,7 +147,7 @@ class Rows:
                                         key_id = account_row(account)
                                     sold = own | SELL if side == "SELL" else own
                                     try:
-                                        row = (pack_fill if commission >= 0 else _fill_row)(
+                                        row = pack_fill(
                                             ts_recv_ns, time, key_id, sold, quantity, price, commission, offset, at,
                                             text_size, partition, number,
                                         )  # fmt: skip

@@ -1,8 +1,8 @@
 """Execution reports as producers nearly always write them: the decoder itself proves that a message is plain.
 
-`PlainMessage` has the members of `ExecCore`, each of the type that it usually has; so a message that is decoded has few
-things left to look at. Any other one is refused, and `Executions` reads it by all its rules. What is read here is what
-that would give: `tests/codecs/test_desk_mutations.py` holds them against each other.
+`PlainMessage` has the members of `ExecCore`, those that decide of the type that they usually have; so a message that is
+decoded has few things left to look at. Any other one is refused, and `Executions` reads it by all its rules. What is
+read here is what that would give: `tests/codecs/test_desk_mutations.py` holds them against each other.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ..errors import MalformedAmount, MalformedTime
+from .execution_message import ApiFill, ExecCore
 from .reading import DECODE_ERRORS, ITEMS_MAX, SIDES, Amounts, Defaults, Number, Text
 from .times import time_ns
 from .words import API, DASHBOARD, EXEC_TYPES, EXECUTED, FLAT, MONITORING_FEES, RICH, STATUSES, VENUE
@@ -20,7 +21,9 @@ from .words import API, DASHBOARD, EXEC_TYPES, EXECUTED, FLAT, MONITORING_FEES, 
 Named = Annotated[str, Meta(min_length=1)]
 Given = str | int | float  # amounts and times
 # Words as they are usually written. The decoder gives its own text for each: no new one is made, and its hash is known.
-Side, Status, ExecType = (Literal[tuple(words)] for words in (SIDES, STATUSES, EXEC_TYPES))  # type: ignore[valid-type]
+Side: Any = Literal[tuple(SIDES)]
+Status: Any = Literal[tuple(STATUSES)]
+ExecType: Any = Literal[tuple(EXEC_TYPES)]
 _SIDE = dict(SIDES)  # a subclass of dict is looked into by a slower way
 _EXECUTED = {word: meaning in EXECUTED for word, meaning in STATUSES.items()}
 _TRADED = {word: meaning == "TRADE" for word, meaning in EXEC_TYPES.items()}
@@ -29,62 +32,32 @@ FillRow = tuple[Any, ...]  # the values of a `canonical.Fill`, in its order
 Live = tuple[str, int, int, int, list[FillRow]]
 
 
-class PlainFill(Struct, kw_only=True, gc=False):
-    """An item of `fills`."""
-
-    fill_id: Named
-    trade_id: Named
-    order_id: Named
-    symbol: Named
-    side: Side  # type: ignore[valid-type]
-    quantity: Given
-    price: Given
-    commission: Number = None
-    commission_asset: Text = None
-    timestamp: Given
+def _stricter(base: type[Struct], needed: dict[str, Any], **types: Any) -> Any:
+    """A struct with the members of another one, in their order, some of them needed, some of narrower types."""
+    fields = [
+        (one.name, needed[one.name]) if one.name in needed else (one.name, types.get(one.name, one.type), None)
+        for one in msgspec.structs.fields(base)
+    ]
+    return msgspec.defstruct(f"Plain{base.__name__}", fields, kw_only=True, gc=False)
 
 
-class PlainMessage(Struct, kw_only=True, gc=False):
-    """The members are in about the order in which producers write them: the decoder looks on from the last one."""
-
-    event_id: Named
-    timestamp: Given
-    order_id: Named | None = None
-    execution_id: Named | None = None
-    symbol: Named | None = None
-    side: Side | None = None  # type: ignore[valid-type]
-    order_status: Status | None = None  # type: ignore[valid-type]
-    exec_type: ExecType | None = None  # type: ignore[valid-type]
-    exec_id: Named | None = None
-    quantity: Number = None
-    price: Number = None
-    last_qty: Number = None
-    last_price: Number = None
-    commission: Number = None
-    commission_asset: Text = None
-    realized_pnl: Number = None
-    trade_time: Number = None
-    slippage_bps: float | None = None
-    latency_ms: float | None = None
-    strategy_id: Text = None
-    account_id: Named | None = None
-    fills: list[PlainFill] | None = None
-    venue: Text = None
-    status: Status | None = None  # type: ignore[valid-type]
-    fill_qty: Number = None
-    fill_price: Number = None
-    fees: Number = None
-    strategy: Text = None
-    topic: Text = None
-    key: Text = None
-    schema_version: Any = None
-    producer_id: Any = None
+PlainFill = _stricter(ApiFill, {
+    "fill_id": Named, "trade_id": Named, "order_id": Named, "symbol": Named, "side": Side, "quantity": Given,
+    "price": Given, "timestamp": Given,
+})  # fmt: skip
+PlainMessage = _stricter(
+    ExecCore, {"event_id": Named, "timestamp": Given}, topic=Text, key=Text, order_id=Named | None,
+    execution_id=Named | None, symbol=Named | None, side=Side | None, order_status=Status | None,
+    exec_type=ExecType | None, exec_id=Named | None, slippage_bps=float | None,
+    latency_ms=float | None, account_id=Named | None, status=Status | None, fills=list[PlainFill] | None,
+)  # fmt: skip
 
 
 class NotPlain(Exception):
     """A message is to be read by all the rules."""
 
 
+# KeyError: a member that must be there is none, and the tables of words have no None
 REFUSALS = (NotPlain, KeyError, MalformedAmount, MalformedTime, *DECODE_ERRORS)
 
 

@@ -15,11 +15,10 @@ from msgspec import Struct
 
 from tickring.codecs.desk.canonical import VARIANTS, Event, ExecReport
 from tickring.codecs.desk.decoder import decoder
-from tickring.codecs.desk.execution_message import ApiFill, ExecCore
 from tickring.codecs.desk.executions import Executions, fill_of
 from tickring.codecs.desk.kinds import members
 from tickring.codecs.desk.money import AMOUNT_MAX
-from tickring.codecs.desk.plain_executions import REFUSALS, Live, Plain, PlainFill, PlainMessage
+from tickring.codecs.desk.plain_executions import REFUSALS, Live, Plain
 from tickring.codecs.desk.reading import REASONS, Amounts, Defaults
 from tickring.codecs.errors import Undecidable
 
@@ -196,11 +195,6 @@ def test_message_as_its_producer_writes_it_is_read_as_a_plain_one_of_its_variant
     value = encode(body(EXECUTIONS, variant, random.Random(3)))
     read = plainly(value)
     assert read is not None and VARIANTS[read[2]] == variant and read[4]
-
-
-def test_plain_message_has_the_members_that_decide() -> None:
-    assert {*PlainMessage.__struct_fields__} == {*ExecCore.__struct_fields__}
-    assert {*PlainFill.__struct_fields__} == {*ApiFill.__struct_fields__}
 
 
 def test_live_and_full_agree_on_a_stream_of_all_variants() -> None:
