@@ -23,7 +23,7 @@ from pathlib import Path
 
 from . import layout
 from .errors import LayoutMismatch, RingError, SegmentMissing
-from .segment import create_segment, lock_exclusive, open_segment
+from .segment import create_segment, lock_exclusive, open_segment, populate, unlock
 
 MAGIC = int.from_bytes(b"TICKBYTE", "little")
 LAYOUT_VERSION = 1
@@ -102,6 +102,12 @@ class ByteRingWriter(ByteRingReader):
         layout.require_ordered_stores()
         super().__init__(path)
         lock_exclusive(self._fd, f"byte ring {path.name}")
+        populate(self._memory, 0, len(self._memory))
+
+    def close(self) -> None:
+        """Give up the lock and unmap."""
+        unlock(self._fd)  # see `KeyWriter.close`
+        super().close()
 
     def append(self, data: bytes) -> int:
         """Write a span and return its position.
