@@ -30,7 +30,7 @@ from typing import Any
 
 from .errors import DirectoryFull, KeyTooLong, LayoutMismatch
 from .layout import pages
-from .segment import create_segment, lock_exclusive, open_segment
+from .segment import create_segment, lock_exclusive, open_segment, unlock
 
 MAGIC = int.from_bytes(b"TICKKEYS", "little")
 LAYOUT_VERSION = 1
@@ -142,6 +142,11 @@ class KeyWriter(KeyReader):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         lock_exclusive(self._fd, f"key directory {path.name}")
+
+    def close(self) -> None:
+        """Give up the lock and unmap."""
+        unlock(self._fd)  # a process that was forked meanwhile may have the descriptor still, and so the lock
+        super().close()
 
     def add(self, text: str, attributes: Mapping[str, Any]) -> int:
         """Add a key, or find the one of that text and bring its attributes up to date; returns its row.
