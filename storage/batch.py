@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,7 +16,11 @@ from .client import Client, quote_name
 from .errors import Refused, Unavailable
 from .native import ROWS_MAX, Keys, column_names, encode_block, stored_rows
 
+log = logging.getLogger("tickring.storage.batch")
+
 DAY_NS = 86_400 * 10**9
+LATE_S = 1.0  # a row that an insert under way brings may be visible so late
+TOKENS_MAX = 3  # under which a batch is sent that the server acknowledges and does not have
 
 SAMPLE = "sample"
 RANGE = "range"
@@ -34,6 +41,7 @@ class BatchHead(msgspec.Struct, frozen=True, kw_only=True):
     token: str  # deduplication token: the same rows have the same token, other rows another
     # Columns that name the first row: by them a table tells whether it has the batch. Empty where that does not matter.
     identity: dict[str, str | int] = {}
+    replaces: bool = False  # the table keeps the newest row of a key: twice is as good as once
     ts_first_ns: int  # receipt of the first and the last row
     ts_last_ns: int
 
@@ -123,14 +131,50 @@ async def insert_batch(client: Client, database: str, batch: Batch, timeout_s: f
     """Insert a batch once; False when an earlier attempt whose answer was lost had stored it.
 
     The server drops a repeated token as long as it remembers it; a batch that may have been sent long ago is looked for
-    in the table first.
+    in the table first, and afterwards as well: a server without replication remembers a token before it commits the
+    rows. Killed in between, it has the token without the rows, and acknowledges the repetition that it drops. (Seen on
+    engine 26.9; `MergeTreeSink::commitPart` calls `MergeTreeDeduplicationLog::addPart` before it renames the part.)
 
     Raises:
-        Unavailable, Refused
+        Unavailable: also where a repetition was acknowledged, and the table does not show it.
+        Refused
     """
-    head = batch.head
-    if batch.uncertain and head.identity and await is_stored(client, database, head.table, head.identity):
+    head, table = batch.head, f"{quote_name(database)}.{quote_name(batch.head.table)}"
+
+    async def insert(token: str) -> None:
+        await client.insert(table, head.columns, batch.block, token, timeout_s)
+
+    async def there() -> bool:
+        return await is_stored(client, database, head.table, head.identity)
+
+    if not (batch.uncertain and head.identity):
+        await insert(head.token)
+        return True
+    if head.replaces:  # its first row may have been replaced: there is nothing to look for
+        await insert(f"{head.token}~{uuid.uuid4().hex}")
+        return True
+    if await there():
         return False
-    table = f"{quote_name(database)}.{quote_name(head.table)}"
-    await client.insert(table, head.columns, batch.block, head.token, timeout_s)
-    return True
+    for attempt in range(TOKENS_MAX):
+        # Numbered, so that these too are the same in every repetition.
+        token = f"{head.token}~{attempt}" if attempt else head.token
+        await insert(token)
+        if await there():
+            return True
+        await asyncio.sleep(LATE_S)
+        if await there():
+            return True
+        log.warning("batch=%s rows=%d acknowledged, but not in table=%s", token, head.rows, head.table)
+        if not await _alone(client, database, head.table):
+            break  # another replica has it, and this one will
+    raise Unavailable(f"batch {head.token}: acknowledged, but not in table {head.table}; asked for again later")
+
+
+async def _alone(client: Client, database: str, table: str) -> bool:
+    """Whether a table keeps its tokens by itself, and not together with other replicas."""
+    query = "SELECT engine FROM system.tables WHERE database = {database:String} AND name = {table:String}"
+    try:
+        engine = await client.fetch(query, {"database": database, "table": table}, fmt="TabSeparated")
+    except Refused as refused:
+        raise Unavailable(str(refused), refused.code) from refused
+    return engine.strip() == b"MergeTree"

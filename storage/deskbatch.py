@@ -188,7 +188,7 @@ class Deriver:
         head = BatchHead(
             stream=raw.stream, record=EVENT.name, table=table.name, columns=names, epoch=raw.epoch, first=first,
             stop=stop, rows=len(rows), token=f"{raw.stream}/{raw.epoch}/{first}-{stop}/{table.name}",
-            identity=dict(zip(table.identity, rows[0], strict=False)),
+            identity=dict(zip(table.identity, rows[0], strict=False)), replaces=bool(table.version),
             ts_first_ns=int(receipts[0]), ts_last_ns=int(receipts[-1]),
         )  # fmt: skip
         return Batch(head, encode_rows([(name, kind) for name, kind, _ in table.columns], rows))
@@ -259,7 +259,7 @@ def alert_batches(
         stream=stream, record=ALERT_STATE.name, table=ALERTS.name, columns=[name for name, _, _ in ALERTS.columns],
         epoch=epoch, first=first, stop=first + len(rows), rows=len(rows),
         token=f"{stream}/{epoch}/{first}-{first + len(rows)}",
-        identity=identity_of(ALERT_STATE, keys, int(rows["key_id"][0]), epoch, int(rows["nth"][0])),
+        identity=identity_of(ALERT_STATE, keys, int(rows["key_id"][0]), epoch, int(rows["nth"][0])), replaces=True,
         ts_first_ns=int(rows["ts_recv_ns"][0]), ts_last_ns=int(rows["ts_recv_ns"][-1]),
     )  # fmt: skip
     return [Batch(head, encode_rows([(name, kind) for name, kind, _ in ALERTS.columns], changes))]

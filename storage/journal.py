@@ -11,7 +11,7 @@ CRC: the newest whole one counts.
 | 8 | 8 | epoch_ns | of the stream; another epoch is another ring |
 | 16 | 8 | safe | first sequence that is neither in ClickHouse nor in the spool |
 | 24 | 8 | stop | end of the open intent: ``[safe, stop)`` may have been sent; equal to `safe` = none |
-| 32 | 8 | probe_nth | header of the intent's first row: with the key it names the row for good ... |
+| 32 | 8 | probe_nth | header of a row of the intent: with the key it names the row for good ... |
 | 40 | 4 | probe_key | ... so that the table can be asked whether the batch is there |
 | 44 | 4 | drained | 1 = the ring was empty when the writer left it, so nothing is lost if it is gone |
 | 48 | 4 | crc | CRC-32 of the 48 bytes before it |

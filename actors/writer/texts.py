@@ -164,5 +164,9 @@ class EventFollower(TextFollower):
 class AlertFollower(TextFollower):
     """Changes of alerts, whose table keeps the newest state of each."""
 
+    def _probe(self, prepared: Prepared) -> tuple[int, int]:
+        row = prepared.rows[-1]  # which none of the same insert replaces
+        return int(row["key_id"]), int(row["nth"])
+
     def _encode_texts(self, rows: np.ndarray, texts: Sequence[bytes], first: int) -> Sequence[Batch]:
         return alert_batches(self.stream, self.reader.epoch, first, rows, texts, self.reader.keys)

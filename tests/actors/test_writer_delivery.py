@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tickring.actors.writer.config import Config
@@ -33,33 +34,39 @@ class Table:
     """Stands for ClickHouse: takes blocks of numbers, whole or not at all, and each token once.
 
     Attributes:
-        answers: what comes of the next inserts: an error to raise, and whether the rows are stored before that.
+        answers: what comes of the next inserts: an error to raise, and whether the rows are stored before that; None =
+            the token is remembered, and the rows are not.
     """
 
-    url = "http://127.0.0.1:9"
+    url, engine = "http://127.0.0.1:9", b"MergeTree"
 
     def __init__(self) -> None:
         self.rows: dict[str, list[int]] = {}
         self.inserts: list[tuple[str, str, int]] = []  # table, token, rows
+        self.remembered: set[tuple[str, str]] = set()
         self.looks = 0
-        self.answers: list[tuple[Exception | None, bool]] = []
+        self.answers: list[tuple[Exception | None, bool | None]] = []
         self.gate = asyncio.Event()
         self.gate.set()
 
     async def insert(self, table: str, columns: list[str], block: bytes, token: str, timeout_s: float) -> None:
         await self.gate.wait()
         name = table.rpartition(".")[2].strip("`")
-        known = (name, token) in {(other, of) for other, of, _ in self.inserts}
+        known = (name, token) in {(other, of) for other, of, _ in self.inserts} | self.remembered
         error, stored = self.answers.pop(0) if self.answers else (None, True)
         if BAD in block:
             raise Refused("nonsense", 128, "TOO_LARGE_ARRAY_SIZE")
         if stored and not known:
             self.rows.setdefault(name, []).extend(map(int, block.split()))
             self.inserts.append((name, token, len(block.split())))
+        if stored is None:
+            self.remembered.add((name, token))
         if error is not None:
             raise error
 
     async def fetch(self, query: str, identity: dict[str, int], *, fmt: str) -> bytes:
+        if "system.tables" in query:
+            return self.engine + b"\n"
         self.looks += 1
         return b"%d" % sum(f"`{name}`" in query and identity["nth"] in rows for name, rows in self.rows.items())
 
@@ -119,7 +126,7 @@ def test_spooled_batches_go_together_and_are_acknowledged_in_their_order(deliver
 
 
 @pytest.mark.parametrize("stored", [False, True])
-def test_insert_without_an_answer_is_repeated_with_its_token_and_after_one_look(delivery, stored):
+def test_insert_without_an_answer_is_repeated_with_its_token_and_looked_for(delivery, stored):
     table = Table()
     one = delivery(table)
     for n in range(10):
@@ -127,7 +134,57 @@ def test_insert_without_an_answer_is_repeated_with_its_token_and_after_one_look(
     table.answers = [(Unavailable("no answer"), stored)]
     replay(one)
     assert table.rows == {"trades": list(range(10))}
-    assert (len(table.inserts), table.looks) == (1, 1)
+    assert (len(table.inserts), table.looks) == (1, 1 if stored else 2)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_batch_of_which_the_server_has_but_the_token_is_stored_under_another(delivery, monkeypatch, times):
+    """It was killed between remembering the token and committing the rows; also a second time."""
+    monkeypatch.setattr("tickring.storage.batch.LATE_S", 0.01)
+    table = Table()
+    one = delivery(table)
+    for n in range(10):
+        one.spool.append(batch(n))
+    table.answers = [(Unavailable("killed"), None)]
+    if times == 2:
+        table.answers += [(None, True), (Unavailable("killed"), None)]  # the repetition is dropped
+    replay(one)
+    assert table.rows == {"trades": list(range(10))} and len(table.inserts) == 1
+    assert table.inserts[0][1].endswith(f"~{times}")
+
+
+def test_batch_that_a_replica_does_not_show_yet_is_not_sent_under_another_token(delivery, monkeypatch):
+    monkeypatch.setattr("tickring.storage.batch.LATE_S", 0.01)
+    table = Table()
+    table.engine = b"ReplicatedMergeTree"
+    one = delivery(table)
+    one.spool.append(batch(1))
+    table.answers = [(Unavailable("no answer"), True), (None, True)]
+    rows: list[dict[str, list[int]]] = []
+    fetch = table.fetch
+
+    async def late(query, identity, *, fmt):
+        """The other replica has the rows; this one shows them after some time."""
+        rows.append(table.rows)
+        table.rows = {} if len(rows) < 6 else rows[0]
+        try:
+            return await fetch(query, identity, fmt=fmt)
+        finally:
+            table.rows = rows[0]
+
+    table.fetch = late
+    replay(one)
+    assert table.rows == {"trades": [1]} and len(table.inserts) == 1
+
+
+def test_batch_of_rows_that_replace_others_is_sent_twice_and_not_looked_for(delivery):
+    table, again = Table(), batch(1, "orders")
+    again.head = msgspec.structs.replace(again.head, replaces=True)
+    one = delivery(table)
+    one.spool.append(again)
+    table.answers = [(Unavailable("no answer"), True)]
+    replay(one)
+    assert table.rows == {"orders": [1, 1]} and table.looks == 0
 
 
 def test_insert_that_the_server_carries_out_after_its_repetition_is_dropped_by_its_token(delivery):

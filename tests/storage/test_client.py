@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import signal
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tickring.storage.errors import Refused, Unavailable
 from tickring.storage.schema import SchemaOptions, ensure_schema
 
 from ..ports import free_port
-from .processes import key_attributes, random_rows
+from .processes import key_attributes, random_rows, running_engine
 
 KEYS = {0: Key(0, "binance.S0-USDT", key_attributes(0))}
 
@@ -109,6 +110,45 @@ def test_uncertain_batch_that_the_table_has_is_not_sent_again_even_when_its_toke
         return await client.rows(f"SELECT count() FROM {server.database}.trades")
 
     assert run(server, work) == [(30,)]
+
+
+def test_batch_whose_rows_the_engine_lost_when_it_was_killed_is_stored_though_its_token_is_remembered(tmp_path, caplog):
+    """As a SIGKILL leaves it between the token and the rows: the token is in its log, there is no part."""
+    rows = random_rows(TRADE, 30, 1)
+    rows["nth"] = np.arange(30)
+    batch = make_batch(TRADE, "p.trade", "trades", rows, KEYS, epoch=5, first=0, stop=30)
+    count = "SELECT count() FROM t.trades"
+    with running_engine() as engine:
+        password = str(engine.data / "clickhouse" / "password")
+
+        def on_engine(work):
+            return run(Server(url=engine.detail()["url"], password_file=password, database="t"), work)
+
+        async def store(client):
+            await ensure_schema(client, [TRADE], SchemaOptions(database="t"))
+            await insert_batch(client, "t", batch)
+            return await client.rows(
+                "SELECT path FROM system.parts WHERE active AND database = 't' AND table = 'trades'"
+            )
+
+        ((part,),) = on_engine(store)
+        engine.kill()
+        shutil.rmtree(part)
+        engine.start()
+
+        async def plainly(client):
+            await client.insert("t.trades", batch.head.columns, batch.block, batch.head.token)
+            return await client.rows(count)
+
+        assert on_engine(plainly) == [(0,)], "this engine no longer drops it: what is tested here has become needless"
+        batch.uncertain = True
+
+        async def again(client):
+            return await insert_batch(client, "t", batch), await client.rows(count)
+
+        assert on_engine(again) == (True, [(30,)])
+        assert "acknowledged, but not in table=trades" in caplog.text
+        assert on_engine(again) == (False, [(30,)])
 
 
 def test_server_without_an_address_is_the_embedded_engine_of_the_instance(engine, tmp_path):
