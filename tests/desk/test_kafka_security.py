@@ -81,6 +81,7 @@ def test_topic_that_is_not_there_is_read_once_it_is(
     broker: kafka.Broker, topic: str, make_rig: Make, wait_for: Wait
 ) -> None:
     missing = "risk.metrics.v1"
+    kafka.delete_topics(broker.bootstrap, [missing])  # of a test that had the broker before
     rig: Any = make_rig(missing, bootstrap_servers=broker.bootstrap)
     rig.start()
     wait_for(lambda: rig.detail().get("state") == "missing", "the actor says so")
