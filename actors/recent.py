@@ -56,6 +56,7 @@ class Recent(Generic[T]):
     Attributes:
         items: oldest first, in the order of their arrival.
         unreadable: items whose texts were overwritten before somebody asked, are damaged, or of another version.
+        unbroken: from this sequence of the ring on, every item is among the items, or was and has made room.
     """
 
     def __init__(
@@ -67,9 +68,10 @@ class Recent(Generic[T]):
         self._origin = "offset" in (reader.dtype.names or ())
         self.items: deque[Item[T]] = deque(maxlen=size)
         self.unreadable = 0
+        self._closed = False
         name = f"{reader.producer}.{reader.record}"
         self._counter = page.counter(UNREADABLE, "Items whose texts could not be read", stream=name) if page else None
-        self._cursor = max(reader.oldest(), reader.published() - size)
+        self._cursor = self.unbroken = max(reader.oldest(), reader.published() - size)
         self._whole = self._cursor == 0
 
     @property
@@ -83,14 +85,18 @@ class Recent(Generic[T]):
 
     def refresh(self) -> deque[Item[T]]:
         """Read what has come since; returns the items."""
+        if self._closed:
+            return self.items
         published = self.reader.published()
         while self._cursor < published:
             if published - self._cursor > self.size:
-                self._cursor, self._whole = published - self.size, False
-            rows, following, lost = self.reader.read(self._cursor, READ_ROWS)
+                self._cursor = self.unbroken = published - self.size
+                self._whole = False
+            rows, following, lost = self.reader.read(self._cursor, min(READ_ROWS, published - self._cursor))
             if not len(rows):
                 break
-            self._whole = self._whole and not lost
+            if lost:
+                self._whole, self.unbroken = False, following - len(rows)
             self._take(rows, following - len(rows))
             self._cursor = following
         return self.items
@@ -113,7 +119,7 @@ class Recent(Generic[T]):
                 value, why = None, str(error)
             if value is None:
                 unreadable += 1
-                self._whole = False
+                self._whole, self.unbroken = False, first + index + 1
                 continue
             if len(self.items) == self.size:
                 self._whole = False
@@ -154,6 +160,8 @@ class Recent(Generic[T]):
         return self._whole
 
     def close(self) -> None:
-        """Unmap."""
-        self.reader.close()
-        self._texts.close()
+        """Unmap. The items stay, for whoever is in the midst of an answer."""
+        if not self._closed:
+            self._closed = True
+            self.reader.close()
+            self._texts.close()

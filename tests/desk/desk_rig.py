@@ -99,15 +99,20 @@ class Topic(DeskProducer):
         )  # fmt: skip
         return offset
 
-    def fill(self, fill: Fill, *, flags: int = 0, variant: str = "api", recv_ns: int | None = None) -> None:
+    def fill(
+        self, fill: Fill, *, flags: int = 0, variant: str = "api", recv_ns: int | None = None,
+        place: tuple[int, int, int] | None = None,
+    ) -> None:  # fmt: skip
+        """Publish a fill of an event of its own, or of the place (partition, offset, item) that is given."""
+        partition, offset, item = place or (0, self.offset, 0)
         at, size = self._text(fill)
         bits = flags | VARIANTS.index(variant) << VARIANT_SHIFT | (int(Flag.SELL) if fill.side == "SELL" else 0)
         self.publish["fill"](
             self.account(fill.account_id), recv_ns or time.time_ns(), fill.timestamp, bits,
-            amount_bytes(fill.quantity), amount_bytes(fill.price), amount_bytes(fill.commission), self.offset, at, size,
-            0, 0,
+            amount_bytes(fill.quantity), amount_bytes(fill.price), amount_bytes(fill.commission), offset, at, size,
+            partition, item,
         )  # fmt: skip
-        self.offset += 1
+        self.offset += place is None
 
     def say(self, event: Event, account: str = "default", *, flags: int = 0, recv_ns: int | None = None) -> None:
         """Publish what an event says."""

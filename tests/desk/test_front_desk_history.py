@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,11 @@ from tickring.storage.nativerows import encode_rows
 from tickring.storage.schema import SchemaOptions, qualified, qualified_table
 
 from ..actors.front_rig import FrontThread, engine_fixture, server_fixture  # noqa: F401
+from ..actors.test_front_rest import eventually
 from .desk_rig import Topic
 from .test_front_fills import a_fill, walk
 
+Place = tuple[int, int, int]  # partition, offset, item
 SECOND, HOUR = 10**9, 3600 * 10**9
 NOW = time.time_ns()
 
@@ -38,7 +41,7 @@ class History:
     def __init__(self, server: Server) -> None:
         self.server = server
         asyncio.run(self._with(lambda client: ensure_desk(client, SchemaOptions(database=server.database))))
-        self.offset = 0
+        self.offset = self.batches = 0
 
     async def _with(self, work: Any) -> None:
         client = Client(self.server)
@@ -47,21 +50,28 @@ class History:
         finally:
             await client.close()
 
-    def events(self, name: str, topic: str, values: Sequence[Any], *, flags: int = 0, recv_ns: int = 0) -> None:
-        """Items of a derived table, received a second after they happened if not at `recv_ns`."""
-        table = DESK_TABLES[name]
-        rows = []
-        for value in values:
+    def events(
+        self, name: str, topic: str, values: Sequence[Any], *, flags: int = 0, recv_ns: int = 0,
+        offset: int | None = None,
+    ) -> None:  # fmt: skip
+        """Items of a derived table, received a second after they happened if not at `recv_ns`, one in each event."""
+        first, self.offset = self.offset if offset is None else offset, self.offset + len(values)
+        self.items(name, topic, [
+            (value, (0, first + n, 0), recv_ns or value.timestamp + SECOND) for n, value in enumerate(values)
+        ], flags)  # fmt: skip
+
+    def items(self, name: str, topic: str, items: Sequence[tuple[Any, Place, int]], flags: int = 0) -> None:
+        """Items of a derived table, with where they came from and when they were received."""
+        table, rows = DESK_TABLES[name], []
+        for value, place, recv_ns in items:
             fields = msgspec.structs.asdict(value)
             own = [fields.get(column) for column, _, _ in table.own]
-            rows.append((
-                topic, 0, self.offset, 0, "api", flags, value.timestamp, recv_ns or value.timestamp + SECOND, *own,
-            ))  # fmt: skip
-            self.offset += 1
+            rows.append((topic, *place, "api", flags, value.timestamp, recv_ns, *own))
+        self.batches += 1
         block = encode_rows([(column, kind) for column, kind, _ in table.columns], rows)
         columns = [column for column, _, _ in table.columns]
         place = qualified(self.server.database, name)
-        asyncio.run(self._with(lambda client: client.insert(place, columns, block, f"t{self.offset}")))
+        asyncio.run(self._with(lambda client: client.insert(place, columns, block, f"t{self.batches}")))
 
     def rows(self, record: RecordType, key: dict[str, str], rows: Sequence[dict[str, int]]) -> None:
         """Records of the portfolio's."""
@@ -91,14 +101,18 @@ def topic(tmp_path: Path) -> Iterator[Topic]:
     made.close()
 
 
+@contextlib.contextmanager
+def front_of(folder: Path, server: Server) -> Iterator[FrontThread]:
+    """A front that has ClickHouse's answer."""
+    with FrontThread(folder, history=True, clickhouse=server, history_timeout_s=20.0,
+                     history_total_timeout_s=20.0) as running:  # fmt: skip
+        eventually(lambda: running.front.history.alive, "ClickHouse answers")
+        yield running
+
+
 @pytest.fixture
 def front(tmp_path: Path, topic: Topic, history: History) -> Iterator[FrontThread]:
-    with FrontThread(tmp_path, history=True, clickhouse=history.server, history_timeout_s=20.0,
-                     history_total_timeout_s=20.0) as running:  # fmt: skip
-        deadline = time.monotonic() + 30
-        while not running.front.history.alive:
-            assert time.monotonic() < deadline, "ClickHouse does not answer"
-            time.sleep(0.05)
+    with front_of(tmp_path, history.server) as running:
         yield running
 
 
@@ -135,9 +149,10 @@ def test_every_way_through_the_pages_tells_each_fill_once(
     ]
     history.events("fills", topic.topic, fills[:40])
     history.events("fills", topic.topic, fills[10:14])  # stored twice
+    first = topic.offset
     for fill in fills[36:]:
         topic.fill(fill, recv_ns=NOW - HOUR // 2)
-    history.events("fills", topic.topic, fills[36:50], recv_ns=NOW - HOUR // 2)
+    history.events("fills", topic.topic, fills[36:50], recv_ns=NOW - HOUR // 2, offset=first)
     span = f"account_id=*&start_time={(NOW - 2 * HOUR) // 10**6}&end_time={NOW // 10**6}"
     for query in (f"account_id=*&page_size={rng.randrange(1, 9)}", f"{span}&page_size=7", f"{span}&page_size=1000"):
         assert walk(front, f"/api/v1/fills?{query}") == expected, query
@@ -150,13 +165,17 @@ def test_every_way_through_the_pages_tells_each_fill_once(
         assert paged == expected, size
 
 
+@pytest.mark.parametrize("age", [HOUR, 30 * SECOND], ids=["long ago", "just before memory begins"])
 def test_fill_told_twice_with_different_times_stands_on_one_page(
-    front: FrontThread, topic: Topic, history: History
+    front: FrontThread, topic: Topic, history: History, age: int
 ) -> None:
-    fills = [a_fill(n, timestamp=NOW - HOUR + n * SECOND) for n in range(6)]
-    history.events("fills", topic.topic, fills)
-    history.events("fills", topic.topic, [a_fill(1, timestamp=NOW - HOUR + 4 * SECOND + 1)])
-    assert walk(front, "/api/v1/fills?page_size=2") == ["f-5", "f-1", "f-4", "f-3", "f-2", "f-0"]
+    fills = [a_fill(n, timestamp=NOW - age + n * SECOND) for n in range(6)]
+    history.events("fills", topic.topic, fills, recv_ns=NOW - SECOND)
+    history.events("fills", topic.topic, [a_fill(1, timestamp=NOW - age + 4 * SECOND + 1)], recv_ns=NOW - SECOND)
+    expected = ["f-5", "f-1", "f-4", "f-3", "f-2", "f-0"]
+    assert walk(front, "/api/v1/fills?page_size=2") == expected
+    topic.fill(a_fill(6, timestamp=NOW - SECOND), recv_ns=NOW)
+    assert walk(front, f"/api/v1/fills?page_size=2&start_time={(NOW - 2 * HOUR) // 10**6}") == ["f-6", *expected]
 
 
 def test_fill_received_after_the_end_of_its_range_is_in_it(front: FrontThread, topic: Topic, history: History) -> None:
@@ -184,9 +203,26 @@ def test_fill_told_again_after_the_seam_counts_once(front: FrontThread, topic: T
     """Its second telling is in memory and in the table, its first one, of another variant, in the table alone."""
     fills = [a_fill(n, timestamp=NOW - HOUR + n * SECOND) for n in range(5)]
     history.events("fills", topic.topic, fills)
+    first = topic.offset
     for fill in fills[3:]:
         topic.fill(fill, variant="dashboard", recv_ns=NOW)
-    history.events("fills", topic.topic, fills[3:], recv_ns=NOW)
+    history.events("fills", topic.topic, fills[3:], recv_ns=NOW, offset=first)
+    answer = front.get("/api/v1/fills").json
+    assert [fill["fill_id"] for fill in answer["data"]] == [f"f-{n}" for n in range(4, -1, -1)]
+    assert answer["count"] == 5
+    assert front.data("/api/v1/fills/summary")["total_fills"] == 5
+
+
+def test_fill_of_two_events_of_which_the_later_came_again_counts_once(
+    front: FrontThread, topic: Topic, history: History
+) -> None:
+    """Both tellings were stored before shared memory was lost; the second event came again, and is in memory alone."""
+    fills = [a_fill(n, timestamp=NOW - HOUR + n * SECOND) for n in range(5)]
+    history.events("fills", topic.topic, fills)
+    history.events("fills", topic.topic, fills[3:], recv_ns=NOW - HOUR // 2)
+    topic.offset = 5
+    for fill in fills[3:]:
+        topic.fill(fill, variant="dashboard", recv_ns=NOW)
     answer = front.get("/api/v1/fills").json
     assert [fill["fill_id"] for fill in answer["data"]] == [f"f-{n}" for n in range(4, -1, -1)]
     assert answer["count"] == 5

@@ -17,6 +17,7 @@ from tickring.actors.front.desk.desk import _fill_keys, fill_identity
 from tickring.actors.front.desk.portfolio import READ_ROWS, LatestRows, Once
 from tickring.actors.front.desk.rendered import Rendered
 from tickring.actors.front.desk.running import Span, Sum, Totals
+from tickring.actors.front.desk.seam import ITEMS, Seam
 from tickring.actors.front.desk.series import PIECE, Series, joined
 from tickring.actors.front.desk.shelf import ALL, Shelf
 from tickring.actors.recent import Recent
@@ -46,21 +47,25 @@ def shelf(tmp_path: Path, topic: Topic) -> Iterator[Shelf[Fill]]:
     recent.close()
 
 
-def put(topic: Topic, n: int, **more: Any) -> None:
+def put(topic: Topic, n: int, **more: Any) -> int:
+    """Returns its offset."""
     topic.fill(a_fill(n, timestamp=NOW + n * SECOND), recv_ns=NOW + n * SECOND + 1, **more)
+    return topic.offset - 1
 
 
 class Older:
     """History: everything that was ever published."""
 
     def __init__(self) -> None:
-        self.fills: list[int] = []
+        self.offsets: dict[int, int] = {}
         self.asked = 0
 
-    async def count(self, before: int, start: int, end: int) -> int | None:
+    async def count(self, seam: Seam, start: int, end: int) -> int | None:
         self.asked += 1
         await asyncio.sleep(0)
-        return sum(NOW + n * SECOND + 1 < before and start <= NOW + n * SECOND < end for n in self.fills)
+        return sum(
+            offset * ITEMS < seam.holds[0] and start <= NOW + n * SECOND < end for n, offset in self.offsets.items()
+        )
 
 
 def counting(older: Older | None) -> Sum[int]:
@@ -77,9 +82,21 @@ def test_shelf_holds_what_its_stream_holds_and_little_more(topic: Topic, shelf: 
     newest = [item.value.fill_id for item in known[first:stop]]
     assert newest == [f"f-{n}" for n in range(5 * SIZE - len(newest), 5 * SIZE)]
     assert SIZE // 2 - 1 <= len(newest) <= SIZE + 4
-    assert shelf.since_ns == shelf.recent.items[0].recv_ns + 1, "of one time of receipt some may be gone"
+    left = 5 * SIZE - len(newest) - 1
+    assert shelf.since_ns == NOW + left * SECOND + 2, "of one time of receipt some may be gone"
     assert [item.value.fill_id for item in shelf.arrived(shelf.next - 4)] == [f"f-{5 * SIZE - n}" for n in (2, 1)]
     assert shelf.holds(shelf.next) and shelf.holds(shelf.next - SIZE) and not shelf.holds(shelf.next - SIZE - 1)
+
+
+def test_shelf_tells_what_it_held_when_its_rings_are_gone(topic: Topic, shelf: Shelf[Fill]) -> None:
+    """They may be made anew in the midst of an answer."""
+    for n in range(3):
+        put(topic, n)
+    shelf.refresh()
+    seam = shelf.seam()
+    shelf.recent.close()
+    assert [item.value.fill_id for item in shelf.newest_first(ALL, 0, 1 << 62)] == ["f-2", "f-1", "f-0"]
+    assert shelf.seam() == seam
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -90,10 +107,9 @@ def test_total_goes_on_where_memory_forgets(topic: Topic, shelf: Shelf[Fill], se
         n = 0
         for _ in range(60):
             for _ in range(rng.randrange(SIZE // 2)):
-                put(topic, n)
+                older.offsets[n] = put(topic, n)
                 if rng.random() < 0.2:
                     put(topic, n, flags=int(Flag.REPEATED))
-                older.fills.append(n)
                 n += 1
             span = Span("all", ALL, NOW + 10 * SECOND, 1 << 62)
             assert await totals.of(counting(older), span, shelf) == (max(0, n - 10), True)
@@ -109,8 +125,7 @@ def test_total_is_asked_for_again_when_memory_ran_through_meanwhile(topic: Topic
     async def go() -> None:
         for round_ in range(1, 4):
             for n in range((round_ - 1) * 3 * SIZE, round_ * 3 * SIZE):
-                put(topic, n)
-                older.fills.append(n)
+                older.offsets[n] = put(topic, n)
             assert await totals.of(counting(older), span, shelf) == (round_ * 3 * SIZE, True)
             assert older.asked == round_
 
@@ -121,8 +136,7 @@ def test_total_is_handed_out_while_a_new_one_is_worked_out(topic: Topic, shelf: 
     older, totals = Older(), Totals(0.05, 16)
 
     async def go() -> None:
-        put(topic, 1)
-        older.fills.append(1)
+        older.offsets[1] = put(topic, 1)
         assert await totals.of(counting(older), Span("all", ALL, 0, 1 << 62), shelf) == (1, True)
         await asyncio.sleep(0.06)
         # the first fill has left the range
@@ -137,10 +151,10 @@ def test_total_is_handed_out_while_a_new_one_is_worked_out(topic: Topic, shelf: 
 
 
 def test_total_without_an_answer_is_that_of_memory(topic: Topic, shelf: Shelf[Fill]) -> None:
-    totals, asked = Totals(60.0, 16), []
+    totals, asked = Totals(60.0, 16), list[Seam]()
 
-    async def silent(before: int, start: int, end: int) -> int | None:
-        asked.append(before)
+    async def silent(seam: Seam, start: int, end: int) -> int | None:
+        asked.append(seam)
         return None
 
     async def go() -> None:

@@ -60,8 +60,10 @@ from .ranged import Page, page_of
 from .rates import rates_of
 from .rendered import by_form
 from .running import Span, Sum
+from .seam import Seam
 from .shelf import ALL
 from .stored import Older, Table
+from .streams import EXECUTIONS
 from .sums import CURRENCIES, SUMMARY, SUMS, VOLUME, Sums, currencies, money, summary, volume_buckets, whole_of
 
 LONGEST_NS = 30 * DAY_NS
@@ -151,7 +153,7 @@ class Fills:
 
     def __init__(self, state: FrontState) -> None:
         self.state = state
-        self.table: Table[Fill] = Table(state, Fill, "fills", IDENTITY, state.desk.fills)
+        self.table: Table[Fill] = Table(state, Fill, "fills", IDENTITY, EXECUTIONS)
 
     def page(self, wanted: Filter, arguments: Arguments, place: Place) -> Page[Fill] | Awaitable[Page[Fill]]:
         """A page of a range, newest first. Raises InvalidTimeRange."""
@@ -178,9 +180,9 @@ class Fills:
         since = shelf.since_ns if shelf is not None else 0
         table = self.table.older(wanted.columns())
 
-        async def older(before: int, start: int, end: int) -> dict[int, Sums] | None:
+        async def older(seam: Seam, start: int, end: int) -> dict[int, Sums] | None:
             assert table is not None
-            return await self._older_sums(table, before, start, end, length_ns)
+            return await self._older_sums(table, seam, start, end, length_ns)
 
         def add(found: dict[int, Sums], fill: Fill) -> dict[int, Sums]:
             bucket = fill.timestamp // length_ns * length_ns if length_ns else 0
@@ -196,11 +198,11 @@ class Fills:
         return found, span.start_ns, span.end_ns
 
     async def _older_sums(
-        self, older: Older[Fill], before: int, start: int, end: int, length_ns: int
+        self, older: Older[Fill], seam: Seam, start: int, end: int, length_ns: int
     ) -> dict[int, Sums] | None:
         bucket = "toUnixTimestamp64Nano(ts_event_ns)"
         bucket = f"intDiv({bucket}, {length_ns}) * {length_ns}" if length_ns else "0"
-        rows = await older.grouped(f"{bucket} AS bucket, {SUMS}", before, start, end, "GROUP BY bucket")
+        rows = await older.grouped(f"{bucket} AS bucket, {SUMS}", seam, start, end, "GROUP BY bucket")
         if rows is None:
             return None
         return {int(row[0]): Sums.of(row[1:]) for row in rows if row[1]}

@@ -223,9 +223,7 @@ class Performances:
 
     def __init__(self, state: FrontState) -> None:
         self.state = state
-        self.table: Table[Performance] = Table(
-            state, Performance, "strategy_performance", ("event_id",), lambda: state.desk.statements(TOPIC)
-        )
+        self.table: Table[Performance] = Table(state, Performance, "strategy_performance", ("event_id",), TOPIC)
 
     async def days(self, account: str | None, strategy: str | None, symbol: str | None, start: int, end: int) -> Days:
         """PnL by day."""

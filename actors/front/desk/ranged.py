@@ -1,8 +1,8 @@
 """Pages over what memory and ClickHouse hold together.
 
-The seam is the time of receipt, by our own clock: memory holds everything that was received from `Shelf.since_ns` on,
-ClickHouse is asked for what was received before. An item cannot be received before it happened, so that a range which
-begins after the seam is memory's alone, and so are the newest items, down to those that happened after the seam.
+Memory holds what came from a `Seam` on, ClickHouse is asked for what came before. An item cannot be received before it
+happened, so that a range which begins after the seam was received is memory's alone, and so are the newest items, down
+to those that happened after it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from ...recent import Item
 from ..merge import stored_sequence
 from .cursors import Cursor, Identity, Place
-from .running import ALL_RECEIVED, Span, Sum, Totals
+from .running import Span, Sum, Totals
+from .seam import NO_MEMORY, Seam
 from .shelf import Shelf
 
 if TYPE_CHECKING:
@@ -32,21 +33,21 @@ class Happened(Protocol):
 
 
 T = TypeVar("T", bound=Happened)
-_when, _time = attrgetter("event_ns"), attrgetter("timestamp")
+_time = attrgetter("timestamp")
 Identify = Callable[[T], Identity]
 KEPT_LIMIT = 1001  # newest rows of a range that ends now: a page of 1,000, and one to see that it goes on
 
 
 class Older(Protocol[T]):  # pyright: ignore[reportInvalidTypeVarUse] - a list of them is neither co- nor contravariant
-    """What ClickHouse holds of a range and a filter: items received before a time."""
+    """What ClickHouse holds of a range and a filter: items that came before a seam."""
 
     async def rows(
-        self, before_recv_ns: int, start_ns: int, end_ns: int, limit: int, offset: int = 0, before: Cursor | None = None
+        self, seam: Seam, start_ns: int, end_ns: int, limit: int, offset: int = 0, before: Cursor | None = None
     ) -> list[T] | None:
         """The newest of them, newest first, from an offset on; None without an answer."""
         ...
 
-    async def count(self, before_recv_ns: int, start_ns: int, end_ns: int) -> int | None:
+    async def count(self, seam: Seam, start_ns: int, end_ns: int) -> int | None:
         """How many there are; None without an answer."""
         ...
 
@@ -88,9 +89,9 @@ def page_of(
         shelf.refresh()
         since = shelf.since_ns
         if older is None:
-            return _from_memory(shelf, asked, place, 0, not shelf.recent.whole)
+            return _from_memory(shelf, asked, place, not shelf.recent.whole)
         if since and asked.start_ns >= since:
-            return _from_memory(shelf, asked, place, since, False)
+            return _from_memory(shelf, asked, place, False)
     elif older is None:
         return Page([], 0, False, "memory", 100.0, None)
     return _from_both(shelf, asked, place, older, desk, identify)
@@ -100,11 +101,11 @@ def _rank(value: T, identify: Identify[T]) -> Cursor:
     return Cursor(value.timestamp, identify(value))
 
 
-def _from_memory(shelf: Shelf[T], asked: Span, place: Place, since: int, cut: bool) -> Page[T]:
+def _from_memory(shelf: Shelf[T], asked: Span, place: Place, cut: bool) -> Page[T]:
     offset, size = place.offset, place.size
     wanted = offset + size + 1
-    held = _newest(shelf, asked, place.before, since, wanted)
-    total = len(held) if len(held) < wanted and place.before is None else _count(shelf, asked, since)
+    held = _newest(shelf, asked, place.before, wanted)
+    total = len(held) if len(held) < wanted and place.before is None else _count(shelf, asked)
     items = [item.value for item in held[offset : offset + size]]
     last = _rank(items[-1], shelf.identity) if items else None
     note = "memory only: no history is configured" if cut else ""
@@ -116,13 +117,12 @@ async def _from_both(
 ) -> Page[T]:
     offset, size, before = place.offset, place.size, place.before
     wanted = offset + size + 1
-    since = shelf.since_ns if shelf is not None else 0
-    received = since or ALL_RECEIVED
-    held = _newest(shelf, asked, before, since, wanted) if shelf is not None else []
-    # what happened after the seam was received after it, so that nothing older can come before these
+    held = _newest(shelf, asked, before, wanted) if shelf is not None else []
+    seam = shelf.seam() if shelf is not None else NO_MEMORY
+    # what happened after the seam was received came after it, so that nothing older can come before these
     safe = len(held)
-    if not since or (held and held[-1].event_ns < since):
-        safe = sum(item.event_ns >= since for item in held) if since else 0
+    if held and held[-1].event_ns < seam.holds_ns:
+        safe = sum(item.event_ns >= seam.holds_ns for item in held)
     counting = desk.totals.of(Sum("count", int, _one_more, older.count), asked, shelf)
     values = [item.value for item in held]
     everything: list[T] | None = values
@@ -135,7 +135,7 @@ async def _from_both(
     else:
         # of the items of memory that are not safe each may come before or behind those that are skipped
         skipped = max(0, offset - len(held))
-        asking = older.rows(received, asked.start_ns, asked.end_ns, wanted - safe - skipped, skipped, before)
+        asking = older.rows(seam, asked.start_ns, asked.end_ns, wanted - safe - skipped, skipped, before)
         (total, counted), rows = await asyncio.gather(counting, asking)
         everything = None
         if rows is not None:
@@ -153,7 +153,7 @@ async def _from_both(
     from_memory = len(items)
     if everything is not values:
         # more may have come meanwhile
-        held = _newest(shelf, asked, before, since, wanted) if shelf is not None else []
+        held = _newest(shelf, asked, before, wanted) if shelf is not None else []
         mine = {id(item.value) for item in held}
         from_memory = sum(id(value) in mine for value in items)
     source = "mixed" if 0 < from_memory < len(items) else "memory" if from_memory else "database"
@@ -166,8 +166,8 @@ async def _kept(
 ) -> list[T] | None:
     """The newest of a range from both places, newest first: asked for once, and kept up to date with what comes."""
 
-    async def rows(before_recv_ns: int, start_ns: int, end_ns: int) -> list[T] | None:
-        found = await older.rows(before_recv_ns, start_ns, end_ns, KEPT_LIMIT)
+    async def rows(seam: Seam, start_ns: int, end_ns: int) -> list[T] | None:
+        found = await older.rows(seam, start_ns, end_ns, KEPT_LIMIT)
         return None if found is None else found[::-1]
 
     def add(kept: list[T], value: T) -> list[T]:
@@ -206,27 +206,22 @@ def _behind(shelf: Shelf[T] | None) -> str:
     return ""
 
 
-def _newest(shelf: Shelf[T], asked: Span, before: Cursor | None, since: int, wanted: int) -> list[Item[T]]:
+def _newest(shelf: Shelf[T], asked: Span, before: Cursor | None, wanted: int) -> list[Item[T]]:
     fits = asked.fits
     if fits is None:
         known, first, stop = shelf.span(asked.key, asked.start_ns, asked.end_ns, before)
-        newest = known[max(first, stop - wanted) : stop][::-1]
-        if min([item.recv_ns for item in newest], default=since) >= since:
-            return newest
+        return known[max(first, stop - wanted) : stop][::-1]
     found = []
     for item in shelf.newest_first(asked.key, asked.start_ns, asked.end_ns, before):
-        if item.recv_ns >= since and (fits is None or fits(item.value)):
+        if fits(item.value):
             found.append(item)
             if len(found) == wanted:
                 break
     return found
 
 
-def _count(shelf: Shelf[T], asked: Span, since: int) -> int:
-    """How many items of the range were received from a time on."""
+def _count(shelf: Shelf[T], asked: Span) -> int:
+    """How many items there are of the range."""
     known, first, stop = shelf.span(asked.key, asked.start_ns, asked.end_ns)
     fits = asked.fits
-    if fits is not None:
-        return sum(item.recv_ns >= since and fits(item.value) for item in known[first:stop])
-    certain = min(max(first, bisect_left(known, since, key=_when)), stop)
-    return stop - certain + sum(item.recv_ns >= since for item in known[first:certain])
+    return stop - first if fits is None else sum(fits(item.value) for item in known[first:stop])

@@ -57,6 +57,7 @@ from .params import (
 from .ranged import Page, page_of
 from .rendered import by_form
 from .running import Span, Sum
+from .seam import Seam
 from .series import Series, joined
 from .shelf import ALL
 from .stored import Table
@@ -144,7 +145,7 @@ class Statements:
 
     def __init__(self, state: FrontState) -> None:
         self.state = state
-        self.table: Table[Risk] = Table(state, Risk, "risk_metrics", IDENTITY, lambda: state.desk.statements(TOPIC))
+        self.table: Table[Risk] = Table(state, Risk, "risk_metrics", IDENTITY, TOPIC)
 
     def page(
         self, arguments: Arguments, account: str | None, strategy: str | None, span_ns: int, place: Place
@@ -170,9 +171,9 @@ class Statements:
             shelf.refresh()
         alone = table is None or bool(shelf is not None and shelf.since_ns and start >= shelf.since_ns)
 
-        async def older(before: int, start: int, end: int) -> Series[Risk] | None:
+        async def older(seam: Seam, start: int, end: int) -> Series[Risk] | None:
             assert table is not None
-            found = await table.rows(before, start, end, SERIES_MAX)
+            found = await table.rows(seam, start, end, SERIES_MAX)
             return None if found is None else Series(found[::-1])
 
         what = Sum[Series[Risk]]("series", Series[Risk], _one_more, None if alone else older)

@@ -1,6 +1,6 @@
 """What a range adds up to, kept up to date as items arrive: each is added once, however many ask.
 
-ClickHouse is asked for what was received before the seam, memory adds the rest, and from then on what arrives. After a
+ClickHouse is asked for what came before the seam, memory adds the rest, and from then on what arrives. After a
 while it is worked out anew, behind those who ask: what leaves a moving range at its beginning is in it until then.
 """
 
@@ -13,11 +13,11 @@ from typing import Any, Generic, TypeVar
 
 from ...recent import Item
 from ..kept import Keeper
+from .seam import NO_MEMORY, Seam
 from .shelf import Shelf
 
 A = TypeVar("A")
 CHUNK = 1024  # items that are added between two turns of the event loop
-ALL_RECEIVED = (1 << 63) - 1  # the seam where memory holds nothing, UNIX ns: an item may be received after its range
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class Sum(Generic[A]):
         name: of what is added up.
         empty: of no items.
         add: one value more; returns the aggregate, which may be the same object.
-        older: that of everything received before a time, in a range of the items' own time; None without an answer.
-            None = there is no history.
+        older: that of everything before a seam, in a range of the items' own time; None without an answer. None = there
+            is no history.
     """
 
     name: Hashable
     empty: Callable[[], A]
     add: Callable[[A, Any], A]
-    older: Callable[[int, int, int], Awaitable[A | None]] | None = None
+    older: Callable[[Seam, int, int], Awaitable[A | None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,17 +64,25 @@ class Span:
 
 
 class Running(Generic[A]):
-    """One aggregate."""
+    """One aggregate.
 
-    def __init__(self, what: Sum[A], span: Span, shelf: Shelf[Any] | None, value: A, next_: int) -> None:
+    What was told of before memory began and is told of again counts twice in it, until it is worked out anew.
+    """
+
+    def __init__(
+        self, what: Sum[A], span: Span, shelf: Shelf[Any] | None, value: A, next_: int, generation: Hashable
+    ) -> None:
         self.value = value
         self._what, self._span, self._shelf = what, span, shelf
         self._next = next_  # sequence of the first item that was not looked at
+        self._generation = generation
         self._ahead: list[Item[Any]] = []  # of clocks that are ahead of ours: not in the range yet
 
     def follows(self, shelf: Shelf[Any] | None) -> bool:
-        """Whether everything that it needs is still there."""
-        return shelf is self._shelf and (shelf is None or shelf.holds(self._next))
+        """Whether everything that it needs is still there, and the seam where it was."""
+        if shelf is None or shelf is not self._shelf:
+            return shelf is self._shelf
+        return shelf.holds(self._next) and shelf.generation == self._generation
 
     def bring(self, end_ns: int) -> A:
         """Add what has come since."""
@@ -131,19 +139,20 @@ class Totals:
 
     async def _make(self, what: Sum[A], span: Span, shelf: Shelf[Any] | None) -> Running[A] | None:
         held: list[Item[Any]] = []
-        since, following, value = 0, 0, what.empty()
+        seam, following, value = NO_MEMORY, 0, what.empty()
+        generation: Hashable = None
         if shelf is not None:
             known, first, _ = shelf.span(span.key, span.start_ns, span.end_ns)
-            held, following = known[first:], shelf.next
+            held, seam = known[first:], shelf.seam()
+            following, generation = shelf.next, shelf.generation
         if what.older is not None:
-            since = shelf.since_ns if shelf is not None else 0
-            found = await what.older(since or ALL_RECEIVED, span.start_ns, span.end_ns)
+            found = await what.older(seam, span.start_ns, span.end_ns)
             if found is None:
                 return None
             value = found
-        running = Running(what, span, shelf, value, following)
+        running = Running(what, span, shelf, value, following, generation)
         for at in range(0, len(held), CHUNK):
-            running.take([item for item in held[at : at + CHUNK] if item.recv_ns >= since], span.end_ns)
+            running.take(held[at : at + CHUNK], span.end_ns)
             await asyncio.sleep(0)
         return running
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from operator import attrgetter
 from typing import Generic, TypeVar
@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from ....codecs.record import Flag
 from ...recent import Item, Recent
 from .cursors import Cursor, Identity
+from .seam import Border, Seam
 
 T = TypeVar("T")
 _REPEATED = int(Flag.REPEATED)
@@ -27,9 +28,7 @@ class Shelf(Generic[T]):
         identity: items of one identity are one: the first that came counts.
 
     Attributes:
-        known_from_ns: an item counts unless its like was received from then on; our wall clock, 0 before there is one.
-        began_ns: when the first item was received, 0 before there is one.
-        begins: partition -> offset of its first item.
+        next: sequence of the first item that was not looked at.
     """
 
     def __init__(
@@ -37,12 +36,14 @@ class Shelf(Generic[T]):
     ) -> None:
         self.recent = recent
         self._keys, self.identity = keys, identity
+        self._begin(0)
+
+    def _begin(self, sequence: int) -> None:
+        """Hold nothing, and go on from a sequence of the stream: of what lies before it something is missing."""
+        self.next = self._first = sequence
         self._lists: dict[Hashable, list[Item[T]]] = {}
         self._arrived: deque[Item[T]] = deque()  # those that count, in the order of their arrival
-        self._seen: OrderedDict[Identity, int] = OrderedDict()  # when it was received; of more items than are held
-        self.known_from_ns = self.began_ns = 0
-        self.begins: dict[int, int] = {}
-        self.next = 0  # sequence of the first item that was not looked at
+        self._border = Border(2 * self.recent.size)
 
     def _rank(self, item: Item[T]) -> tuple[int, Identity]:
         return item.event_ns, self.identity(item.value)
@@ -50,6 +51,8 @@ class Shelf(Generic[T]):
     def refresh(self) -> None:
         """Take what has come since, and let go of as much."""
         items = self.recent.refresh()
+        if self.recent.unbroken > self.next:
+            self._begin(self.recent.unbroken)
         if not items or items[-1].sequence < self.next:
             return
         fresh = []
@@ -58,25 +61,16 @@ class Shelf(Generic[T]):
                 break
             fresh.append(item)
         self.next = items[-1].sequence + 1
-        oldest, arrived = items[0].sequence, self._arrived
+        oldest, arrived = max(items[0].sequence, self._first), self._arrived
         for item in reversed(fresh):
             self._take(item)
         while arrived and arrived[0].sequence < oldest:
             self._drop(arrived.popleft())
+        self._border.leave(oldest)
 
     def _take(self, item: Item[T]) -> None:
-        self.began_ns = self.began_ns or item.recv_ns
-        self.begins.setdefault(item.partition, item.offset)
-        if item.flags & _REPEATED:
+        if not self._border.take(item, None if item.flags & _REPEATED else self.identity(item.value)):
             return
-        identity, seen = self.identity(item.value), self._seen
-        if identity in seen:
-            return
-        seen[identity] = item.recv_ns
-        if len(seen) > 2 * self.recent.size:
-            seen.popitem(last=False)
-            self.known_from_ns = next(iter(seen.values()))
-        self.known_from_ns = self.known_from_ns or item.recv_ns
         self._arrived.append(item)
         for key in (ALL, *self._keys(item.value)):
             known = self._lists.setdefault(key, [])
@@ -95,17 +89,24 @@ class Shelf(Generic[T]):
             if not known:
                 del self._lists[key]
 
+    def seam(self) -> Seam:
+        """Where it begins; of one moment with what it tells until it is refreshed."""
+        return self._border.seam()
+
+    @property
+    def generation(self) -> Hashable:
+        """Changes when it begins anew, and when a partition brings its first item: the seam was elsewhere before."""
+        return self._first, len(self._border.began)
+
     @property
     def since_ns(self) -> int:
-        """Everything that was received from then on is here; our wall clock."""
-        items = self.recent.items
-        # of those that were received together with the oldest one some may be gone
-        return items[0].recv_ns + (not self.recent.whole) if items else 0
+        """Everything that was received from then on is here; our wall clock, 0 where nothing is."""
+        return self._border.since_ns
 
     def holds(self, sequence: int) -> bool:
         """Whether everything from a sequence of the stream on is here."""
         items = self.recent.items
-        return sequence >= self.next or bool(items and items[0].sequence <= sequence)
+        return sequence >= self.next or bool(items and max(items[0].sequence, self._first) <= sequence)
 
     def arrived(self, sequence: int, key: Hashable = ALL) -> list[Item[T]]:
         """What came from a sequence of the stream on, in the order of arrival."""

@@ -18,13 +18,28 @@ from ..stamps import NS
 from ..state import FrontState
 from .cursors import Cursor
 from .ranged import Happened
-from .shelf import Shelf
+from .seam import ALL_RECEIVED, ITEMS, NO_MEMORY, Positions, Seam
 
 T = TypeVar("T", bound=Happened)
 NOT_REPEATED = f"bitAnd(flags, {int(Flag.REPEATED)}) = 0"
 IN_FLAGS = frozenset(("rounded", "malformed"))  # members without a column of their own
 NEARBY = 2  # times as many rows are looked at as are wanted, before all are
 SKEW_NS = 60 * NS  # an item's own time may be so far ahead of our clock
+OUTAGE_NS = 31 * 86_400 * NS  # an event that comes again was received before at most so long ago
+_HOLDS_SINCE = "fromUnixTimestamp64Nano({holds_ns:Int64}, 'UTC')"
+_BEGAN = "fromUnixTimestamp64Nano({began_ns:Int64}, 'UTC')"
+_NEAR = "(ts_recv_ns >= fromUnixTimestamp64Nano({near_ns:Int64}, 'UTC'))"  # nothing before can be in memory
+_POSITION = f"if(topic = {{topic:String}}, offset * {ITEMS} + item, -1)"  # see `Seam`; other names are of older topics
+
+
+def _from(name: str, otherwise: str = f"{_POSITION} + 1") -> str:
+    """The position from which on something holds of a row's partition, or what stands for it where it is not named."""
+    return f"transform(partition, {{{name}_in:Array(UInt16)}}, {{{name}:Array(Int64)}}, {otherwise})"
+
+
+_CAME_AGAIN = f"(ts_recv_ns < {_BEGAN} AND {_POSITION} >= {_from('began')})"
+# Of an event that came again memory does not know whether it repeats one from before.
+_COUNTS = f"({NOT_REPEATED} OR {_CAME_AGAIN})"
 
 
 @dataclass(frozen=True)
@@ -75,20 +90,18 @@ class Table(Generic[T]):
     Args:
         kind: the struct.
         name: of the table.
-        identity: columns in which rows of one thing agree: of these the first counts. Empty = each row is one.
-        shelf: what memory holds of them, whose items may have an earlier row here.
+        identity: columns in which rows of one thing agree: of these the first counts.
+        topic: whose events memory has too; needed for `older`.
     """
 
-    def __init__(
-        self, state: FrontState, kind: type[T], name: str, identity: Sequence[str] = (),
-        shelf: Callable[[], Shelf[T] | None] = lambda: None,
-    ) -> None:  # fmt: skip
+    def __init__(self, state: FrontState, kind: type[T], name: str, identity: Sequence[str], topic: str = "") -> None:
         self._state, self._kind = state, kind
         self._members = members_of(kind)  # type: ignore[arg-type]
         self.place = f"{quote_name(state.history.database)}.{quote_name(name)}"
         self._columns = ", ".join(member.expression for member in self._members)
-        self.names, self.identity, self.shelf = tuple(identity), ", ".join(identity), shelf
-        self.name = name
+        self.names, self.identity = tuple(identity), ", ".join(identity)
+        self.name, self.topic = name, topic
+        self._early: tuple[Seam, list[list[Any]]] = NO_MEMORY, []
 
     async def rows(self, condition: str, parameters: Mapping[str, Any], tail: str = "") -> list[T] | None:
         """Rows that fit a condition; None without an answer."""
@@ -106,8 +119,8 @@ class Table(Generic[T]):
 
     async def count(self, condition: str, parameters: Mapping[str, Any]) -> int | None:
         """How many rows fit; None without an answer."""
-        what = f"uniqExact({self.identity})" if self.identity else "count()"
-        answer = await self._state.history.ask(f"SELECT {what} FROM {self.place} WHERE {condition}", parameters)
+        query = f"SELECT uniqExact({self.identity}) FROM {self.place} WHERE {condition}"
+        answer = await self._state.history.ask(query, parameters)
         return None if answer is None else int(answer[0][0])
 
     def older(self, filters: Mapping[str, Any]) -> Older[T] | None:
@@ -118,23 +131,46 @@ class Table(Generic[T]):
         """
         return Older(self._state, self, filters) if self._state.history.configured else None
 
+    async def early_ns(self, seam: Seam) -> int | None:
+        """When the first item after `seam.knows` was received, by its row; None without an answer.
+
+        That may be before memory began: its rows were stored, shared memory was lost, and its event came again.
+        """
+        if seam is NO_MEMORY:
+            return seam.knows_ns
+        asked, rows = self._early
+        if (asked.began_ns, asked.began) != (seam.began_ns, seam.began):
+            answer = await self._state.history.ask(
+                f"SELECT partition, max({_POSITION}), toUnixTimestamp64Nano(min(ts_recv_ns)) FROM {self.place} WHERE "
+                f"{_CAME_AGAIN} AND offset >= {{least:Int64}} "
+                "AND ts_recv_ns >= fromUnixTimestamp64Nano({most:Int64}, 'UTC') GROUP BY partition",
+                {
+                    "topic": self.topic, "began_ns": seam.began_ns, **_positions(began=seam.began),
+                    "least": min(seam.began.values()) // ITEMS, "most": max(0, seam.began_ns - OUTAGE_NS),
+                },
+            )  # fmt: skip
+            if answer is None:
+                return None
+            rows = answer
+            self._early = seam, rows
+        return min([seam.knows_ns, *(int(ns) for partition, last, ns in rows if int(last) >= seam.knows[partition])])
+
     @property
     def limit_by(self) -> str:
         """Keeps the first row of each identity."""
-        return f"LIMIT 1 BY {self.identity}" if self.identity else ""
+        return f"LIMIT 1 BY {self.identity}"
 
 
 class Older(Generic[T]):
-    """What a table holds of a range and a filter: items received before a time.
+    """What a table holds of a range and a filter: items that came before a seam.
 
-    What memory holds is not among them, even where it was received before: shared memory was lost, and an event whose
-    rows an interrupted batch had stored came again. Nor is a thing that was told of before memory began and again
-    since: memory, which does not know of the first time, counts it.
+    A thing that was told of before memory began and again since is not among them: memory, which does not know of the
+    first time, counts it.
     """
 
     def __init__(self, state: FrontState, table: Table[T], filters: Mapping[str, Any]) -> None:
         self._state, self._table = state, table
-        conditions, self._parameters = [NOT_REPEATED], dict[str, Any]()
+        conditions, self._parameters = [_COUNTS], dict[str, Any]()
         for name, value in filters.items():
             many = isinstance(value, (tuple, frozenset))
             slot = _slot(name)
@@ -144,36 +180,30 @@ class Older(Generic[T]):
             "ts_event_ns >= fromUnixTimestamp64Nano({start:Int64}, 'UTC')",
             "ts_event_ns < fromUnixTimestamp64Nano({end:Int64}, 'UTC')",
             "ts_recv_ns >= fromUnixTimestamp64Nano({received:Int64}, 'UTC')",
-            "ts_recv_ns < fromUnixTimestamp64Nano({before:Int64}, 'UTC')",
+            # of a partition of which memory has nothing: all that has come so far
+            f"(NOT {_NEAR} OR {_POSITION} < {_from('holds', f'{_POSITION} + (ts_recv_ns < {_HOLDS_SINCE})')})",
         ]
-        conditions.append(
-            "(ts_recv_ns >= fromUnixTimestamp64Nano({began:Int64}, 'UTC') OR "
-            "offset < transform(partition, {partitions:Array(UInt16)}, {begins:Array(Int64)}, offset + 1))"
-        )
         self._plain = " AND ".join(conditions)  # without what is asked of each row by its identity
-        if table.identity:
-            known = "fromUnixTimestamp64Nano({known:Int64}, 'UTC')"
-            conditions.append(
-                f"(ts_recv_ns >= {known} OR ({table.identity}) NOT IN (SELECT {table.identity} FROM {table.place} "
-                f"WHERE {NOT_REPEATED} AND ts_recv_ns >= {known} "
-                "AND ts_event_ns < fromUnixTimestamp64Nano({happened:Int64}, 'UTC')))"
-            )
-        self._condition = " AND ".join(conditions)
+        known = f"({_NEAR} AND {_POSITION} >= {_from('knows')})"
+        self._condition = (
+            f"{self._plain} AND ({known} OR ({table.identity}) NOT IN (SELECT {table.identity} FROM {table.place} "
+            f"WHERE {_COUNTS} AND ts_event_ns < fromUnixTimestamp64Nano({{happened:Int64}}, 'UTC') AND {known}))"
+        )
 
-    def _bound(self, before_recv_ns: int, start_ns: int, end_ns: int) -> dict[str, Any]:
-        received = max(0, start_ns - SKEW_NS)
-        times: dict[str, Any] = {"start": start_ns, "end": end_ns, "received": received, "before": before_recv_ns}
-        shelf = self._table.shelf()
-        begins = dict(shelf.begins) if shelf is not None else {}
-        where = {"partitions": list(begins), "begins": list(begins.values())}
-        times |= {"began": shelf.began_ns if shelf is not None else 0, **where}
-        if self._table.identity:
-            known = shelf.known_from_ns if shelf is not None and shelf.known_from_ns else before_recv_ns
-            times |= {"known": known, "happened": min(known + SKEW_NS, (1 << 63) - 1)}
-        return {**self._parameters, **times}
+    async def _bound(self, seam: Seam, start_ns: int, end_ns: int) -> dict[str, Any] | None:
+        """Parameters of the condition; None without an answer."""
+        early = await self._table.early_ns(seam)
+        if early is None:
+            return None
+        return {
+            "topic": self._table.topic, "start": start_ns, "end": end_ns, "received": max(0, start_ns - SKEW_NS),
+            "began_ns": seam.began_ns, "holds_ns": seam.holds_ns, "near_ns": max(0, early - SKEW_NS),
+            "happened": min(seam.knows_ns + SKEW_NS, ALL_RECEIVED),
+            **_positions(began=seam.began, holds=seam.holds, knows=seam.knows), **self._parameters,
+        }  # fmt: skip
 
     async def rows(
-        self, before_recv_ns: int, start_ns: int, end_ns: int, limit: int, offset: int = 0, before: Cursor | None = None
+        self, seam: Seam, start_ns: int, end_ns: int, limit: int, offset: int = 0, before: Cursor | None = None
     ) -> list[T] | None:
         """Newest first, those of one time by their identity, from an offset on; below a cursor, if there is one."""
         names, place = self._table.names, self._table.place
@@ -181,7 +211,7 @@ class Older(Generic[T]):
         if before is not None:
             # each thing once: its newer telling may stand on an earlier page
             told_again = (
-                f"SELECT {self._table.identity} FROM {place} WHERE {NOT_REPEATED} "
+                f"SELECT {self._table.identity} FROM {place} WHERE {_COUNTS} "
                 "AND ts_event_ns > fromUnixTimestamp64Nano({at:Int64}, 'UTC') "
                 "AND ts_event_ns < fromUnixTimestamp64Nano({near:Int64}, 'UTC')"
             )
@@ -195,7 +225,10 @@ class Older(Generic[T]):
             end_ns = min(end_ns, before.at_ns + 1)
         order = ", ".join(f"{name} DESC" for name in ("ts_event_ns", *names))
         tail = f"ORDER BY {order} {self._table.limit_by} LIMIT {{limit:UInt64}} OFFSET {{offset:UInt64}}"
-        bound |= self._bound(before_recv_ns, start_ns, end_ns)
+        common = await self._bound(seam, start_ns, end_ns)
+        if common is None:
+            return None
+        bound |= common
         # That each thing is told once is found out by sorting all rows of a range: mostly the newest ones are enough,
         # and their times alone are found in the order in which they are stored.
         newest = (
@@ -207,18 +240,27 @@ class Older(Generic[T]):
             return found
         return await self._table.rows(f"{self._condition}{condition}", bound, tail)
 
-    async def count(self, before_recv_ns: int, start_ns: int, end_ns: int) -> int | None:
-        return await self._table.count(self._condition, self._bound(before_recv_ns, start_ns, end_ns))
+    async def count(self, seam: Seam, start_ns: int, end_ns: int) -> int | None:
+        bound = await self._bound(seam, start_ns, end_ns)
+        return None if bound is None else await self._table.count(self._condition, bound)
 
-    async def grouped(
-        self, columns: str, before_recv_ns: int, start_ns: int, end_ns: int, tail: str
-    ) -> list[list[Any]] | None:
+    async def grouped(self, columns: str, seam: Seam, start_ns: int, end_ns: int, tail: str) -> list[list[Any]] | None:
         """Aggregates over the rows, each thing once; None without an answer."""
         inner = f"SELECT * FROM {self._table.place} WHERE {self._condition} ORDER BY ts_event_ns {self._table.limit_by}"
-        bound = self._bound(before_recv_ns, start_ns, end_ns)
+        bound = await self._bound(seam, start_ns, end_ns)
+        if bound is None:
+            return None
         return await self._state.history.ask(f"SELECT {columns} FROM ({inner}) {tail}", bound)
 
 
 def _slot(name: str) -> str:
     """A query parameter for a column, or for an expression of one."""
     return "is_" + "".join(char if char.isalnum() else "_" for char in name)
+
+
+def _positions(**positions: Positions) -> dict[str, Any]:
+    """Parameters of `_from`."""
+    told = dict[str, Any]()
+    for name, of_partition in positions.items():
+        told |= {f"{name}_in": list(of_partition), name: list(of_partition.values())}
+    return told
