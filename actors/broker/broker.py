@@ -101,3 +101,4 @@ async def main(ctx: ActorContext) -> None:
             await ctx.stopped_within(BEAT_INTERVAL_S)
     finally:
         beginning.cancel()
+        await asyncio.wait([beginning])  # cancelled again by the loop's end, it could not close its connection

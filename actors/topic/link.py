@@ -135,6 +135,7 @@ class Link:
             delay = min(2 * delay, self.config.retry_delay_max_s)
         if self._asking is not None:
             self._asking.cancel()
+            await asyncio.wait([self._asking])  # cancelled again by the loop's end, it could not close its connection
 
     def _state(self, state: str, reason: str = "") -> None:
         progress = self.progress

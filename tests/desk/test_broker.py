@@ -15,6 +15,7 @@ from tickring.actors.runtime import ActorContext
 from tickring.actors.topic.brokers import EMBEDDED, NotUp, servers
 from tickring.actors.topic.positions import Positions
 from tickring.ringbuf import MetricsPage
+from tickring.storage.client import Server
 
 confluent_kafka = pytest.importorskip("confluent_kafka", reason="pip install 'tickring[demo]'")
 aiokafka = pytest.importorskip("aiokafka", reason="pip install 'tickring[demo]'")
@@ -88,3 +89,21 @@ def test_broker_of_another_life_goes_on_where_the_topic_is_read(shm: Path) -> No
     positions[0], positions[2] = 5, 12_345
     positions.close()
     assert with_broker(shm, ends) == {0: 5, 1: 0, 2: 12_345, 3: 0}
+
+
+def test_stop_while_clickhouse_is_silent_leaves_nothing_under_way(shm: Path) -> None:
+    async def stopped() -> set[Any]:
+        asked = asyncio.Event()
+        silent = await asyncio.start_server(lambda _reader, _writer: asked.set(), "127.0.0.1", 0)
+        server = Server(url=f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}")
+        page = MetricsPage(shm, "broker", time.time_ns())
+        ctx = ActorContext("broker", "broker", shm, shm, Config(topics=[TOPIC], clickhouse=server), page)
+        running = asyncio.create_task(main(ctx))
+        async with asyncio.timeout(DEADLINE_S):
+            await asked.wait()
+        ctx.stop()
+        await running
+        silent.close()
+        return {task.get_name() for task in asyncio.all_tasks()}
+
+    assert "begin" not in asyncio.run(stopped())

@@ -32,3 +32,27 @@ def test_session_whose_library_no_longer_fetches_ends() -> None:
 
     with pytest.raises(KafkaError, match="handler is closed"):
         asyncio.run(follow())
+
+
+def test_stop_waits_for_the_question_to_clickhouse_to_end() -> None:
+    """Left alone, it is cancelled a second time with the loop, and the library tells of a connection not closed."""
+    closed = []
+
+    async def asking() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.01)
+            closed.append("connection")
+
+    async def stopped() -> None:
+        link: Any = Link.__new__(Link)
+        link.config = SimpleNamespace(retry_delay_s=1.0)
+        link.ctx = SimpleNamespace(stopping=asyncio.Event())
+        link.ctx.stopping.set()
+        link._asking = asyncio.create_task(asking())
+        await asyncio.sleep(0)  # it has begun
+        await link.run()
+
+    asyncio.run(stopped())
+    assert closed == ["connection"]
