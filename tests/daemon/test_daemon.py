@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.sync.client import connect
@@ -245,22 +246,28 @@ def unsent_bytes(port: int) -> int:
     return sum(int(row[4].partition(":")[0], 16) for row in rows if row[1].endswith(f":{port:04X}") and row[3] == "01")
 
 
+def moving(tree: Tree) -> Any:
+    """What `top` shows of a second in which frames came, trades were published and rows were stored."""
+    view = json.loads(tickring(tree, "top", "--once", "--json").stdout)
+    [trades] = [ring["per_s"] for ring in view["rings"] if ring["stream"] == "feed-binance-spot-0.trade"]
+    return view if all((view["rates"]["frames_in"], view["rates"]["rows_stored"], trades)) else None
+
+
 def test_top_shows_actors_rates_lags_and_latencies_also_while_the_daemon_hangs(tree):
     tree.start(exchanges=spot(["BTC-USDT"]), simulator={"symbols": ["BTCUSDT"]}).ready()
     until("trades stored", lambda: tree.count("trades"))
     os.kill(tree.process.pid, signal.SIGSTOP)
     try:
-        view = json.loads(tickring(tree, "top", "--once", "--json").stdout)
+        # The rates are of one second, in which a busy machine may have stored nothing.
+        view = until("a second in which everything moves", lambda: moving(tree))
     finally:
         os.kill(tree.process.pid, signal.SIGCONT)
     actors = {actor["name"]: actor for actor in view["actors"]}
     expected = pids(tree) | {"supervisor": tree.process.pid}
     assert {name: actor["pid"] for name, actor in actors.items()} == expected
     assert all(actor["rss_bytes"] > 1 << 20 and actor["cpus"] for actor in actors.values())
-    assert view["rates"]["frames_in"] > 0 and view["rates"]["rows_stored"] > 0
     rings = {ring["stream"]: ring for ring in view["rings"]}
-    trade = rings["feed-binance-spot-0.trade"]
-    assert trade["per_s"] > 0 and "writer" in [reader["name"] for reader in trade["readers"]]
+    assert "writer" in [reader["name"] for reader in rings["feed-binance-spot-0.trade"]["readers"]]
     stages = {
         (row["name"], row["labels"].get("channel")) for row in view["latencies"] if row["p99_s"] >= row["p50_s"] > 0
     }
