@@ -35,6 +35,7 @@ NEWEST_FIRST = (
     f"bitAnd(flags, {int(Flag.VOID)}) = 0 "
     "ORDER BY exchange DESC, instrument DESC, epoch DESC, nth DESC LIMIT {limit:UInt64}"
 )
+PATIENT_S = 30.0
 FOREVER_NS = (1 << 63) - 1
 SETTLED_NS = 60 * NS  # so late a record comes at most, by the exchange's clock and ours
 decode = msgspec.json.decode
@@ -211,10 +212,14 @@ class History:
         return None if answer is None else [tuple(decode(line)) for line in answer.splitlines()]
 
     async def ask(
-        self, query: str, parameters: Mapping[str, Any] | None = None, *, hint: bool = False
+        self, query: str, parameters: Mapping[str, Any] | None = None, *, patient: bool = False
     ) -> list[list[Any]] | None:
-        """The rows of a query as JSON values, decimals as texts; None without an answer."""
-        answer = await self._fetch(query, parameters or {}, "JSONCompactEachRow", hint=hint)
+        """The rows of a query as JSON values, decimals as texts; None without an answer.
+
+        Args:
+            patient: no request waits for the end of it, so that it may take `PATIENT_S`.
+        """
+        answer = await self._fetch(query, parameters or {}, "JSONCompactEachRow", patient=patient)
         return None if answer is None else await in_turns(decode, answer.splitlines())
 
     @property
@@ -230,15 +235,18 @@ class History:
     def _query(self, record: RecordType, columns: str, condition: str) -> str:
         return f"SELECT {columns} FROM {qualified_table(self._store.database, record)} WHERE {condition}"
 
-    async def _fetch(self, query: str, parameters: Mapping[str, Any], fmt: str, *, hint: bool = False) -> bytes | None:
+    async def _fetch(
+        self, query: str, parameters: Mapping[str, Any], fmt: str, *, hint: bool = False, patient: bool = False
+    ) -> bytes | None:
         if not self.configured:
             return None
-        settings = {"max_execution_time": max(1, round(self._timeout_s * 2)), "optimize_read_in_order": 1}
+        seconds = PATIENT_S if patient else self._hint_timeout_s if hint else self._timeout_s
+        longest = PATIENT_S if patient else self._timeout_s
+        settings = {"max_execution_time": max(1, round(longest * 2)), "optimize_read_in_order": 1}
         if fmt.startswith("JSON"):
             settings |= {"output_format_json_quote_64bit_integers": 0, "output_format_json_quote_decimals": 1}
-        seconds = self._hint_timeout_s if hint else self._timeout_s
         question = self._store.client.fetch(query, parameters, fmt=fmt, timeout_s=seconds, settings=settings)
-        return await self._ask(question, hint)
+        return await self._ask(question, hint, patient)
 
     async def spans(
         self, record: RecordType, source: Source, seam: Seam, start_ns: int, end_ns: int
@@ -283,7 +291,7 @@ class History:
 
         return count
 
-    async def _ask(self, question: Coroutine[Any, Any, T], hint: bool) -> T | None:
+    async def _ask(self, question: Coroutine[Any, Any, T], hint: bool, patient: bool = False) -> T | None:
         if not self.alive or (hint and time.monotonic() < self._no_hints_until):
             question.close()
             self._skipped.inc()
@@ -295,7 +303,7 @@ class History:
             self.error = str(error)[:ERROR_MAX]
             if hint:
                 self._no_hints_until = time.monotonic() + self._probe_interval_s
-            elif isinstance(error, Unavailable):
+            elif isinstance(error, Unavailable) and not patient:
                 self.alive = False  # until the next good probe nobody else waits
             return None
         self._answered.inc()

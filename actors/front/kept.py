@@ -28,7 +28,7 @@ class Keeper(Generic[T]):
         self.keep_s = keep_s
         self._entries_max = entries_max
         self._values: dict[Hashable, tuple[float, T]] = {}
-        self._working: dict[Hashable, asyncio.Task[T | None]] = {}
+        self._working: dict[Hashable, tuple[float, asyncio.Task[T | None]]] = {}  # since when
 
     def fresh(self, identity: Hashable) -> tuple[T, float] | None:
         """`(value, age in seconds)` of a kept value."""
@@ -38,18 +38,30 @@ class Keeper(Generic[T]):
         age = time.monotonic() - found[0]
         return (found[1], age) if age < self.keep_s else None
 
-    async def get(self, identity: Hashable, make: Callable[[], Awaitable[T | None]]) -> tuple[T, float] | None:
-        """The kept value, or a new one with age 0. Who stops waiting does not stop the work."""
+    async def get(
+        self, identity: Hashable, make: Callable[[], Awaitable[T | None]], wait_s: float | None = None
+    ) -> tuple[T, float] | None:
+        """The kept value, or a new one with age 0. Who stops waiting does not stop the work.
+
+        Args:
+            wait_s: when work took so long, nobody waits for it any more: None until it is done.
+        """
         found = self.fresh(identity)
         if found is not None:
             return found
         stale = self._values.get(identity)
-        task = self._working.get(identity)
-        if task is None:
-            task = self._working[identity] = asyncio.ensure_future(self._make(identity, make))
+        working = self._working.get(identity)
+        if working is None:
+            task = asyncio.ensure_future(self._make(identity, make))
             task.add_done_callback(lambda task: task.cancelled() or task.exception())  # read, if by nobody else
+            working = self._working[identity] = time.monotonic(), task
         if stale is not None and time.monotonic() - stale[0] < self.keep_s + self._stale_s:
             return stale[1], time.monotonic() - stale[0]
+        since, task = working
+        if wait_s is not None:
+            left = since + wait_s - time.monotonic()
+            if left <= 0 or not (await asyncio.wait([task], timeout=left))[0]:
+                return None
         value = await asyncio.shield(task)
         return None if value is None else (value, 0.0)
 
@@ -71,7 +83,7 @@ class Keeper(Generic[T]):
 
     async def close(self) -> None:
         """Stop what is being worked out."""
-        tasks = list(self._working.values())
+        tasks = [task for _, task in self._working.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

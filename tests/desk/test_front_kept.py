@@ -30,6 +30,7 @@ from .desk_rig import Portfolio, Topic
 from .test_front_fills import a_fill
 
 SIZE, SECOND, NOW = 64, 10**9, time.time_ns()
+DEADLINE_S = 30.0
 
 
 @pytest.fixture
@@ -101,7 +102,7 @@ def test_shelf_tells_what_it_held_when_its_rings_are_gone(topic: Topic, shelf: S
 
 @pytest.mark.parametrize("seed", range(3))
 def test_total_goes_on_where_memory_forgets(topic: Topic, shelf: Shelf[Fill], seed: int) -> None:
-    rng, older, totals = random.Random(seed), Older(), Totals(60.0, 16)
+    rng, older, totals = random.Random(seed), Older(), Totals(60.0, 16, DEADLINE_S)
 
     async def go() -> None:
         n = 0
@@ -119,7 +120,7 @@ def test_total_goes_on_where_memory_forgets(topic: Topic, shelf: Shelf[Fill], se
 
 
 def test_total_is_asked_for_again_when_memory_ran_through_meanwhile(topic: Topic, shelf: Shelf[Fill]) -> None:
-    older, totals = Older(), Totals(60.0, 16)
+    older, totals = Older(), Totals(60.0, 16, DEADLINE_S)
     span = Span("all", ALL, 0, 1 << 62)
 
     async def go() -> None:
@@ -133,7 +134,7 @@ def test_total_is_asked_for_again_when_memory_ran_through_meanwhile(topic: Topic
 
 
 def test_total_is_handed_out_while_a_new_one_is_worked_out(topic: Topic, shelf: Shelf[Fill]) -> None:
-    older, totals = Older(), Totals(0.05, 16)
+    older, totals = Older(), Totals(0.05, 16, DEADLINE_S)
 
     async def go() -> None:
         older.offsets[1] = put(topic, 1)
@@ -151,7 +152,7 @@ def test_total_is_handed_out_while_a_new_one_is_worked_out(topic: Topic, shelf: 
 
 
 def test_total_without_an_answer_is_that_of_memory(topic: Topic, shelf: Shelf[Fill]) -> None:
-    totals, asked = Totals(60.0, 16), list[Seam]()
+    totals, asked = Totals(60.0, 16, DEADLINE_S), list[Seam]()
 
     async def silent(seam: Seam, start: int, end: int) -> int | None:
         asked.append(seam)
@@ -167,8 +168,43 @@ def test_total_without_an_answer_is_that_of_memory(topic: Topic, shelf: Shelf[Fi
     asyncio.run(go())
 
 
+def test_total_that_takes_long_is_waited_for_once_and_asked_for_once(topic: Topic, shelf: Shelf[Fill]) -> None:
+    """However many ask meanwhile: they are told what memory holds, and the whole when it is there."""
+    totals, asked = Totals(60.0, 16, 0.05), list[str]()
+
+    async def go() -> None:
+        answered = asyncio.Event()
+
+        def slow(name: str) -> Sum[int]:
+            async def older(seam: Seam, start: int, end: int) -> int | None:
+                asked.append(name)
+                await answered.wait()
+                return 100
+
+            return Sum(name, int, lambda count, _: count + 1, older)
+
+        def total(name: str) -> Any:
+            return totals.of(slow(name), Span("all", ALL, 0, 1 << 62), shelf)
+
+        for n in range(1, 4):
+            put(topic, n)
+            assert await total("one") == (n, False)
+        assert asked == ["one"]
+        assert await total("two") == await total("three") == (3, False)
+        assert asked == ["one", "two"], "no more than two questions at once"
+        answered.set()
+        deadline = time.monotonic() + DEADLINE_S
+        while not (await total("three"))[1]:
+            assert time.monotonic() < deadline, "the whole is never told"
+            await asyncio.sleep(0)
+        assert await total("one") == await total("two") == await total("three") == (103, True)
+        assert asked == ["one", "two", "three"]
+
+    asyncio.run(go())
+
+
 def test_what_is_ahead_of_our_clock_is_added_when_its_time_has_come(topic: Topic, shelf: Shelf[Fill]) -> None:
-    totals = Totals(60.0, 16)
+    totals = Totals(60.0, 16, DEADLINE_S)
 
     async def total(end: int, moving: bool = True) -> int:
         span = Span(("ends", moving), ALL, 0, NOW + end * SECOND, moving)
@@ -188,7 +224,7 @@ def test_what_is_ahead_of_our_clock_is_added_when_its_time_has_come(topic: Topic
 
 
 def test_filter_and_key_tell_what_is_added(topic: Topic, shelf: Shelf[Fill]) -> None:
-    totals = Totals(60.0, 16)
+    totals = Totals(60.0, 16, DEADLINE_S)
 
     async def total(name: str, key: Any, fits: Any = None) -> int:
         return (await totals.of(counting(None), Span(name, key, 0, 1 << 62, True, fits), shelf))[0]

@@ -27,7 +27,7 @@ class QueryCache:
     """Values that are JSON: lists, maps, texts, numbers.
 
     Args:
-        keep_s: how long a value is given out.
+        keep_s: how long a value is given out; for as long again while a new one is asked for.
         redis_url: of the second layer; empty = none.
 
     Raises:
@@ -36,7 +36,7 @@ class QueryCache:
 
     def __init__(self, page: MetricsPage, keep_s: float, redis_url: str = "") -> None:
         self._keep_s = keep_s
-        self._kept: Keeper[Any] = Keeper(keep_s, ENTRIES_MAX)
+        self._kept: Keeper[Any] = Keeper(keep_s, ENTRIES_MAX, stale_s=keep_s)
         name, doc = "tickring_front_query_cache_total", "Questions to history, by who answered"
         self._hits = page.counter(name, doc, by="memory")
         self._shared = page.counter(name, doc, by="redis")

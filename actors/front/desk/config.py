@@ -27,6 +27,6 @@ class DeskConfig(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """`[front.desk]`"""
 
     limits: Limits = Limits()
-    cache_keep_s: Seconds = 10.0  # answers of ClickHouse that are asked for again
+    cache_keep_s: Seconds = 10.0  # answers of ClickHouse are asked for anew after so long, behind those who ask
     cache_redis: str = ""  # redis://host:port/db: a second layer that several machines share
     totals_keep_s: Seconds = 30.0  # totals of pages, brought up to date by what came since

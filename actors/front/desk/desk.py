@@ -50,14 +50,18 @@ def _event_keys(event: Any) -> Iterable[Hashable]:
 
 
 class Desk:
-    """One worker's view. Shelves are made when they are first asked for, and again when their stream was."""
+    """One worker's view. Shelves are made when they are first asked for, and again when their stream was.
 
-    def __init__(self, folder: Path, page: MetricsPage, config: DeskConfig) -> None:
+    Args:
+        wait_s: a request waits at most so long for what is worked out of history.
+    """
+
+    def __init__(self, folder: Path, page: MetricsPage, config: DeskConfig, wait_s: float = 2.0) -> None:
         self.streams = DeskStreams(folder, page)
         self.portfolio = Portfolio(self.streams)
         self.alerts = AlertStates(self.streams)
-        self.totals = Totals(config.totals_keep_s, TOTALS_MAX)
-        self.lists = Totals(config.totals_keep_s, LISTS_MAX)
+        self.totals = Totals(config.totals_keep_s, TOTALS_MAX, wait_s)
+        self.lists = Totals(config.totals_keep_s, LISTS_MAX, wait_s)
         self.cache = QueryCache(page, config.cache_keep_s, config.cache_redis)
         self._shelves: dict[str, Shelf[Any]] = {}
 

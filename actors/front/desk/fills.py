@@ -64,7 +64,19 @@ from .seam import Seam
 from .shelf import ALL
 from .stored import Older, Table
 from .streams import EXECUTIONS
-from .sums import CURRENCIES, SUMMARY, SUMS, VOLUME, Sums, currencies, money, summary, volume_buckets, whole_of
+from .sums import (
+    CHARGED_BY,
+    CURRENCIES,
+    SUMMARY,
+    SUMS,
+    VOLUME,
+    Sums,
+    currencies,
+    money,
+    summary,
+    volume_buckets,
+    whole_of,
+)
 
 LONGEST_NS = 30 * DAY_NS
 IDENTITY = ("account_id", "venue", "fill_id")
@@ -202,10 +214,13 @@ class Fills:
     ) -> dict[int, Sums] | None:
         bucket = "toUnixTimestamp64Nano(ts_event_ns)"
         bucket = f"intDiv({bucket}, {length_ns}) * {length_ns}" if length_ns else "0"
-        rows = await older.grouped(f"{bucket} AS bucket, {SUMS}", seam, start, end, "GROUP BY bucket")
+        rows = await older.grouped(f"{bucket} AS bucket, {SUMS}", seam, start, end, f"GROUP BY bucket, {CHARGED_BY}")
         if rows is None:
             return None
-        return {int(row[0]): Sums.of(row[1:]) for row in rows if row[1]}
+        found: dict[int, Sums] = {}
+        for of_bucket, *row in rows:
+            found.setdefault(int(of_bucket), Sums()).merge(Sums.of(row))
+        return found
 
     async def one(self, fill_id: str, account: str | None) -> Fill:
         """Raises NotFound."""

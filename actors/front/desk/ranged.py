@@ -42,8 +42,9 @@ class Older(Protocol[T]):  # pyright: ignore[reportInvalidTypeVarUse] - a list o
     """What ClickHouse holds of a range and a filter: items that came before a seam."""
 
     async def rows(
-        self, seam: Seam, start_ns: int, end_ns: int, limit: int, offset: int = 0, before: Cursor | None = None
-    ) -> list[T] | None:
+        self, seam: Seam, start_ns: int, end_ns: int, limit: int, offset: int = 0, before: Cursor | None = None,
+        *, patient: bool = False,
+    ) -> list[T] | None:  # fmt: skip
         """The newest of them, newest first, from an offset on; None without an answer."""
         ...
 
@@ -167,7 +168,7 @@ async def _kept(
     """The newest of a range from both places, newest first: asked for once, and kept up to date with what comes."""
 
     async def rows(seam: Seam, start_ns: int, end_ns: int) -> list[T] | None:
-        found = await older.rows(seam, start_ns, end_ns, KEPT_LIMIT)
+        found = await older.rows(seam, start_ns, end_ns, KEPT_LIMIT, patient=True)
         return None if found is None else found[::-1]
 
     def add(kept: list[T], value: T) -> list[T]:

@@ -173,7 +173,7 @@ class Statements:
 
         async def older(seam: Seam, start: int, end: int) -> Series[Risk] | None:
             assert table is not None
-            found = await table.rows(seam, start, end, SERIES_MAX)
+            found = await table.rows(seam, start, end, SERIES_MAX, patient=True)
             return None if found is None else Series(found[::-1])
 
         what = Sum[Series[Risk]]("series", Series[Risk], _one_more, None if alone else older)

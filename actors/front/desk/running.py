@@ -17,6 +17,7 @@ from .seam import NO_MEMORY, Seam
 from .shelf import Shelf
 
 A = TypeVar("A")
+TURNS = 2  # questions to ClickHouse at once: more of them would make each slower
 CHUNK = 1024  # items that are added between two turns of the event loop
 
 
@@ -111,10 +112,13 @@ class Totals:
     Args:
         keep_s: after so long one is worked out anew; it is still handed out meanwhile.
         entries_max: kept at once.
+        wait_s: a request waits at most so long for one; after that, until it is there, none does.
     """
 
-    def __init__(self, keep_s: float, entries_max: int) -> None:
+    def __init__(self, keep_s: float, entries_max: int, wait_s: float) -> None:
         self._kept: Keeper[Running[Any]] = Keeper(keep_s, entries_max, stale_s=keep_s)
+        self._wait_s = wait_s
+        self._turns = asyncio.Semaphore(TURNS)
 
     async def of(self, what: Sum[A], span: Span, shelf: Shelf[Any] | None) -> tuple[A, bool]:
         """`(aggregate, whether history is in it)`. The aggregate goes on changing: read it at once."""
@@ -130,14 +134,20 @@ class Totals:
         return running.bring(span.end_ns), answered
 
     async def _running(self, name: Hashable, what: Sum[A], span: Span, shelf: Shelf[Any] | None) -> Running[A] | None:
-        kept = await self._kept.get(name, lambda: self._make(what, span, shelf))
+        kept = await self._kept.get(name, lambda: self._make(what, span, shelf), self._wait_s)
         if kept is not None and not kept[0].follows(shelf):
             # nobody asked for long, or the stream was made anew
             self._kept.drop(name)
-            kept = await self._kept.get(name, lambda: self._make(what, span, shelf))
+            kept = await self._kept.get(name, lambda: self._make(what, span, shelf), self._wait_s)
         return None if kept is None else kept[0]
 
     async def _make(self, what: Sum[A], span: Span, shelf: Shelf[Any] | None) -> Running[A] | None:
+        if what.older is None:
+            return await self._worked_out(what, span, shelf)
+        async with self._turns:
+            return await self._worked_out(what, span, shelf)
+
+    async def _worked_out(self, what: Sum[A], span: Span, shelf: Shelf[Any] | None) -> Running[A] | None:
         held: list[Item[Any]] = []
         seam, following, value = NO_MEMORY, 0, what.empty()
         generation: Hashable = None

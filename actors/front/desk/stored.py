@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
@@ -23,6 +23,7 @@ from .seam import ALL_RECEIVED, ITEMS, NO_MEMORY, Positions, Seam
 T = TypeVar("T", bound=Happened)
 NOT_REPEATED = f"bitAnd(flags, {int(Flag.REPEATED)}) = 0"
 IN_FLAGS = frozenset(("rounded", "malformed"))  # members without a column of their own
+FILTERS_KEPT = 1024
 NEARBY = 2  # times as many rows are looked at as are wanted, before all are
 SKEW_NS = 60 * NS  # an item's own time may be so far ahead of our clock
 OUTAGE_NS = 31 * 86_400 * NS  # an event that comes again was received before at most so long ago
@@ -102,12 +103,14 @@ class Table(Generic[T]):
         self.names, self.identity = tuple(identity), ", ".join(identity)
         self.name, self.topic = name, topic
         self._early: tuple[Seam, list[list[Any]]] = NO_MEMORY, []
+        self._older: dict[Hashable, Older[T]] = {}
 
-    async def rows(self, condition: str, parameters: Mapping[str, Any], tail: str = "") -> list[T] | None:
+    async def rows(
+        self, condition: str, parameters: Mapping[str, Any], tail: str = "", *, patient: bool = False
+    ) -> list[T] | None:
         """Rows that fit a condition; None without an answer."""
-        answer = await self._state.history.ask(
-            f"SELECT {self._columns} FROM {self.place} WHERE {condition} {tail}", parameters
-        )
+        query = f"SELECT {self._columns} FROM {self.place} WHERE {condition} {tail}"
+        answer = await self._state.history.ask(query, parameters, patient=patient)
         return None if answer is None else await in_turns(self._value, answer)
 
     def _value(self, row: Sequence[Any]) -> T:
@@ -120,7 +123,7 @@ class Table(Generic[T]):
     async def count(self, condition: str, parameters: Mapping[str, Any]) -> int | None:
         """How many rows fit; None without an answer."""
         query = f"SELECT uniqExact({self.identity}) FROM {self.place} WHERE {condition}"
-        answer = await self._state.history.ask(query, parameters)
+        answer = await self._state.history.ask(query, parameters, patient=True)
         return None if answer is None else int(answer[0][0])
 
     def older(self, filters: Mapping[str, Any]) -> Older[T] | None:
@@ -129,7 +132,15 @@ class Table(Generic[T]):
         Args:
             filters: column -> value, or a tuple of values of which it must be one.
         """
-        return Older(self._state, self, filters) if self._state.history.configured else None
+        if not self._state.history.configured:
+            return None
+        key = tuple(filters.items())
+        found = self._older.get(key)
+        if found is None:
+            if len(self._older) >= FILTERS_KEPT:
+                self._older.clear()
+            found = self._older[key] = Older(self._state, self, filters)
+        return found
 
     async def early_ns(self, seam: Seam) -> int | None:
         """When the first item after `seam.knows` was received, by its row; None without an answer.
@@ -203,8 +214,9 @@ class Older(Generic[T]):
         }  # fmt: skip
 
     async def rows(
-        self, seam: Seam, start_ns: int, end_ns: int, limit: int, offset: int = 0, before: Cursor | None = None
-    ) -> list[T] | None:
+        self, seam: Seam, start_ns: int, end_ns: int, limit: int, offset: int = 0, before: Cursor | None = None,
+        *, patient: bool = False,
+    ) -> list[T] | None:  # fmt: skip
         """Newest first, those of one time by their identity, from an offset on; below a cursor, if there is one."""
         names, place = self._table.names, self._table.place
         condition, bound = "", dict[str, Any](limit=limit, offset=offset, nearby=NEARBY * (offset + limit))
@@ -235,22 +247,26 @@ class Older(Generic[T]):
             f"ts_event_ns >= (SELECT min(ts_event_ns) FROM (SELECT ts_event_ns FROM {place} WHERE {self._plain} "
             "ORDER BY ts_event_ns DESC LIMIT {nearby:UInt64}))"
         )
-        found = await self._table.rows(f"{newest} AND {self._condition}{condition}", bound, tail)
+        found = await self._table.rows(f"{newest} AND {self._condition}{condition}", bound, tail, patient=patient)
         if found is None or len(found) == limit:
             return found
-        return await self._table.rows(f"{self._condition}{condition}", bound, tail)
+        return await self._table.rows(f"{self._condition}{condition}", bound, tail, patient=patient)
 
     async def count(self, seam: Seam, start_ns: int, end_ns: int) -> int | None:
         bound = await self._bound(seam, start_ns, end_ns)
         return None if bound is None else await self._table.count(self._condition, bound)
 
     async def grouped(self, columns: str, seam: Seam, start_ns: int, end_ns: int, tail: str) -> list[list[Any]] | None:
-        """Aggregates over the rows, each thing once; None without an answer."""
-        inner = f"SELECT * FROM {self._table.place} WHERE {self._condition} ORDER BY ts_event_ns {self._table.limit_by}"
+        """Aggregates over the rows, each thing once, by its first telling; None without an answer."""
+        # Fills lie by account and time, so that nothing is sorted. Of one thing it is the order of its tellings.
+        inner = (
+            f"SELECT * FROM {self._table.place} WHERE {self._condition} "
+            f"ORDER BY {self._table.names[0]}, ts_event_ns {self._table.limit_by}"
+        )
         bound = await self._bound(seam, start_ns, end_ns)
         if bound is None:
             return None
-        return await self._state.history.ask(f"SELECT {columns} FROM ({inner}) {tail}", bound)
+        return await self._state.history.ask(f"SELECT {columns} FROM ({inner}) {tail}", bound, patient=True)
 
 
 def _slot(name: str) -> str:

@@ -24,12 +24,12 @@ DEFAULT_CURRENCY = "USDT"
 RateNow = Callable[[str, str], int]  # (asset, currency) -> currency for one of the asset, 0 = not known
 _WHOLE = Context(prec=100)
 
-# the columns of `Sums.of`, in its order
+# the columns of `Sums.of`, in its order, and what they are grouped by
 _FEE, _PRICE = "toDecimal256(commission, 8)", "toDecimal256(price, 8)"
+CHARGED_BY = "symbol, commission_asset"
 SUMS = (
-    "count(), sum(quantity), sum(ifNull(slippage_bps, 0)), count(slippage_bps), min(price), max(price), "
-    "sumMap([concat(symbol, '|', commission_asset)], "
-    f"[toDecimal256(quantity, 8) * {_PRICE}], [{_FEE}], [{_FEE} * {_PRICE}])"
+    f"{CHARGED_BY}, count(), sum(quantity), sum(ifNull(slippage_bps, 0)), count(slippage_bps), min(price), max(price), "
+    f"sum(toDecimal256(quantity, 8) * {_PRICE}), sum({_FEE}), sum({_FEE} * {_PRICE})"
 )
 
 
@@ -66,18 +66,13 @@ class Sums:
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Sums:
-        """From a row of `SUMS`."""
-        fills, quantity, slippage, slipped, lowest, highest, (names, *columns) = row
-        made = cls(
+        """From a row of `SUMS`: of the fills of one symbol with their fees in one asset."""
+        symbol, asset, fills, quantity, slippage, slipped, lowest, highest, value, fees, at_price = row
+        charged = Charged(_units(value, 2 * SCALE), _units(fees, SCALE), _units(at_price, 2 * SCALE))
+        return cls(
             int(fills), parse_amount(quantity)[0], float(slippage), int(slipped), parse_amount(lowest)[0],
-            parse_amount(highest)[0],
+            parse_amount(highest)[0], {(symbol, asset): charged},
         )  # fmt: skip
-        for name, value, fees, at_price in zip(names, *columns, strict=True):
-            symbol, _, asset = name.rpartition("|")
-            made.charged[symbol, asset] = Charged(
-                _units(value, 2 * SCALE), _units(fees, SCALE), _units(at_price, 2 * SCALE)
-            )
-        return made
 
     @property
     def value(self) -> int:
