@@ -25,12 +25,17 @@ Members = bytes
 
 @dataclass(frozen=True)
 class Bare:
-    """A whole body of its own form."""
+    """A whole body of its own form.
+
+    Attributes:
+        rest: what follows `body`, in parts, which are sent without being copied together.
+    """
 
     body: bytes
     status: int = 200
     content_type: str = JSON
     headers: Mapping[str, str] = field(default_factory=dict)
+    rest: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -47,6 +47,24 @@ def members(data: bytes | None, **more: Any) -> bytes:
     """
     rest = encode(more)[1:-1] if more else b""
     return b'"data":' + (data if data is not None else b"null") + (b"," + rest if rest else b"")
+
+
+class Spliced(tuple[bytes, ...]):
+    """The JSON text of a value, in parts, where it is too long to be copied for each answer."""
+
+    __slots__ = ()
+
+
+def spliced(body: Mapping[str, Any]) -> tuple[bytes, ...]:
+    """A JSON object in parts: members that are `Spliced` go in as they are, behind all others."""
+    texts = {name: value for name, value in body.items() if isinstance(value, Spliced)}
+    if not texts:
+        return (encode(body),)
+    rest = {name: value for name, value in body.items() if name not in texts}
+    parts = [encode(rest)[:-1]]
+    for name, text in texts.items():
+        parts += (b"," if len(parts) > 1 or rest else b"", encode(name), b":", *text)
+    return (*parts, b"}")
 
 
 def success_head(timestamp: str, request_id: str, execution_ms: float) -> bytes:

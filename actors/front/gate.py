@@ -105,7 +105,7 @@ class Gate:
                 answer = await answer
             status, content_type, headers = 200, endpoint.content_type, _NO_HEADERS
             if isinstance(answer, Bare):
-                parts: Parts = (answer.body,)
+                parts: Parts = (answer.body, *answer.rest)
                 status, content_type, headers = answer.status, answer.content_type, answer.headers
             else:
                 if isinstance(answer, Enveloped):

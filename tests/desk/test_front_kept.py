@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tickring.actors.front.desk.desk import _fill_keys, fill_identity
 from tickring.actors.front.desk.portfolio import READ_ROWS, LatestRows, Once
-from tickring.actors.front.desk.rendered import Rendered
+from tickring.actors.front.desk.rendered import Rendered, RenderedPairs
 from tickring.actors.front.desk.running import Span, Sum, Totals
 from tickring.actors.front.desk.seam import ITEMS, Seam
-from tickring.actors.front.desk.series import PIECE, Series, joined
+from tickring.actors.front.desk.series import PIECE, Series
 from tickring.actors.front.desk.shelf import ALL, Shelf
+from tickring.actors.front.envelope import Spliced, spliced
 from tickring.actors.recent import Recent
 from tickring.codecs.desk.canonical import Fill
 from tickring.codecs.desk.records import FILL, POSITION, TEXTS
@@ -292,9 +294,28 @@ def test_series_tells_what_a_plain_list_tells(seed: int) -> None:
             expected = b"[%b]" % numbers(plain)
             if rng.random() < 0.5:
                 asyncio.run(series.prepare("numbers", numbers))
-            assert joined(series.each("numbers", numbers)) == expected
+            assert b"".join(series.text("numbers", numbers)) == expected
             odd = series.last("odd", lambda values: next((one for one in reversed(values) if one.n % 2), None))
             assert odd == next((one for one in reversed(plain) if one.n % 2), None)
+
+
+@pytest.mark.parametrize("rest", [{}, {"a": 1, "b": [2]}])
+@pytest.mark.parametrize("texts", [{}, {"long": (b"[", b"1", b",", b"2", b"]")}, {"one": (b"[]",), "two": (b"3",)}])
+def test_object_in_parts_is_the_object(rest: dict[str, Any], texts: dict[str, tuple[bytes, ...]]) -> None:
+    told = spliced({**{name: Spliced(parts) for name, parts in texts.items()}, **rest})
+    assert msgspec.json.decode(b"".join(told)) == rest | {
+        name: msgspec.json.decode(b"".join(parts)) for name, parts in texts.items()
+    }
+
+
+def test_row_is_written_anew_where_the_one_before_it_is_another() -> None:
+    rows, first, second, third = RenderedPairs[Value](lambda value, before: [value.n, before and before.n]), *some(3)
+    assert rows.array([(first, None), (second, first)]) == b"[[0,null],[1,0]]"
+    assert rows.array([(second, third), (second, None), (third, second)]) == b"[[1,2],[1,null],[2,1]]"
+
+
+def some(n: int) -> list[Value]:
+    return [Value(number) for number in range(n)]
 
 
 def test_series_works_out_again_only_what_has_changed() -> None:

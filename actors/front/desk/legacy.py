@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from ..endpoints import Answer, Answerer, Arguments, Bare, Endpoint
-from ..envelope import encode
+from ..envelope import encode, spliced
 from ..params import Param
 from .form import BOOLEAN, INTEGER, OBJECT, TEXT, Form, form_of, naive
 from .params import query_params
@@ -37,11 +37,12 @@ def modelled(
     """
 
     def finish(body: Body, started: float, arguments: Arguments) -> Bare:
-        return Bare(encode({
+        text, *rest = spliced({
             "success": True, "timestamp": naive(time.time_ns()), **body,
             "query_params": body.get("query_params") or query_params(arguments, params),
             "execution_time_ms": int((time.perf_counter() - started) * 1000),
-        }))  # fmt: skip
+        })  # fmt: skip
+        return Bare(text, rest=tuple(rest))
 
     properties = {**ENVELOPE, **schema}
     return _endpoint(path, summary, params, properties, make, MODELLED_FORM, finish, more)

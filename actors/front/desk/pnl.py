@@ -11,7 +11,6 @@ from msgspec import Raw
 from ....codecs.desk.money import UNIT, amount_number
 from ..endpoints import Answer, Answerer, Arguments, Endpoint, Enveloped
 from ..envelope import encode, members
-from ..history import in_turns
 from ..params import Param, choice, flag
 from ..shapes import COMPLETENESS
 from ..state import FrontState
@@ -30,6 +29,7 @@ from .form import (
     Form,
     form_of,
     lists,
+    naive,
     objects,
 )
 from .health import writer_behind
@@ -52,7 +52,7 @@ from .params import (
     query_params,
 )
 from .portfolio import ALL, Latest, Once, together
-from .series import joined
+from .rendered import Rendered, RenderedPairs
 
 LONGEST_NS, LONGEST_LEGACY_NS = 365 * DAY_NS, 90 * DAY_NS
 INTERVAL = choice("interval", tuple(INTERVALS), "Length of the intervals.", "1h")
@@ -171,14 +171,19 @@ def _point(point: Point, before: Point | None, form: Form) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_POINTS = {form: RenderedPairs(partial(_point, form=form)) for form in FORMS}
+
+
+def _time_point(point: Point) -> dict[str, Any]:
+    return {"timestamp": naive(point.start_ns), "value": amount_number(point.total)}
+
+
+_TIME_POINTS = Rendered(_time_point)
+
+
 async def series_of(points: Sequence[Point]) -> Raw:
     """TimePoints of DipMaster's API: total PnL at the end of each interval."""
-    form = form_of("number", "naive")
-
-    def text(point: Point) -> bytes:
-        return encode({"timestamp": form.moment(point.start_ns), "value": amount_number(point.total)})
-
-    return Raw(joined(await in_turns(text, points)))
+    return Raw(await _TIME_POINTS.long_array(points))
 
 
 def pnl_endpoints(state: FrontState) -> list[Endpoint]:
@@ -202,7 +207,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
     def listed(arguments: Arguments) -> Answerer:
         form = form_of(arguments["decimals"], arguments["time"])
         account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
-        place, asked = place_of(arguments), query_params(arguments, _LISTED)
+        place, asked, texts = place_of(arguments), query_params(arguments, _LISTED), _POINTS[form]
         bounds(arguments, DAY_NS, LONGEST_NS)
 
         async def answer() -> Answer:
@@ -221,7 +226,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
                 "summary": summary(now, form), "by_symbol": by_symbol(state, account, strategy, form),
             }  # fmt: skip
             body = members(
-                encode([_point(points[index], before_of(curve, index), form) for index in shown]), metadata=metadata,
+                texts.array((points[index], before_of(curve, index)) for index in shown), metadata=metadata,
                 count=len(points), pagination=pagination, query_params=asked,
             )  # fmt: skip
             return Enveloped(body, headers={"X-Cache": "HIT" if curve.kept else "MISS"})

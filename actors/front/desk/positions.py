@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from msgspec import Raw
+
 from ....codecs.desk.money import UNIT, divide, parse_amount
 from ....storage.client import quote_name
 from ..endpoints import Answer, Answerer, Arguments, Endpoint, Enveloped
@@ -101,7 +103,7 @@ def position(row: Latest, form: Form) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def by_symbol(rows: Sequence[Latest]) -> dict[str, Mapping[str, int]]:
+def by_symbol(rows: Sequence[Latest]) -> dict[str, Mapping[str, Any]]:
     """Positions of several strategies, venues and accounts as one for each symbol."""
     found: dict[str, list[Latest]] = {}
     for row in rows:
@@ -114,8 +116,9 @@ def by_symbol(rows: Sequence[Latest]) -> dict[str, Mapping[str, int]]:
     return {symbol: _ONCE.of((symbol, same[0].account, len(same)), same) for symbol, same in found.items()}
 
 
-def _as_one(rows: list[Latest]) -> Mapping[str, int]:
-    one = {name: sum([row.values[name] for row in rows]) for name in _SUMMED}
+def _as_one(rows: list[Latest]) -> Mapping[str, Any]:
+    one: dict[str, Any] = {name: sum([row.values[name] for row in rows]) for name in _SUMMED}
+    one["symbol"] = rows[0].symbol
     one["recv_ns"] = max(row.recv_ns for row in rows)
     one["avg_price"] = abs(divide(one["cost"] * UNIT, one["quantity"])) if one["quantity"] else 0
     return one
@@ -125,23 +128,24 @@ _SUMMED = ("quantity", "cost", "market_value", "unrealized_pnl", "realized_pnl")
 _ONCE = Once(_as_one)
 
 
-def legacy_position(symbol: str, one: Mapping[str, int], form: Form) -> dict[str, Any]:
+def legacy_position(one: Mapping[str, Any], form: Form) -> dict[str, Any]:
     """As DipMaster's API has it."""
     return {
-        "symbol": symbol, "quantity": form.amount(one["quantity"]), "avg_price": form.amount(one["avg_price"]),
+        "symbol": one["symbol"], "quantity": form.amount(one["quantity"]), "avg_price": form.amount(one["avg_price"]),
         "market_value": form.amount(one["market_value"]), "unrealized_pnl": form.amount(one["unrealized_pnl"]),
         "realized_pnl": form.amount(one["realized_pnl"]), "side": side_of(one["quantity"]),
     }  # fmt: skip
 
 
-def summary(rows: Sequence[Latest], form: Form) -> dict[str, Any]:
-    """What the positions add up to. Risk is MEDIUM above 30 % in one symbol, HIGH above 50 %."""
-    values = {symbol: abs(one["market_value"]) for symbol, one in by_symbol(rows).items()}
-    exposure = sum(values.values())
-    largest = 100 * max(values.values(), default=0) / exposure if exposure else 0.0
+def summary(symbols: Mapping[str, Mapping[str, Any]], form: Form) -> dict[str, Any]:
+    """What positions `by_symbol` add up to. Risk is MEDIUM above 30 % in one symbol, HIGH above 50 %."""
+    values = [one["market_value"] for one in symbols.values()]
+    exposures = list(map(abs, values))
+    exposure = sum(exposures)
+    largest = 100 * max(exposures, default=0) / exposure if exposure else 0.0
     return {
         "total_positions": len(values), "total_exposure": form.amount(exposure),
-        "total_market_value": form.amount(sum(row["market_value"] for row in rows)),
+        "total_market_value": form.amount(sum(values)),
         "largest_position_pct": form.amount(round(largest * UNIT)),
         "concentration_risk": "HIGH" if largest > 50 else "MEDIUM" if largest > 30 else "LOW",
     }  # fmt: skip
@@ -293,7 +297,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             rows = [row for row in of_symbol(held(arguments), arguments["symbol"]) if row["quantity"]]
             metadata = {
                 "count": len(rows), "account_id": chosen(arguments["account_id"]) or "*",
-                "summary": summary(rows, form), "data_source": "memory", "completeness": 100.0,
+                "summary": summary(by_symbol(rows), form), "data_source": "memory", "completeness": 100.0,
             }  # fmt: skip
             return members(
                 texts.array(rows), metadata=metadata, count=len(rows), query_params=asked,
@@ -395,21 +399,24 @@ def _row(row: Sequence[Any], form: Form) -> dict[str, Any]:
 
 
 def _legacy(state: FrontState) -> list[Endpoint]:
+    rendered = by_form(legacy_position)
+
     def held(symbol: str | None = None) -> list[Latest]:
         return of_symbol(state.desk.portfolio.positions(), symbol)
 
     async def listed(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         rows, hours = held(arguments["symbol"]), arguments["history_hours"]
         past = await snapshots(state, arguments["symbol"], hours, form) if arguments["include_history"] else []
+        symbols = by_symbol(rows)
         return {
-            "current_positions": [legacy_position(*one, form) for one in by_symbol(rows).items()],
-            "summary": summary(rows, form), "historical_snapshots": past,
+            "current_positions": Raw(rendered[form].array(list(symbols.values()))),
+            "summary": summary(symbols, form), "historical_snapshots": past,
         }  # fmt: skip
 
     def current(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         positions = [
-            {**legacy_position(symbol, one, form), "last_update": form.moment(one["recv_ns"])}
-            for symbol, one in by_symbol(held(arguments["symbol"])).items()
+            {**legacy_position(one, form), "last_update": form.moment(one["recv_ns"])}
+            for one in by_symbol(held(arguments["symbol"])).values()
         ]
         return {"positions": positions, "count": len(positions), "timestamp": _now()}
 
@@ -418,7 +425,7 @@ def _legacy(state: FrontState) -> list[Endpoint]:
 
     async def one(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         symbol = arguments["symbol"]
-        found = [legacy_position(*one, form) for one in by_symbol(held(symbol)).items()]
+        found = [legacy_position(one, form) for one in by_symbol(held(symbol)).values()]
         past = await snapshots(state, symbol, 24, form) if arguments["include_history"] else []
         return {"symbol": symbol, "current_position": found[0] if found else None, "history": past,
                 "timestamp": _now()}  # fmt: skip

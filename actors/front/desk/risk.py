@@ -16,7 +16,7 @@ from msgspec import Raw
 
 from ....codecs.desk.canonical import Risk
 from ..endpoints import Answer, Answerer, Arguments, Endpoint
-from ..envelope import encode, members
+from ..envelope import Spliced, encode, members
 from ..params import Param, flag, number
 from ..shapes import COMPLETENESS
 from ..state import FrontState
@@ -58,7 +58,7 @@ from .ranged import Page, page_of
 from .rendered import by_form
 from .running import Span, Sum
 from .seam import Seam
-from .series import Series, joined
+from .series import Series
 from .shelf import ALL
 from .stored import Table
 
@@ -127,7 +127,7 @@ async def var_analysis(series: Series[Risk], confidence: float, form: Form) -> d
     rate = 100 * breaches / observed if observed else 0.0
     last = series.last("stated", lambda risks: (_stated(risks) or [None])[-1])
     return {
-        "var_series": Raw(joined(series.each(("var", form), points))),
+        "var_series": Raw(b"".join(series.text(("var", form), points))),
         "breach_analysis": {
             "total_observations": observed, "var_breaches": breaches, "breach_rate_percent": round(rate, 4),
             "expected_breach_rate_percent": round(expected, 4),
@@ -289,19 +289,18 @@ def _scores(risks: list[Risk]) -> bytes:
 def _legacy(state: FrontState) -> list[Endpoint]:
     statements = Statements(state)
 
-    async def history(arguments: Arguments) -> bytes:
+    async def history(arguments: Arguments) -> Spliced:
         series = await statements.series(arguments, None, DAY_NS)
         await series.prepare("scores", _scores)
-        return joined(series.each("scores", _scores))
+        return Spliced(series.text("scores", _scores))
 
     async def listed(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         bounds(arguments, DAY_NS, LONGEST_NS)
-        scores = await history(arguments) if arguments["include_historical"] else b"[]"
+        scores = await history(arguments) if arguments["include_historical"] else []
         measured = Measured(state, None)
         return {
             "summary": measured.summary(state.desk.active_alerts(), form), "metrics": measured.metrics(form),
-            "limit_checks": measured.checks(form),
-            "historical_metrics": Raw(scores),
+            "limit_checks": measured.checks(form), "historical_metrics": scores,
         }  # fmt: skip
 
     async def value_at_risk(arguments: Arguments, form: Form) -> Mapping[str, Any]:

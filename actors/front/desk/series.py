@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -29,6 +29,11 @@ class _Piece(Generic[T]):
         self.values = values
         self.kept: dict[Hashable, Any] = {}  # what followed from the values, by its name
 
+    def of(self, name: Hashable, make: Callable[[list[T]], R]) -> R:
+        if name not in self.kept:
+            self.kept[name] = make(self.values)
+        return self.kept[name]
+
 
 class Series(Generic[T]):
     """Values in order of their times.
@@ -40,6 +45,8 @@ class Series(Generic[T]):
     def __init__(self, values: Sequence[T] = ()) -> None:
         self._pieces = [_Piece(list(values[at : at + PIECE])) for at in range(0, len(values), PIECE)]
         self._count = len(values)
+        self._inner = 0  # changes with what lies between the first piece and the last
+        self._inner_texts: dict[Hashable, tuple[int, bytes]] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -55,12 +62,14 @@ class Series(Generic[T]):
         if not pieces or pieces[-1].values[-1].timestamp <= value.timestamp:
             if not pieces or len(pieces[-1].values) >= PIECE:
                 pieces.append(_Piece([value]))
+                self._inner += 1
                 return
             piece = pieces[-1]
             piece.values.append(value)
         else:
             piece = pieces[max(0, bisect_right(pieces, value.timestamp, key=_first) - 1)]
             insort(piece.values, value, key=_when)
+            self._inner += 1
         piece.kept.clear()
 
     def cut(self, start_ns: int, most: int) -> None:
@@ -73,6 +82,7 @@ class Series(Generic[T]):
             self._count -= len(pieces[gone].values)
             gone += 1
         del pieces[:gone]
+        self._inner += gone > 0
         if not pieces:
             return
         values = pieces[0].values
@@ -83,12 +93,21 @@ class Series(Generic[T]):
 
     def each(self, name: Hashable, make: Callable[[list[T]], R]) -> list[R]:
         """What follows from each piece, oldest first. A name stands for one `make`, which changes nothing."""
-        found = []
-        for piece in self._pieces:
-            if name not in piece.kept:
-                piece.kept[name] = make(piece.values)
-            found.append(piece.kept[name])
-        return found
+        return [piece.of(name, make) for piece in self._pieces]
+
+    def text(self, name: Hashable, make: Callable[[list[T]], bytes]) -> tuple[bytes, ...]:
+        """A JSON array in parts, of items that `make` writes of each piece with commas between them."""
+        pieces = self._pieces
+        known = self._inner_texts.get(name)
+        if known is None or known[0] != self._inner:
+            inner = b",".join(filter(None, (piece.of(name, make) for piece in pieces[1:-1])))
+            known = self._inner_texts[name] = self._inner, inner
+        texts = [piece.of(name, make) for piece in pieces[:1]] + [known[1]]
+        texts += [piece.of(name, make) for piece in (pieces[-1:] if len(pieces) > 1 else ())]
+        parts = [b"["]
+        for text in filter(None, texts):
+            parts += (b",", text) if len(parts) > 1 else (text,)
+        return (*parts, b"]")
 
     async def prepare(self, name: Hashable, make: Callable[[list[T]], Any]) -> None:
         """Work out what `each` will ask for, a few pieces at a time. The series may change meanwhile."""
@@ -106,8 +125,3 @@ class Series(Generic[T]):
 
 def _first(piece: _Piece[Any]) -> int:
     return piece.values[0].timestamp
-
-
-def joined(texts: Iterable[bytes]) -> bytes:
-    """A JSON array of items that are there as joined texts, some of which may be empty."""
-    return b"[" + b",".join(filter(None, texts)) + b"]"
