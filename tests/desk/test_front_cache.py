@@ -64,6 +64,55 @@ def test_a_question_is_asked_once_and_its_hits_are_counted(tmp_path: Path) -> No
     page.close()
 
 
+def test_what_is_old_is_handed_out_while_it_is_asked_for_anew(tmp_path: Path) -> None:
+    page = MetricsPage(tmp_path, "front-0", time.time_ns())
+
+    async def work() -> None:
+        cache, questions = QueryCache(page, 0.2), Questions(1)
+        assert await cache.get(("curve",), questions) == (1, False)
+        questions.answer = 2
+        await asyncio.sleep(0.21)
+        told = [(await cache.get(("curve",), questions))[0]]
+        deadline = time.monotonic() + 30
+        while told[-1] != 2:
+            assert time.monotonic() < deadline, "it is never asked for anew"
+            told.append((await cache.get(("curve",), questions))[0])
+            await asyncio.sleep(0)
+        await cache.close()
+
+    asyncio.run(work())
+    page.close()
+
+
+def test_long_question_goes_on_when_nobody_waits_for_it(tmp_path: Path) -> None:
+    page = MetricsPage(tmp_path, "front-0", time.time_ns())
+
+    async def work() -> None:
+        cache, answered, asked = QueryCache(page, 60.0, wait_s=0.05, at_once=1), asyncio.Event(), list[int]()
+
+        async def get(n: int) -> tuple[Any, bool]:
+            async def question() -> int:
+                asked.append(n)
+                await answered.wait()
+                return n
+
+            return await cache.get((n,), question)
+
+        for n in (1, 1, 2, 2):
+            assert await get(n) == (None, False)
+        assert asked == [1]
+        answered.set()
+        deadline = time.monotonic() + 30
+        while await get(2) != (2, True):
+            assert time.monotonic() < deadline, "the second one is never asked"
+            await asyncio.sleep(0)
+        assert await get(1) == (1, True) and asked == [1, 2]
+        await cache.close()
+
+    asyncio.run(work())
+    page.close()
+
+
 def test_that_there_was_no_answer_is_not_kept(tmp_path: Path) -> None:
     page = MetricsPage(tmp_path, "front-0", time.time_ns())
 

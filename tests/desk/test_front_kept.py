@@ -71,6 +71,10 @@ class Older:
         )
 
 
+def totals_of(*, keep_s: float = 60.0, wait_s: float = DEADLINE_S) -> Totals:
+    return Totals(keep_s, 16, wait_s, asyncio.Semaphore(2))
+
+
 def counting(older: Older | None) -> Sum[int]:
     return Sum("count", int, lambda count, _: count + 1, older.count if older else None)
 
@@ -104,7 +108,7 @@ def test_shelf_tells_what_it_held_when_its_rings_are_gone(topic: Topic, shelf: S
 
 @pytest.mark.parametrize("seed", range(3))
 def test_total_goes_on_where_memory_forgets(topic: Topic, shelf: Shelf[Fill], seed: int) -> None:
-    rng, older, totals = random.Random(seed), Older(), Totals(60.0, 16, DEADLINE_S)
+    rng, older, totals = random.Random(seed), Older(), totals_of()
 
     async def go() -> None:
         n = 0
@@ -122,7 +126,7 @@ def test_total_goes_on_where_memory_forgets(topic: Topic, shelf: Shelf[Fill], se
 
 
 def test_total_is_asked_for_again_when_memory_ran_through_meanwhile(topic: Topic, shelf: Shelf[Fill]) -> None:
-    older, totals = Older(), Totals(60.0, 16, DEADLINE_S)
+    older, totals = Older(), totals_of()
     span = Span("all", ALL, 0, 1 << 62)
 
     async def go() -> None:
@@ -136,7 +140,7 @@ def test_total_is_asked_for_again_when_memory_ran_through_meanwhile(topic: Topic
 
 
 def test_total_is_handed_out_while_a_new_one_is_worked_out(topic: Topic, shelf: Shelf[Fill]) -> None:
-    older, totals = Older(), Totals(0.05, 16, DEADLINE_S)
+    older, totals = Older(), totals_of(keep_s=0.05)
 
     async def go() -> None:
         older.offsets[1] = put(topic, 1)
@@ -154,7 +158,7 @@ def test_total_is_handed_out_while_a_new_one_is_worked_out(topic: Topic, shelf: 
 
 
 def test_total_without_an_answer_is_that_of_memory(topic: Topic, shelf: Shelf[Fill]) -> None:
-    totals, asked = Totals(60.0, 16, DEADLINE_S), list[Seam]()
+    totals, asked = totals_of(), list[Seam]()
 
     async def silent(seam: Seam, start: int, end: int) -> int | None:
         asked.append(seam)
@@ -172,7 +176,7 @@ def test_total_without_an_answer_is_that_of_memory(topic: Topic, shelf: Shelf[Fi
 
 def test_total_that_takes_long_is_waited_for_once_and_asked_for_once(topic: Topic, shelf: Shelf[Fill]) -> None:
     """However many ask meanwhile: they are told what memory holds, and the whole when it is there."""
-    totals, asked = Totals(60.0, 16, 0.05), list[str]()
+    totals, asked = totals_of(wait_s=0.05), list[str]()
 
     async def go() -> None:
         answered = asyncio.Event()
@@ -206,7 +210,7 @@ def test_total_that_takes_long_is_waited_for_once_and_asked_for_once(topic: Topi
 
 
 def test_what_is_ahead_of_our_clock_is_added_when_its_time_has_come(topic: Topic, shelf: Shelf[Fill]) -> None:
-    totals = Totals(60.0, 16, DEADLINE_S)
+    totals = totals_of()
 
     async def total(end: int, moving: bool = True) -> int:
         span = Span(("ends", moving), ALL, 0, NOW + end * SECOND, moving)
@@ -226,7 +230,7 @@ def test_what_is_ahead_of_our_clock_is_added_when_its_time_has_come(topic: Topic
 
 
 def test_filter_and_key_tell_what_is_added(topic: Topic, shelf: Shelf[Fill]) -> None:
-    totals = Totals(60.0, 16, DEADLINE_S)
+    totals = totals_of()
 
     async def total(name: str, key: Any, fits: Any = None) -> int:
         return (await totals.of(counting(None), Span(name, key, 0, 1 << 62, True, fits), shelf))[0]

@@ -29,14 +29,19 @@ class QueryCache:
     Args:
         keep_s: how long a value is given out; for as long again while a new one is asked for.
         redis_url: of the second layer; empty = none.
+        wait_s: a request waits at most so long for a value, and is told None; the question goes on.
+        at_once: questions under way.
 
     Raises:
         FrontError: a Redis is configured and its client is not installed.
     """
 
-    def __init__(self, page: MetricsPage, keep_s: float, redis_url: str = "") -> None:
+    def __init__(
+        self, page: MetricsPage, keep_s: float, redis_url: str = "", *, wait_s: float | None = None, at_once: int = 4
+    ) -> None:
         self._keep_s = keep_s
         self._kept: Keeper[Any] = Keeper(keep_s, ENTRIES_MAX, stale_s=keep_s)
+        self._wait_s, self._turns = wait_s, asyncio.Semaphore(at_once)
         name, doc = "tickring_front_query_cache_total", "Questions to history, by who answered"
         self._hits = page.counter(name, doc, by="memory")
         self._shared = page.counter(name, doc, by="redis")
@@ -47,12 +52,13 @@ class QueryCache:
 
     async def get(self, identity: tuple[Any, ...], make: Callable[[], Awaitable[Any]]) -> tuple[Any, bool]:
         """`(value, whether it was kept)`. None, which says that ClickHouse did not answer, is not kept."""
-        fresh = self._kept.fresh(identity)
-        if fresh is not None:
+        found = await self._kept.get(identity, lambda: self._make(identity, make), self._wait_s)
+        if found is None:
+            return None, False
+        value, age_s = found
+        if age_s > 0:
             self._hits.inc()
-            return fresh[0], True
-        kept = await self._kept.get(identity, lambda: self._make(identity, make))
-        return (None, False) if kept is None else (kept[0], kept[1] > 0)
+        return value, age_s > 0
 
     async def _make(self, identity: tuple[Any, ...], make: Callable[[], Awaitable[Any]]) -> Any:
         key = "tickring:" + hashlib.sha256(repr(identity).encode()).hexdigest()[:40]
@@ -61,7 +67,8 @@ class QueryCache:
             self._shared.inc()
             return msgspec.json.decode(found)
         self._misses.inc()
-        value = await make()
+        async with self._turns:
+            value = await make()
         if value is not None:
             await self._tell_redis(key, msgspec.json.encode(value))
         return value

@@ -71,6 +71,7 @@ async def read_curve(
             "GROUP BY time_bucket, account_id, symbol) GROUP BY bucket, symbol ORDER BY bucket, symbol",
             {"account": account or "", "strategy": strategy, "symbols": list(wanted), "interval": interval,
              "first": (first - length) // NS, "end": -(-end_ns // NS)},
+            patient=True,
         )  # fmt: skip
 
     rows, kept, answered = [], False, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from .streams import DeskStreams
 
 TOTALS_MAX = 512
 LISTS_MAX = 16  # of up to 10,000 values each
+# Questions to ClickHouse at once whose end no request waits for: more of them would make each slower, and connections
+# must be left for the others.
+TOTALS_AT_ONCE, CACHED_AT_ONCE = 2, 4
 
 
 def fill_identity(fill: Fill) -> Identity:
@@ -60,9 +64,10 @@ class Desk:
         self.streams = DeskStreams(folder, page)
         self.portfolio = Portfolio(self.streams)
         self.alerts = AlertStates(self.streams)
-        self.totals = Totals(config.totals_keep_s, TOTALS_MAX, wait_s)
-        self.lists = Totals(config.totals_keep_s, LISTS_MAX, wait_s)
-        self.cache = QueryCache(page, config.cache_keep_s, config.cache_redis)
+        turns = asyncio.Semaphore(TOTALS_AT_ONCE)
+        self.totals = Totals(config.totals_keep_s, TOTALS_MAX, wait_s, turns)
+        self.lists = Totals(config.totals_keep_s, LISTS_MAX, wait_s, turns)
+        self.cache = QueryCache(page, config.cache_keep_s, config.cache_redis, wait_s=wait_s, at_once=CACHED_AT_ONCE)
         self._shelves: dict[str, Shelf[Any]] = {}
 
     def refresh(self) -> None:

@@ -254,8 +254,8 @@ class Performances:
                 f"SELECT avgOrNull(execution_time_ms) FROM {quote_name(self.state.history.database)}.exec_reports "
                 f"WHERE {conditions}ts_event_ns >= fromUnixTimestamp64Nano({{start:Int64}}, 'UTC') "
                 "AND ts_event_ns < fromUnixTimestamp64Nano({end:Int64}, 'UTC')",
-                {**wanted, "start": start, "end": end},
-            )
+                {**wanted, "start": start, "end": end}, patient=True,
+            )  # fmt: skip
 
         if not self.state.history.configured:
             return None

@@ -218,11 +218,11 @@ async def past_positions(
         return await state.history.ask(
             f"SELECT {columns} FROM {table} WHERE {condition}{below} ORDER BY {order} "
             "LIMIT {limit:UInt64} OFFSET {offset:UInt64}",
-            {**bound, **at, "limit": place.size + 1, "offset": place.offset},
-        )
+            {**bound, **at, "limit": place.size + 1, "offset": place.offset}, patient=True,
+        )  # fmt: skip
 
     async def count() -> list[list[Any]] | None:
-        return await state.history.ask(f"SELECT count() FROM {table} WHERE {condition}", bound)
+        return await state.history.ask(f"SELECT count() FROM {table} WHERE {condition}", bound, patient=True)
 
     asked = tuple(filters.items()), start_ns, end_ns
     (rows, kept), (counted, _) = await asyncio.gather(
@@ -248,6 +248,7 @@ async def snapshots(state: FrontState, symbol: str | None, hours: int, form: For
             "WHERE ts_recv_ns >= fromUnixTimestamp64Nano({start:Int64}, 'UTC') GROUP BY ALL) "
             "GROUP BY hour, symbol ORDER BY hour DESC, symbol LIMIT {limit:UInt64}",
             {"start": max(0, now - hours * HOUR_NS), "limit": SNAPSHOTS_MAX if symbol is None else 10_000},
+            patient=True,
         )  # fmt: skip
 
     found, _ = await state.desk.cache.get(("snapshots", symbol, hours, now), ask)

@@ -17,7 +17,6 @@ from .seam import NO_MEMORY, Seam
 from .shelf import Shelf
 
 A = TypeVar("A")
-TURNS = 2  # questions to ClickHouse at once: more of them would make each slower
 CHUNK = 1024  # items that are added between two turns of the event loop
 
 
@@ -113,12 +112,13 @@ class Totals:
         keep_s: after so long one is worked out anew; it is still handed out meanwhile.
         entries_max: kept at once.
         wait_s: a request waits at most so long for one; after that, until it is there, none does.
+        turns: questions to ClickHouse at once.
     """
 
-    def __init__(self, keep_s: float, entries_max: int, wait_s: float) -> None:
+    def __init__(self, keep_s: float, entries_max: int, wait_s: float, turns: asyncio.Semaphore) -> None:
         self._kept: Keeper[Running[Any]] = Keeper(keep_s, entries_max, stale_s=keep_s)
         self._wait_s = wait_s
-        self._turns = asyncio.Semaphore(TURNS)
+        self._turns = turns
 
     async def of(self, what: Sum[A], span: Span, shelf: Shelf[Any] | None) -> tuple[A, bool]:
         """`(aggregate, whether history is in it)`. The aggregate goes on changing: read it at once."""
