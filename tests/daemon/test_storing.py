@@ -29,6 +29,8 @@ def test_storage_status_tells_of_tables_spool_cursors_and_gaps(demo):  # noqa: F
 
     def stored():
         done, facts = look(name, "--json")
+        if done.returncode == 69:  # an engine that has just begun, on a busy machine, may not answer in time
+            return None
         assert done.returncode == 0, done.stderr
         trades = next(table for table in facts["tables"] if table["table"] == "trades")
         return trades["rows"] > 0 and facts["clickhouse"]["up"] and (facts, trades)
