@@ -26,7 +26,7 @@ from .stamps import NS
 log = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 0.5
-LOOKS_PER_PROBE = 5  # while it answers: a query that fails meanwhile tells just as well
+LOOKS_PER_PROBE = 5  # while it answers: a query that fails meanwhile tells just as well, unless it may take long
 ERROR_MAX = 300  # characters of the last error that status shows
 TOTALS_MAX = 4096  # kept at once
 ROWS_A_TURN = 256  # of an answer of ClickHouse, read between two turns of the event loop
@@ -115,6 +115,7 @@ class History:
         self._timeout_s, self._hint_timeout_s = config.history_timeout_s, config.history_hint_timeout_s
         self._total_timeout_s = config.history_total_timeout_s
         self._no_hints_until = 0.0  # monotonic, s
+        self._patient = 0  # questions under way that may take long
         self.totals: Keeper[tuple[Seam, int]] = Keeper(config.history_total_keep_s, TOTALS_MAX)
         self.firsts: Keeper[int] = Keeper(config.history_total_keep_s, TOTALS_MAX)  # open_ts of a key's first bar
         self._store = storage_history.History(
@@ -136,7 +137,7 @@ class History:
         """Look at intervals whether ClickHouse answers: at each while it does not."""
         looks = 0
         while self.configured and not stopping.is_set():
-            if not self.alive or looks % LOOKS_PER_PROBE == 0:
+            if not self.alive or self._patient or looks % LOOKS_PER_PROBE == 0:
                 await self._probe()
             looks += 1
             with contextlib.suppress(TimeoutError):
@@ -296,6 +297,8 @@ class History:
             question.close()
             self._skipped.inc()
             return None
+        started = time.monotonic()
+        self._patient += patient
         try:
             answer = await question
         except StorageError as error:
@@ -303,9 +306,11 @@ class History:
             self.error = str(error)[:ERROR_MAX]
             if hint:
                 self._no_hints_until = time.monotonic() + self._probe_interval_s
-            elif isinstance(error, Unavailable) and not patient:
+            elif isinstance(error, Unavailable) and (not patient or time.monotonic() - started < self._timeout_s):
                 self.alive = False  # until the next good probe nobody else waits
             return None
+        finally:
+            self._patient -= patient
         self._answered.inc()
         return answer
 

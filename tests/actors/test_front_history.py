@@ -12,10 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tickring.actors.front.config import Config
+from tickring.actors.front.history import History
 from tickring.actors.front.merge import Older, Seam, merge, stored_sequence
+from tickring.actors.runtime import ActorContext
 from tickring.codecs.records import TRADE
-from tickring.ringbuf import ReaderKind, StreamReader
+from tickring.ringbuf import MetricsPage, ReaderKind, StreamReader
 from tickring.storage.client import Server
+from tickring.storage.errors import Unavailable
 
 from ..storage.processes import Actor
 from .front_rig import (  # noqa: F401 - fixtures
@@ -170,6 +174,28 @@ def test_history_without_an_answer_leaves_memory_and_says_so(producer: Producer,
     assert len(found.rows) == 10
     assert found.completeness == 50.0
     assert "did not answer" in found.note
+
+
+@pytest.mark.parametrize(("patient", "takes_s", "alive"), [(False, 0.0, False), (True, 0.0, False), (True, 0.1, True)])
+def test_question_that_may_take_long_and_fails_late_does_not_tell_that_clickhouse_is_away(
+    tmp_path: Path, patient: bool, takes_s: float, alive: bool
+) -> None:
+    page = MetricsPage(tmp_path, "front-0", time.time_ns())
+    config = Config(history=True, history_timeout_s=0.05)
+    history = History(ActorContext("front-0", "front", tmp_path, tmp_path, config, page))
+
+    async def fails(*_: Any, **__: Any) -> bytes:
+        await asyncio.sleep(takes_s)
+        raise Unavailable("no answer")
+
+    async def asked() -> bool | None:
+        history._store.client.fetch = fails  # type: ignore[method-assign]
+        history.alive = True
+        assert await history.ask("SELECT 1", patient=patient) is None
+        return history.alive
+
+    assert asyncio.run(asked()) is alive
+    page.close()
 
 
 def test_range_that_memory_covers_needs_no_history(producer: Producer, reader: StreamReader) -> None:
