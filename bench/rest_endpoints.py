@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import random
@@ -208,6 +209,8 @@ def serve(folder: str, data: str, settings: dict[str, Any], cpu: int | None, rea
         )  # fmt: skip
         front = Front(ctx)
         await front.start()
+        gc.collect()
+        gc.freeze()  # as the actor does
         ctx.running()
         ready.send(front.port)
         asyncio.get_running_loop().add_reader(ready.fileno(), ctx.stop)

@@ -27,7 +27,7 @@ DEFAULT_ACCOUNT = "default"
 DEFAULT_STRATEGY = "dipmaster"
 
 
-class Event(Struct, kw_only=True, omit_defaults=True):
+class Event(Struct, kw_only=True, omit_defaults=True, gc=False):  # none refers to itself, and many are kept
     """What all events have. `event_id` is a hash of topic, partition and offset where the producer gave none."""
 
     event_id: str

@@ -6,7 +6,9 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Any, NamedTuple
+from typing import Any
+
+from msgspec import Struct
 
 from ...recent import Item
 from .cursors import Identity
@@ -41,7 +43,7 @@ class Seam:
 NO_MEMORY = Seam()
 
 
-class _Place(NamedTuple):
+class _Place(Struct, frozen=True, gc=False):  # there are many: each tuple would be looked at by the garbage collector
     sequence: int
     partition: int
     position: int
