@@ -241,8 +241,8 @@ class History:
     ) -> bytes | None:
         if not self.configured:
             return None
-        seconds = PATIENT_S if patient else self._hint_timeout_s if hint else self._timeout_s
         longest = PATIENT_S if patient else self._timeout_s
+        seconds = self._hint_timeout_s if hint else longest
         settings = {"max_execution_time": max(1, round(longest * 2)), "optimize_read_in_order": 1}
         if fmt.startswith("JSON"):
             settings |= {"output_format_json_quote_64bit_integers": 0, "output_format_json_quote_decimals": 1}

@@ -19,6 +19,7 @@ from ..kept import Keeper
 log = logging.getLogger(__name__)
 
 ENTRIES_MAX = 4096
+AT_ONCE = 4  # questions to ClickHouse; its client has eight connections
 REDIS_TIMEOUT_S = 0.05
 REDIS_PAUSE_S = 5.0  # after a failure it is not asked for so long
 
@@ -37,7 +38,13 @@ class QueryCache:
     """
 
     def __init__(
-        self, page: MetricsPage, keep_s: float, redis_url: str = "", *, wait_s: float | None = None, at_once: int = 4
+        self,
+        page: MetricsPage,
+        keep_s: float,
+        redis_url: str = "",
+        *,
+        wait_s: float | None = None,
+        at_once: int = AT_ONCE,
     ) -> None:
         self._keep_s = keep_s
         self._kept: Keeper[Any] = Keeper(keep_s, ENTRIES_MAX, stale_s=keep_s)

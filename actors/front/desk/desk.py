@@ -22,9 +22,7 @@ from .streams import DeskStreams
 
 TOTALS_MAX = 512
 LISTS_MAX = 16  # of up to 10,000 values each
-# Questions to ClickHouse at once whose end no request waits for: more of them would make each slower, and connections
-# must be left for the others.
-TOTALS_AT_ONCE, CACHED_AT_ONCE = 2, 4
+TOTALS_AT_ONCE = 2  # questions to ClickHouse: more would make each slower. Connections are left beside `cache.AT_ONCE`
 
 
 def fill_identity(fill: Fill) -> Identity:
@@ -67,7 +65,7 @@ class Desk:
         turns = asyncio.Semaphore(TOTALS_AT_ONCE)
         self.totals = Totals(config.totals_keep_s, TOTALS_MAX, wait_s, turns)
         self.lists = Totals(config.totals_keep_s, LISTS_MAX, wait_s, turns)
-        self.cache = QueryCache(page, config.cache_keep_s, config.cache_redis, wait_s=wait_s, at_once=CACHED_AT_ONCE)
+        self.cache = QueryCache(page, config.cache_keep_s, config.cache_redis, wait_s=wait_s)
         self._shelves: dict[str, Shelf[Any]] = {}
 
     def refresh(self) -> None:

@@ -102,12 +102,9 @@ class Series(Generic[T]):
         if known is None or known[0] != self._inner:
             inner = b",".join(filter(None, (piece.of(name, make) for piece in pieces[1:-1])))
             known = self._inner_texts[name] = self._inner, inner
-        texts = [piece.of(name, make) for piece in pieces[:1]] + [known[1]]
-        texts += [piece.of(name, make) for piece in (pieces[-1:] if len(pieces) > 1 else ())]
-        parts = [b"["]
-        for text in filter(None, texts):
-            parts += (b",", text) if len(parts) > 1 else (text,)
-        return (*parts, b"]")
+        first, last = ([piece.of(name, make) for piece in end] for end in (pieces[:1], pieces[1:][-1:]))
+        parts = [part for text in (*first, known[1], *last) if text for part in (b",", text)]
+        return (b"[", *parts[1:], b"]")
 
     async def prepare(self, name: Hashable, make: Callable[[list[T]], Any]) -> None:
         """Work out what `each` will ask for, a few pieces at a time. The series may change meanwhile."""
