@@ -288,6 +288,9 @@ async def fill_history(server: Server, trades: int, klines: int, epoch: int) -> 
 # -- load ---------------------------------------------------------------------------------------------------------
 
 
+_RECEIVED = memoryview(bytearray(1 << 20))
+
+
 def request(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode()
 
@@ -307,7 +310,7 @@ class Keeping:
 
     def receive(self) -> bytes | None:
         """What has come: the body of the answer, which must be a 200, or None while some of it is missing."""
-        data = self.socket.recv(1 << 20)
+        data = bytes(_RECEIVED[: self.socket.recv_into(_RECEIVED)])  # a buffer for each would be new memory each time
         assert data, "the server closed a connection"
         if not self._parts:
             assert data.startswith(b"HTTP/1.1 200"), data[:600]

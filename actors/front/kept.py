@@ -65,6 +65,11 @@ class Keeper(Generic[T]):
         value = await asyncio.shield(task)
         return None if value is None else (value, 0.0)
 
+    def last(self, identity: Hashable) -> T | None:
+        """The kept value, however old."""
+        found = self._values.get(identity)
+        return None if found is None else found[1]
+
     def drop(self, identity: Hashable) -> None:
         """Forget a value."""
         self._values.pop(identity, None)

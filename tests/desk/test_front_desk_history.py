@@ -7,6 +7,7 @@ import contextlib
 import random
 import time
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from tickring.actors.front.desk.config import DeskConfig
 from tickring.codecs.desk.canonical import Fill, Risk
 from tickring.codecs.desk.money import UNIT, amount_bytes
 from tickring.codecs.desk.records import PNL, POSITION
@@ -102,10 +104,10 @@ def topic(tmp_path: Path) -> Iterator[Topic]:
 
 
 @contextlib.contextmanager
-def front_of(folder: Path, server: Server) -> Iterator[FrontThread]:
+def front_of(folder: Path, server: Server, **more: Any) -> Iterator[FrontThread]:
     """A front that has ClickHouse's answer."""
     with FrontThread(folder, history=True, clickhouse=server, history_timeout_s=20.0,
-                     history_total_timeout_s=20.0) as running:  # fmt: skip
+                     history_total_timeout_s=20.0, **more) as running:  # fmt: skip
         eventually(lambda: running.front.history.alive, "ClickHouse answers")
         yield running
 
@@ -268,6 +270,30 @@ def test_sums_are_of_both_places(front: FrontThread, topic: Topic, history: Hist
     volume = front.data("/api/v1/fills/analysis/volume?interval=1d&symbol=SOLUSDT")
     assert volume["total_fills"] == 3
     assert front.get("/api/fills").json["summary"]["total_fills"] == 4
+
+
+def test_sums_of_the_last_day_lose_what_is_older(tmp_path: Path, topic: Topic, history: History) -> None:
+    """Whether it left the range in ClickHouse or in memory."""
+    since = time.time_ns() - 24 * HOUR
+    fills = [
+        a_fill(n, timestamp=since + n * SECOND // 8, symbol="ETHUSDT" if n % 3 else "SOLUSDT", slippage_bps=4.0)
+        for n in range(800)
+    ]
+    history.events("fills", topic.topic, [fill for n, fill in enumerate(fills) if n % 2])
+    for fill in fills[::2]:
+        topic.fill(fill)
+    with front_of(tmp_path, history.server, desk=DeskConfig(totals_keep_s=0.1)) as front:
+        told, counts = list[int](), list[int]()
+
+        def some_left() -> bool:
+            found, listed = front.data("/api/v1/fills/summary"), front.get("/api/v1/fills?page_size=1").json
+            told.append(found["total_fills"])
+            counts.append(listed["count"])
+            assert Decimal(found["total_commission"]) == told[-1] * Decimal("0.7159") and found["avg_slippage"] == "4"
+            return told[0] - told[-1] > 30 and counts[0] - counts[-1] > 30
+
+        eventually(some_left, "what is older than a day is no longer added up")
+        assert told == sorted(told, reverse=True) and counts == sorted(counts, reverse=True)
 
 
 def test_fees_in_both_places_are_told_by_asset(front: FrontThread, topic: Topic, history: History) -> None:

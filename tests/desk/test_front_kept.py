@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
+import operator
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from tickring.actors.front.desk.running import Span, Sum, Totals
 from tickring.actors.front.desk.seam import ITEMS, Seam
 from tickring.actors.front.desk.series import PIECE, Series
 from tickring.actors.front.desk.shelf import ALL, Shelf
+from tickring.actors.front.desk.sums import Sums
 from tickring.actors.front.envelope import Spliced, spliced
 from tickring.actors.recent import Recent
 from tickring.codecs.desk.canonical import Fill
@@ -61,10 +64,14 @@ class Older:
 
     def __init__(self) -> None:
         self.offsets: dict[int, int] = {}
-        self.asked = 0
+        self.ranges: list[tuple[int, int]] = []  # that were asked for
+
+    @property
+    def asked(self) -> int:
+        return len(self.ranges)
 
     async def count(self, seam: Seam, start: int, end: int) -> int | None:
-        self.asked += 1
+        self.ranges.append((start, end))
         await asyncio.sleep(0)
         return sum(
             offset * ITEMS < seam.holds[0] and start <= NOW + n * SECOND < end for n, offset in self.offsets.items()
@@ -76,7 +83,7 @@ def totals_of(*, keep_s: float = 60.0, wait_s: float = DEADLINE_S) -> Totals:
 
 
 def counting(older: Older | None) -> Sum[int]:
-    return Sum("count", int, lambda count, _: count + 1, older.count if older else None)
+    return Sum("count", int, lambda count, _: count + 1, older.count if older else None, operator.sub)
 
 
 def test_shelf_holds_what_its_stream_holds_and_little_more(topic: Topic, shelf: Shelf[Fill]) -> None:
@@ -153,6 +160,73 @@ def test_total_is_handed_out_while_a_new_one_is_worked_out(topic: Topic, shelf: 
         while (await totals.of(counting(older), later, shelf))[0]:
             assert time.monotonic() < deadline, "the range never moved on"
             await asyncio.sleep(0)
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_of_a_moving_range_only_what_left_it_is_asked_for(topic: Topic, shelf: Shelf[Fill], seed: int) -> None:
+    rng, older, totals = random.Random(seed), Older(), totals_of(keep_s=0.0)
+
+    async def go() -> None:
+        n, start, starts = 0, 0, []
+        for _ in range(60):
+            for _ in range(rng.randrange(8, SIZE // 2)):
+                older.offsets[n] = put(topic, n)
+                n += 1
+            start = rng.randrange(start, max(start, n - SIZE) + 1)
+            starts.append(NOW + start * SECOND)
+            span = Span("all", ALL, starts[-1], 1 << 62)
+            assert await totals.of(counting(older), span, shelf) == (n - start, True)
+        moves = [(one, other) for one, other in itertools.pairwise(starts) if one < other]
+        assert older.ranges == [(starts[0], 1 << 62), *moves]
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sums_without_those_of_some_fills_are_the_sums_of_the_rest(seed: int) -> None:
+    rng = random.Random(seed)
+
+    def sums_of(fills: list[Fill]) -> Sums:
+        sums = Sums()
+        for fill in fills:
+            sums.add(fill)
+        return sums
+
+    fills = [
+        a_fill(n, symbol=rng.choice(("SOLUSDT", "ETHBTC", "BTCUSDT")), quantity=rng.randrange(1, 10**20),
+               price=rng.randrange(1, 10**12), commission=rng.randrange(-(10**6), 10**6),
+               commission_asset=rng.choice(("BNB", "USDT")), slippage_bps=rng.choice((None, 1.5, -2.0)))
+        for n in range(12)
+    ]  # fmt: skip
+    for gone in range(13):
+        rest = sums_of(fills).without(sums_of(fills[:gone]))
+        expected = sums_of(fills[gone:])
+        assert rest is not None and replace(rest, lowest=0, highest=0) == replace(expected, lowest=0, highest=0)
+    assert sums_of(fills[:3]).without(sums_of([*fills[:3], a_fill(99, symbol="XRPUSDT")])) is None
+
+
+def test_total_is_worked_out_anew_where_something_may_count_twice(topic: Topic, shelf: Shelf[Fill]) -> None:
+    """It may have been told of before memory began, of which memory knows nothing."""
+    older, totals = Older(), totals_of(keep_s=0.0)
+
+    async def go() -> None:
+        for n in range(10, 20):
+            put(topic, n)
+
+        async def asked(start: int) -> tuple[int, int]:
+            await totals.of(counting(older), Span("all", ALL, NOW + start * SECOND, 1 << 62), shelf)
+            first, last = older.ranges[-1]
+            return (first - NOW) // SECOND, (last - NOW) // SECOND
+
+        whole = ((1 << 62) - NOW) // SECOND
+        assert [await asked(start) for start in (1, 2, 3)] == [(1, whole), (1, 2), (2, 3)]
+        put(topic, 20)
+        assert await asked(4) == (3, 4)
+        put(topic, 9)
+        assert [await asked(start) for start in (5, 6)] == [(5, whole), (5, 6)], "in doubt only once"
+        assert await asked(3) == (3, whole), "our clock was set back"
 
     asyncio.run(go())
 

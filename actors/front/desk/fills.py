@@ -204,8 +204,17 @@ class Fills:
             sums.add(fill)
             return found
 
+        def less(found: dict[int, Sums], gone: dict[int, Sums]) -> dict[int, Sums] | None:
+            if not gone:
+                return found
+            rest = found[0].without(gone[0]) if found else None
+            return None if rest is None else {0: rest} if rest.fills else {}
+
         alone = table is None or bool(since and span.start_ns >= since)
-        what = Sum[dict[int, Sums]](("sums", length_ns), dict, add, None if alone else older)
+        # of an interval the extreme prices are told: what is left of one must be looked at
+        what = Sum[dict[int, Sums]](
+            ("sums", length_ns), dict, add, None if alone else older, None if length_ns else less
+        )
         found, _ = await desk.totals.of(what, span, shelf)
         return found, span.start_ns, span.end_ns
 

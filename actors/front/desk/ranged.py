@@ -11,11 +11,10 @@ import asyncio
 from bisect import bisect_left, insort
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, sub
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from ...recent import Item
-from ..merge import stored_sequence
 from .cursors import Cursor, Identity, Place
 from .running import Span, Sum, Totals
 from .seam import NO_MEMORY, Seam
@@ -124,7 +123,7 @@ async def _from_both(
     safe = len(held)
     if held and held[-1].event_ns < seam.holds_ns:
         safe = sum(item.event_ns >= seam.holds_ns for item in held)
-    counting = desk.totals.of(Sum("count", int, _one_more, older.count), asked, shelf)
+    counting = desk.totals.of(Sum("count", int, _one_more, older.count, sub), asked, shelf)
     values = [item.value for item in held]
     everything: list[T] | None = values
     skipped = 0  # rows of ClickHouse that come before all that is told, and are not fetched
@@ -199,12 +198,9 @@ def _one_more(count: int, _: object) -> int:
 
 def _behind(shelf: Shelf[T] | None) -> str:
     """Why something may be in neither place; empty when nothing can be."""
-    if shelf is None or not shelf.recent.items:
+    if shelf is None or not shelf.behind():
         return ""
-    stored = stored_sequence(shelf.recent.reader)
-    if stored is not None and stored < shelf.recent.items[0].sequence:
-        return "the writer is behind: what lies between memory and ClickHouse is missing for now"
-    return ""
+    return "the writer is behind: what lies between memory and ClickHouse is missing for now"
 
 
 def _newest(shelf: Shelf[T], asked: Span, before: Cursor | None, wanted: int) -> list[Item[T]]:

@@ -116,11 +116,15 @@ class Border:
         # of those that were received together with that one some may have left, or have come before it
         return max(self._began_ns, self._left_ns) + 1 if self._began_ns else 0
 
+    @property
+    def knows_ns(self) -> int:
+        """When the first item behind `Seam.knows` was received."""
+        first = self._outside or self._inside
+        return first[0].recv_ns if first else self._began_ns or ALL_RECEIVED
+
     def seam(self) -> Seam:
         """Of one moment with what memory tells until items are taken."""
         if not self._began_ns:
             return NO_MEMORY
-        first = self._outside or self._inside
-        knows_ns = first[0].recv_ns if first else self._began_ns
         positions = dict(self.began), dict(self._holds), dict(self._knows)
-        return Seam(*positions, self._began_ns, self.since_ns, knows_ns)
+        return Seam(*positions, self._began_ns, self.since_ns, self.knows_ns)

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 
 from ....codecs.record import Flag
 from ...recent import Item, Recent
+from ..merge import stored_sequence
 from .cursors import Cursor, Identity
 from .seam import Border, Seam
 
@@ -102,6 +103,19 @@ class Shelf(Generic[T]):
     def since_ns(self) -> int:
         """Everything that was received from then on is here; our wall clock, 0 where nothing is."""
         return self._border.since_ns
+
+    @property
+    def knows_ns(self) -> int:
+        """Of what was received before, it is not known of what things it told; our wall clock."""
+        return self._border.knows_ns
+
+    def behind(self) -> bool:
+        """Whether the writer has not stored yet what memory no longer holds."""
+        items = self.recent.items
+        if not items:
+            return False
+        stored = stored_sequence(self.recent.reader)
+        return stored is not None and stored < items[0].sequence
 
     def holds(self, sequence: int) -> bool:
         """Whether everything from a sequence of the stream on is here."""

@@ -118,6 +118,24 @@ class Sums:
             charged.fees += one.fees
             charged.fees_at_price += one.fees_at_price
 
+    def without(self, other: Sums) -> Sums | None:
+        """Those of the rest, with the extremes of all; None where the others are not among these."""
+        if not self.charged.keys() >= other.charged.keys():
+            return None
+        charged = {}
+        for names, one in self.charged.items():
+            gone = other.charged.get(names, Charged())
+            if one.value < gone.value:
+                return None
+            if one.value > gone.value:  # nothing is traded for nothing: there are others
+                charged[names] = Charged(
+                    one.value - gone.value, one.fees - gone.fees, one.fees_at_price - gone.fees_at_price
+                )
+        return Sums(
+            self.fills - other.fills, self.quantity - other.quantity, self.slippage - other.slippage,
+            self.slipped - other.slipped, self.lowest, self.highest, charged,
+        )  # fmt: skip
+
 
 def _units(text: Any, scale: int) -> int:
     return int(Decimal(text).scaleb(scale, _WHOLE))
