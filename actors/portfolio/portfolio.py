@@ -35,6 +35,8 @@ from .totals import Group, Totals
 log = logging.getLogger(__name__)
 
 READ_ROWS = 4096  # of a ring at a time
+FULL = 256  # rows at once: then there are more, and the next ones are read without a pause
+GATHER_S = 0.005  # fills that come one after the other are folded together; the first one is folded at once
 PAST_FIRST = 20_000  # events that are to be asked for: then they come before what is in the ring
 COMMIT_ROWS = 16_384  # folded since the last commit: then at once
 REFRESH_INTERVAL_S = 2.0  # how often new streams are looked for
@@ -125,7 +127,7 @@ class Portfolio:
                     worked = self.read()
                     self.turn(time.monotonic())
                     await self._make_room()
-                    await (asyncio.sleep(0) if worked else self._sleep())
+                    await (self._sleep() if not worked else asyncio.sleep(0 if worked >= FULL else GATHER_S))
                     if past.done():
                         past.result()
                 while self.read():  # the topics have stopped: empty their rings
