@@ -18,6 +18,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 import time
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -67,14 +68,22 @@ def client(url: str, last_id: int, pipe: Connection) -> None:
 
 
 class Producing:
-    """Produces single events, each sent at once; notes when, and when the broker had it."""
+    """Produces single events, each sent at once; notes when, and when the broker had it.
+
+    A thread of its own takes the acknowledgements: to wait for them for less than a millisecond is to spin.
+    """
 
     def __init__(self, bootstrap: str, n: int) -> None:
         from confluent_kafka import Producer
 
         self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "acks": "all"})
+        threading.Thread(target=self._acknowledge, daemon=True).start()
         self.sent, self.acknowledged = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
         self.failed: list[object] = []
+
+    def _acknowledge(self) -> None:
+        while True:
+            self._producer.poll(0.1)
 
     def produce(self, number: int) -> None:
         (report,) = reports(number)[:1]
@@ -94,8 +103,7 @@ class Producing:
         started = time.monotonic()
         for number in range(first, stop):
             due = started + (number - first) / PER_SECOND
-            while (left := due - time.monotonic()) > 0:
-                self._producer.poll(min(left, 0.0005))
+            time.sleep(max(0.0, due - time.monotonic()))
             self.produce(number)
         assert not self._producer.flush(30), "not all events were acknowledged within 30 s"
         assert not self.failed, f"{len(self.failed)} events were not taken: {self.failed[0]}"
