@@ -18,7 +18,7 @@ import pytest
 
 from tickring.actors.front.desk.desk import _fill_keys, fill_identity
 from tickring.actors.front.desk.portfolio import READ_ROWS, LatestRows, Once
-from tickring.actors.front.desk.rendered import Rendered, RenderedPairs
+from tickring.actors.front.desk.rendered import Rendered
 from tickring.actors.front.desk.running import Span, Sum, Totals
 from tickring.actors.front.desk.seam import ITEMS, Seam
 from tickring.actors.front.desk.series import PIECE, Series
@@ -384,16 +384,6 @@ def test_object_in_parts_is_the_object(rest: dict[str, Any], texts: dict[str, tu
     assert msgspec.json.decode(b"".join(told)) == rest | {
         name: msgspec.json.decode(b"".join(parts)) for name, parts in texts.items()
     }
-
-
-def test_row_is_written_anew_where_the_one_before_it_is_another() -> None:
-    rows, first, second, third = RenderedPairs[Value](lambda value, before: [value.n, before and before.n]), *some(3)
-    assert rows.array([(first, None), (second, first)]) == b"[[0,null],[1,0]]"
-    assert rows.array([(second, third), (second, None), (third, second)]) == b"[[1,2],[1,null],[2,1]]"
-
-
-def some(n: int) -> list[Value]:
-    return [Value(number) for number in range(n)]
 
 
 def test_series_works_out_again_only_what_has_changed() -> None:

@@ -18,20 +18,21 @@ from .portfolio import ALL
 
 INTERVALS = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86_400}
 CURVES_KEPT = 64
-_VALUES = ("realized_pnl", "unrealized_pnl", "fees", "total_pnl", "volume", "fill_count")
+_VALUES = ("realized_pnl", "unrealized_pnl", "total_pnl", "fill_count")
 
 
 class Point(msgspec.Struct, frozen=True, gc=False, eq=False):
-    """PnL at the end of an interval, since the beginning. Amounts in units of 1e-8."""
+    """PnL at the end of an interval, since the beginning and of the interval alone. Amounts in units of 1e-8."""
 
     start_ns: int  # of the interval
     symbol: str
     realized: int
     unrealized: int
-    fees: int
     total: int
-    volume: int
     fills: int
+    own_realized: int
+    own_total: int
+    own_fills: int
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,11 @@ class Curve:
     """Points of a range by their time, oldest first, and by their symbol within it.
 
     Attributes:
-        before: the last point before the range of each symbol, from which the first differs.
         answered: False where ClickHouse did not answer: then there is only the point of now.
         kept: whether ClickHouse's part came from a cache.
     """
 
     points: Sequence[Point]
-    before: dict[str, Point]
     answered: bool
     kept: bool
 
@@ -77,14 +76,16 @@ async def read_curve(
     rows, kept, answered = [], False, True
     if state.history.configured:
         # the range of a page that is asked for again and again moves on by less than an interval
-        identity = ("curve", account, strategy, wanted, interval, first, -(-end_ns // length))
+        identity = ("curve", _VALUES, account, strategy, wanted, interval, first, -(-end_ns // length))
         found, kept = await state.desk.cache.get(identity, ask)
         answered, rows = found is not None, found or []
-    stored = await _parsed(rows) if rows else []
-    begins = bisect_left(stored, first, key=lambda point: point.start_ns)
-    before, points = {point.symbol: point for point in stored[:begins]}, stored[begins:]
+    points = list(await _parsed(rows)) if rows else []
     _append_now(state, account, strategy, wanted, length, first, end_ns, points)
-    return Curve(points, before, answered, kept)
+    return Curve(points[_index(points, first) :], answered, kept)
+
+
+def _index(points: list[Point], start_ns: int) -> int:
+    return bisect_left(points, start_ns, key=lambda point: point.start_ns)
 
 
 _PARSED: dict[int, tuple[list[list[Any]], list[Point]]] = {}  # by the identity of the rows, which are kept with them
@@ -94,17 +95,29 @@ async def _parsed(rows: list[list[Any]]) -> list[Point]:
     """The points of an answer, worked out once while the answer is kept."""
     kept = _PARSED.get(id(rows))
     if kept is None:
-        points = await in_turns(_point, rows)
+        last: dict[str, Point] = {}
+
+        def read(row: list[Any]) -> Point:
+            seconds, symbol, *amounts, fills = row
+            realized, unrealized, total = (parse_amount(amount)[0] for amount in amounts)
+            start_ns = int(seconds) * NS
+            point = last[symbol] = _point(last.get(symbol), start_ns, symbol, realized, unrealized, total, int(fills))
+            return point
+
+        points = await in_turns(read, rows)
         if len(_PARSED) >= CURVES_KEPT:
             _PARSED.clear()
         kept = _PARSED[id(rows)] = rows, points
     return kept[1]
 
 
-def _point(row: list[Any]) -> Point:
-    seconds, symbol, *values = row
-    realized, unrealized, fees, total, volume = (parse_amount(value)[0] for value in values[:5])
-    return Point(int(seconds) * NS, symbol, realized, unrealized, fees, total, volume, int(values[5]))
+def _point(
+    before: Point | None, start_ns: int, symbol: str, realized: int, unrealized: int, total: int, fills: int
+) -> Point:
+    """The point that follows one of its symbol."""
+    since = (before.realized, before.total, before.fills) if before is not None else (0, 0, 0)
+    own = realized - since[0], total - since[1], fills - since[2]
+    return Point(start_ns, symbol, realized, unrealized, total, fills, *own)
 
 
 def _append_now(
@@ -119,30 +132,8 @@ def _append_now(
         bucket = now["updated_ns"] // length * length
         if not first <= bucket < end_ns:
             continue
-        point = Point(
-            bucket, symbol, now["realized_pnl"], now["unrealized_pnl"], now["fees"], now["total_pnl"], now["volume"],
-            now["fill_count"],
-        )  # fmt: skip
-        at = bisect_left(points, bucket, key=lambda point: point.start_ns)
+        at = _index(points, bucket)
+        before = next((points[i] for i in range(at - 1, -1, -1) if points[i].symbol == symbol), None)
+        point = _point(before, bucket, symbol, *(now[name] for name in _VALUES))
         others = [other for other in points[at:] if other.symbol != symbol]
         points[at:] = sorted([*others, point], key=lambda point: (point.start_ns, point.symbol))
-
-
-def before_of(curve: Curve, index: int) -> Point | None:
-    """The point of the same symbol before one of a curve."""
-    points = curve.points
-    symbol = points[index].symbol
-    for earlier in range(index - 1, -1, -1):
-        if points[earlier].symbol == symbol:
-            return points[earlier]
-    return curve.before.get(symbol)
-
-
-def differences(curve: Curve) -> list[tuple[Point, Point | None]]:
-    """Each point with the one of its symbol before it."""
-    last: dict[str, Point] = dict(curve.before)
-    found = []
-    for point in curve.points:
-        found.append((point, last.get(point.symbol)))
-        last[point.symbol] = point
-    return found

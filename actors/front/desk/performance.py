@@ -21,7 +21,7 @@ from ..params import choice, flag, text
 from ..stamps import NS
 from ..state import FrontState
 from .cursors import Place
-from .curve import Curve, differences, read_curve
+from .curve import Curve, read_curve
 from .desk import event_identity
 from .form import (
     AMOUNT_SCHEMA,
@@ -113,13 +113,11 @@ class Days:
 
     @classmethod
     def of(cls, curve: Curve) -> Days:
-        pairs = differences(curve)
+        points = curve.points
         return cls(
-            [point.start_ns for point, _ in pairs],
-            [point.total - (before.total if before else 0) for point, before in pairs],
-            [point.total for point, _ in pairs],
-            [point.fills - (before.fills if before else 0) for point, before in pairs],
-        )
+            [point.start_ns for point in points], [point.own_total for point in points],
+            [point.total for point in points], [point.own_fills for point in points],
+        )  # fmt: skip
 
     def points(self, values: Sequence[int], form: Form) -> list[dict[str, Any]]:
         """TimePoints."""

@@ -15,7 +15,7 @@ from ..params import Param, choice, flag
 from ..shapes import COMPLETENESS
 from ..state import FrontState
 from .cursors import Cursor, cursor_param, cut, place_of
-from .curve import INTERVALS, Curve, Point, before_of, read_curve
+from .curve import INTERVALS, Curve, Point, read_curve
 from .form import (
     AMOUNT_SCHEMA,
     FORMS,
@@ -52,7 +52,7 @@ from .params import (
     query_params,
 )
 from .portfolio import ALL, Latest, Once, together
-from .rendered import Rendered, RenderedPairs
+from .rendered import Rendered, by_form
 
 LONGEST_NS, LONGEST_LEGACY_NS = 365 * DAY_NS, 90 * DAY_NS
 INTERVAL = choice("interval", tuple(INTERVALS), "Length of the intervals.", "1h")
@@ -160,18 +160,16 @@ def _rank(point: Point) -> Cursor:
     return Cursor(point.start_ns, (point.symbol,))
 
 
-def _point(point: Point, before: Point | None, form: Form) -> dict[str, Any]:
+def _point(point: Point, form: Form) -> dict[str, Any]:
     """A point of B: what was added in the interval, and the sum at its end."""
     return {
         "timestamp": form.moment(point.start_ns), "symbol": point.symbol,
-        "realized_pnl": form.amount(point.realized - (before.realized if before else 0)),
-        "unrealized_pnl": form.amount(point.unrealized),
-        "total_pnl": form.amount(point.total - (before.total if before else 0)),
-        "cumulative_pnl": form.amount(point.total),
+        "realized_pnl": form.amount(point.own_realized), "unrealized_pnl": form.amount(point.unrealized),
+        "total_pnl": form.amount(point.own_total), "cumulative_pnl": form.amount(point.total),
     }  # fmt: skip
 
 
-_POINTS = {form: RenderedPairs(partial(_point, form=form)) for form in FORMS}
+_POINTS = by_form(_point)
 
 
 def _time_point(point: Point) -> dict[str, Any]:
@@ -226,7 +224,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
                 "summary": summary(now, form), "by_symbol": by_symbol(state, account, strategy, form),
             }  # fmt: skip
             body = members(
-                texts.array((points[index], before_of(curve, index)) for index in shown), metadata=metadata,
+                texts.array([points[index] for index in shown]), metadata=metadata,
                 count=len(points), pagination=pagination, query_params=asked,
             )  # fmt: skip
             return Enveloped(body, headers={"X-Cache": "HIT" if curve.kept else "MISS"})

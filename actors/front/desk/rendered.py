@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from ..envelope import encode
@@ -51,26 +51,6 @@ class Rendered(Generic[T]):
     async def long_array(self, values: Sequence[T]) -> bytes:
         """The same of many rows: others are served between."""
         return b"[" + b",".join(await in_turns(self._texts.of, values)) + b"]"
-
-
-class RenderedPairs(Generic[T]):
-    """The same of rows whose text depends on the row before them too."""
-
-    def __init__(self, write: Callable[[T, T | None], Any], rows_kept: int = ROWS_KEPT) -> None:
-        self._write, self._rows_kept = write, rows_kept
-        self._kept: dict[int, tuple[T, T | None, bytes]] = {}  # as in `ByIdentity`
-
-    def array(self, pairs: Iterable[tuple[T, T | None]]) -> bytes:
-        """A JSON array of rows, each with the one before it."""
-        return b"[" + b",".join([self._text(value, before) for value, before in pairs]) + b"]"
-
-    def _text(self, value: T, before: T | None) -> bytes:
-        known = self._kept.get(id(value))
-        if known is None or known[1] is not before:
-            if len(self._kept) >= self._rows_kept:
-                self._kept.clear()
-            known = self._kept[id(value)] = value, before, encode(self._write(value, before))
-        return known[2]
 
 
 def by_form(write: Callable[[T, Form], Any], rows_kept: int = ROWS_KEPT) -> dict[Form, Rendered[T]]:
