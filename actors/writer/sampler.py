@@ -1,8 +1,8 @@
 """Stores samples of a stream whose every record would be too much: the latest value of each changed key, once a second.
 
-A sample is made of what the tails hold at that moment, so it cannot be made again: before it is sent it goes to a file,
-with the numbers up to which each key has been sampled. After a crash it is sent again from there, with the same token,
-also when the stream itself is gone.
+A sample is made of what the tails hold at that moment, so it cannot be made again: it goes to a file at once, with the
+numbers up to which each key has been sampled. The samples of a flush interval are sent in one batch. After a crash they
+are sent again from the file, with the same token, also when the stream itself is gone.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import struct
+import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ FILE = struct.Struct("<QQIII")  # epoch, number, keys, size of the head, CRC-32 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the file holds: the batch of the last sample, and for each key how many records it had then."""
+    """What the file holds: the batch of the last samples, and for each key how many records it had then."""
 
     epoch: int
     number: int
@@ -45,7 +46,7 @@ class Sample:
 
 
 class SampleFile:
-    """The last sample of a stream, and for each key how many records it had then.
+    """The last samples of a stream, and for each key how many records it had then.
 
     File ``<stream>.sample``, replaced whole: header (see `FILE`), counts as u64, JSON of the `BatchHead`, Native block.
     """
@@ -102,7 +103,10 @@ class Sampler:
         self.leaving = False
         self._leave = asyncio.Event()
         self._counts = np.zeros(0, np.uint64)
-        self.number = 0  # of the next sample
+        self.number = 0  # of the next batch of samples
+        self._rows = np.empty(0, reader.dtype)  # samples that are not sent yet, and the batch that they make
+        self._batch: Batch | None = None
+        self._send_at = 0.0  # monotonic, s
         self._repeat: Batch | None = None
         self._take_up()
         leave_lines(reader)
@@ -132,14 +136,31 @@ class Sampler:
                 self.metrics.failed.inc(self._repeat.head.rows)
             self._repeat = None
         while True:
+            last = self.leaving
             await self._sample()
-            if self.leaving:
+            if last:
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.config.sample_interval_ms / 1000):
                     await self._leave.wait()
 
     async def _sample(self) -> None:
+        """Take a sample, and send what is held when it is due."""
+        try:
+            await self._take()
+            if len(self._rows) and (self.leaving or time.monotonic() >= self._send_at):
+                await self._send_held()
+        except DiskUnusable as error:
+            # A sample that is neither stored nor on disk is given up: the next one is as good.
+            log.warning("stream=%s samples given up: %s", self.stream, error)  # a repeated line is written once
+            self.metrics.metrics.disk_errors.inc()
+
+    async def _take(self) -> None:
+        """Hold a sample of the keys that have changed, in the file together with those that are held already.
+
+        Raises:
+            DiskUnusable: it is not held.
+        """
         reader = self.reader
         keys = reader.keys.refresh()
         counts = np.fromiter((reader.count(key_id) for key_id in range(keys)), np.uint64, keys)
@@ -151,26 +172,34 @@ class Sampler:
             return
         rows = np.concatenate(newest)
         before[rows["key_id"]] = rows["nth"] + 1  # a record that came since the count was read is in the sample too
+        held = np.concatenate([self._rows, rows])
         batch = make_batch(
-            self.record, self.stream, table_name(self.record), rows, reader.keys,
+            self.record, self.stream, table_name(self.record), held, reader.keys,
             epoch=reader.epoch, first=self.number, stop=self.number + 1, kind=SAMPLE,
         )  # fmt: skip
         self.metrics.last_message.set(int(rows["ts_recv_ns"].max()) / 1e9)
-        if batch is None:
-            self._counts = before
-            return
+        if batch is not None:
+            try:
+                await asyncio.to_thread(self.file.store, reader.epoch, self.number, before, batch)
+            except DiskUnusable:
+                self.metrics.failed.inc(len(rows))
+                raise
+            if not len(self._rows):
+                self._send_at = time.monotonic() + self.config.flush_interval_ms / 1000
+            self._rows, self._batch = held, batch
+        self._counts = before
+
+    async def _send_held(self) -> None:
+        rows, batch = self._rows, self._batch
+        assert batch is not None
+        # Of one number only what is sent first: its token is that of these rows.
+        self._rows, self._batch, self.number = rows[:0], None, self.number + 1
         try:
-            await asyncio.to_thread(self.file.store, reader.epoch, self.number, before, batch)
-            self._counts = before
-            self.number += 1
             await self._send(batch)
-        except DiskUnusable as error:
-            # A sample that is neither stored nor on disk is given up: the next one is as good.
-            log.warning("stream=%s samples given up: %s", self.stream, error)  # a repeated line is written once
-            self.metrics.metrics.disk_errors.inc()
+        except DiskUnusable:
             self.metrics.failed.inc(len(rows))
-            return
-        self.metrics.add(self.metrics.count(rows, reader.keys))
+            raise
+        self.metrics.add(self.metrics.count(rows, self.reader.keys))
 
     async def _send(self, batch: Batch) -> None:
         await self.delivery.deliver(batch)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tickring.actors.writer.sampler import SampleFile
 from tickring.codecs.records import QUOTE, TRADE
 from tickring.ringbuf import read_page
 from tickring.storage.batch import Batch
@@ -162,6 +163,29 @@ def test_writer_killed_around_a_sample_stores_it_once(instance, target, when):
     instance.writer.stop()
     first = np.concatenate([rows[0][rows[0]["key_id"] == key][-1:] for key in range(3)])
     instance.check_content((producer, np.concatenate([first, rows[1]])), record=QUOTE)
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_samples_that_are_held_are_stored_once_however_the_writer_ends(instance, end):
+    producer = instance.producer(QUOTE, keys=3)
+    held = producer.publish(9)
+    instance.writer.start(instance.config(flush_interval_ms=60_000))
+    stored = [np.concatenate([held[held["key_id"] == key][-1:] for key in range(3)])]
+
+    def rows_in_file():
+        last = SampleFile(instance.data / "writer", f"{producer.name}.quote").load()
+        return last.batch.head.rows if last is not None and last.batch is not None else 0
+
+    for n in range(3, 6):
+        wait_for("a held sample", lambda n=n: rows_in_file() == n)
+        stored.append(producer.publish(1, seed=n))
+    wait_for("the last held sample", lambda: rows_in_file() == 6)
+    assert len(instance.table(QUOTE)) == 0
+    getattr(instance.writer, end)()
+    if end == "kill":
+        instance.writer.start(instance.config())
+    wait_for("all samples", lambda: len(instance.table(QUOTE)) == 6)
+    instance.check_content((producer, np.concatenate(stored)), record=QUOTE)
 
 
 def test_writer_whose_open_range_was_overwritten_asks_the_table(instance):
