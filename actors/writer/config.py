@@ -26,8 +26,8 @@ RECORDS = {**BY_NAME, desk.POSITION.name: desk.POSITION, desk.PNL.name: desk.PNL
 class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """When rows are sent, what is kept, and how much of the disk may stand in while ClickHouse is away."""
 
-    # Rows wait at most so long before they are sent. An insert costs the engine ten to twenty milliseconds of CPU
-    # whatever it brings, and its part is merged later: each stream asks for one every so often.
+    # Rows wait at most so long before they are sent. What an insert costs the engine hardly depends on what it brings,
+    # its part is merged later, and each stream asks for one every so often.
     flush_interval_ms: Milliseconds = 2000
     batch_rows: Annotated[int, Meta(ge=1, le=1_000_000)] = 200_000  # and at most so many are sent in one insert
     desk_batch_rows: Annotated[int, Meta(ge=1, le=100_000)] = 5_000  # the same of a topic's events

@@ -104,8 +104,7 @@ class Sampler:
         self._leave = asyncio.Event()
         self._counts = np.zeros(0, np.uint64)
         self.number = 0  # of the next batch of samples
-        self._rows = np.empty(0, reader.dtype)  # samples that are not sent yet, and the batch that they make
-        self._batch: Batch | None = None
+        self._held: tuple[np.ndarray, Batch] | None = None  # samples that are not sent yet, and what they make
         self._send_at = 0.0  # monotonic, s
         self._repeat: Batch | None = None
         self._take_up()
@@ -148,8 +147,10 @@ class Sampler:
         """Take a sample, and send what is held when it is due."""
         try:
             await self._take()
-            if len(self._rows) and (self.leaving or time.monotonic() >= self._send_at):
-                await self._send_held()
+            if self._held is not None and (self.leaving or time.monotonic() >= self._send_at):
+                # Of one number only what is sent first: its token is that of these rows.
+                held, self._held, self.number = self._held, None, self.number + 1
+                await self._send_held(*held)
         except DiskUnusable as error:
             # A sample that is neither stored nor on disk is given up: the next one is as good.
             log.warning("stream=%s samples given up: %s", self.stream, error)  # a repeated line is written once
@@ -172,7 +173,7 @@ class Sampler:
             return
         rows = np.concatenate(newest)
         before[rows["key_id"]] = rows["nth"] + 1  # a record that came since the count was read is in the sample too
-        held = np.concatenate([self._rows, rows])
+        held = rows if self._held is None else np.concatenate([self._held[0], rows])
         batch = make_batch(
             self.record, self.stream, table_name(self.record), held, reader.keys,
             epoch=reader.epoch, first=self.number, stop=self.number + 1, kind=SAMPLE,
@@ -184,16 +185,12 @@ class Sampler:
             except DiskUnusable:
                 self.metrics.failed.inc(len(rows))
                 raise
-            if not len(self._rows):
+            if self._held is None:
                 self._send_at = time.monotonic() + self.config.flush_interval_ms / 1000
-            self._rows, self._batch = held, batch
+            self._held = held, batch
         self._counts = before
 
-    async def _send_held(self) -> None:
-        rows, batch = self._rows, self._batch
-        assert batch is not None
-        # Of one number only what is sent first: its token is that of these rows.
-        self._rows, self._batch, self.number = rows[:0], None, self.number + 1
+    async def _send_held(self, rows: np.ndarray, batch: Batch) -> None:
         try:
             await self._send(batch)
         except DiskUnusable:

@@ -7,6 +7,7 @@ moving range at its beginning is in it for a while, until it is asked for by its
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import Awaitable, Callable, Hashable
@@ -171,9 +172,7 @@ class Totals:
         return None if kept is None else kept[0]
 
     async def _make(self, name: Hashable, what: Sum[A], span: Span, shelf: Shelf[Any] | None) -> Running[A] | None:
-        if what.older is None:
-            return await self._renewed(self._kept.last(name), what, span, shelf)
-        async with self._turns:
+        async with contextlib.nullcontext() if what.older is None else self._turns:
             return await self._renewed(self._kept.last(name), what, span, shelf)
 
     async def _renewed(
