@@ -27,7 +27,7 @@ DEFAULT_RULES: tuple[Rule, ...] = (
     _rule("actor_down", "A process does not answer", "CRITICAL", "actor_beat_age_seconds", ">", 10, duration=5,
           description="Its heartbeat is old: the supervisor restarts it; the log says why it died."),
     _rule("api_slow_request", "A request took over 5 s", "HIGH", "api_over_5s_per_minute", ">", 0,
-          category="performance"),
+          category="performance", description="`tickring_front_endpoint_seconds` in `/metrics` tells which endpoint."),
     _rule("api_p99", "Requests are slow", "MEDIUM", "api_p99_seconds", ">=", 0.2, duration=60, category="performance"),
     _rule("api_p99_critical", "Requests are very slow", "CRITICAL", "api_p99_seconds", ">=", 0.5, duration=60,
           category="performance"),

@@ -69,7 +69,6 @@ class Endpoint:
         also: further status codes with the same body as 200.
         other_types: content types of text that it can be asked for instead.
         public: answered without authentication.
-        cached: whether `prepare`'s result may be kept.
     """
 
     path: str

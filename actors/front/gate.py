@@ -20,6 +20,7 @@ from .endpoints import JSON, Answerer, Bare, Endpoint, Enveloped, Router
 from .errors import FrontError, MalformedRequest, PayloadTooLarge, RateLimitExceeded, is_legacy, legacy_code
 from .limiter import RateLimiter
 from .reply import FlowControlledReply, HeadBuilder, Reply, accepts_gzip, gzipped
+from .served import Meter, Served
 from .stamps import NS, RequestIds, rfc3339
 from .state import FrontState
 
@@ -28,15 +29,23 @@ log = logging.getLogger(__name__)
 WEBSOCKET_PREFIX = "/ws"
 PAGE_PATH = "/index.html"
 LARGE = 128 << 10  # responses from here on are written under flow control
-SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _NO_HEADERS: Mapping[str, str] = {}
 Parts = tuple[bytes, ...]  # of a body: a large one is copied once, into the response
 Fallback = Callable[[Any], Awaitable[web.StreamResponse]]
+Prepared = tuple[Endpoint, Answerer, Meter]
 
 
 def prefers_html(accept: str) -> bool:
     """Whether ``/`` shows the page: to whoever asks for HTML, as browsers do. Others get a banner."""
     return "text/html" in accept
+
+
+def _split(target: str) -> tuple[str, str]:
+    """Path and query of a request's target."""
+    path, _, query = target.partition("#")[0].partition("?")
+    if "://" in path[:10]:  # a proxy's absolute form
+        path = "/" + path.split("://", 1)[1].partition("/")[2]
+    return path, query
 
 
 class Gate:
@@ -65,19 +74,13 @@ class Gate:
         self._heads = HeadBuilder(version, config.rate_limit_calls)
         self._gzip_min = config.gzip_bytes_min
         self._request_id = RequestIds()
-        self._prepared: dict[str, tuple[Endpoint, Answerer]] = {}
+        self._prepared: dict[str, Prepared] = {}
         self._generation = state.catalog.generation
         page = state.ctx.page
-        self._requests = page.counter("tickring_front_requests_total", "Requests answered")
-        self._errors = {
-            kind: page.counter("tickring_front_errors_total", "Requests refused or failed", status=kind)
-            for kind in ("4xx", "5xx")
-        }
-        self._seconds = page.histogram("tickring_front_request_seconds", "Time spent on an answer", SECONDS)
+        self._served = Served(page)
         self.too_slow = page.counter(
             "tickring_front_slow_heads_total", "Connections closed before a whole request came"
         )
-        self._bytes = page.counter("tickring_front_sent_bytes_total", "Bytes of responses")
 
     async def __call__(self, request: web.BaseRequest) -> Any:
         """Answer one request."""
@@ -99,7 +102,7 @@ class Gate:
             prepared = self._prepared.get(target)
             if prepared is None or request.method != "GET" or self._locked:
                 prepared = await self._prepare(request, target)
-            endpoint, answerer = prepared
+            endpoint, answerer, meter = prepared
             answer = answerer()
             if not isinstance(answer, (bytes, Bare, Enveloped)):
                 answer = await answer
@@ -117,13 +120,14 @@ class Gate:
             elapsed_ms = (time.perf_counter() - started) * 1000
             parts = (envelope.error_body(failure, rfc3339(now_ns), request_id, elapsed_ms),)
             status, content_type, headers = failure.status, JSON, failure.headers
+            meter = self._meter_of(target, request.method)
         return self._reply(
-            request, parts, status, content_type, headers, now_ns, request_id, started, remaining, reset_s
+            request, parts, status, content_type, headers, meter, now_ns, request_id, started, remaining, reset_s
         )
 
     # -- finding the answer ---------------------------------------------------------------------------------------
 
-    async def _prepare(self, request: web.BaseRequest, target: str) -> tuple[Endpoint, Answerer]:
+    async def _prepare(self, request: web.BaseRequest, target: str) -> Prepared:
         """Find and check: the slow way, once for each text of a request."""
         length = request.content_length
         if length is not None and length > self.state.config.body_bytes_max:
@@ -131,9 +135,7 @@ class Gate:
                 f"a body of {length:,} bytes: at most {self.state.config.body_bytes_max:,} are taken",
                 details={"length": length, "max": self.state.config.body_bytes_max},
             )
-        path, _, query = target.partition("#")[0].partition("?")
-        if "://" in path[:10]:  # a proxy's absolute form
-            path = "/" + path.split("://", 1)[1].partition("/")[2]
+        path, query = _split(target)
         endpoint, path_values = self.router.find(path, request.method)
         identity = None
         if self._locked and not endpoint.public:
@@ -143,14 +145,14 @@ class Gate:
             arguments = endpoint.arguments(path_values, query, await self._body(request))
             if identity is not None:
                 refuse_other_accounts(identity, endpoint, arguments)
-            return endpoint, endpoint.prepare(arguments)
+            return endpoint, endpoint.prepare(arguments), self._served.meter(endpoint)
         known = self._prepared.get(target)
         if known is not None and (identity is None or identity.accounts is None):
             return known
         arguments = endpoint.arguments(path_values, query)
         if identity is not None:
             refuse_other_accounts(identity, endpoint, arguments)
-        prepared = known or (endpoint, endpoint.prepare(arguments))
+        prepared = known or (endpoint, endpoint.prepare(arguments), self._served.meter(endpoint))
         if len(self._prepared) >= self.state.config.prepared_calls_max:
             self._prepared.clear()
             self.state.kept_bytes = 0
@@ -175,6 +177,13 @@ class Gate:
         self.state.forget()
         self._generation = self.state.catalog.generation
 
+    def _meter_of(self, target: str, method: str) -> Meter:
+        """Of a request that failed, maybe before its endpoint was found."""
+        try:
+            return self._served.meter(self.router.find(_split(target)[0], method)[0])
+        except FrontError:
+            return self._served.meter(None)
+
     # -- failing --------------------------------------------------------------------------------------------------
 
     def _too_many(self) -> RateLimitExceeded:
@@ -197,7 +206,7 @@ class Gate:
 
     def _reply(
         self, request: web.BaseRequest, parts: Parts, status: int, content_type: str, headers: Mapping[str, str],
-        now_ns: int, request_id: str, started: float, remaining: int, reset_s: int,
+        meter: Meter, now_ns: int, request_id: str, started: float, remaining: int, reset_s: int,
     ) -> Reply:  # fmt: skip
         length = sum(map(len, parts))
         if length >= self._gzip_min and accepts_gzip(request.headers.get("Accept-Encoding", "")):
@@ -205,8 +214,6 @@ class Gate:
             length = len(parts[0])
             headers = {**headers, "Content-Encoding": "gzip"}
         process_s = time.perf_counter() - started
-        self._requests.value += 1
-        self._seconds.observe(process_s)
         now_s, remaining, get = now_ns // NS, max(0, remaining), request.method == "GET"
         # a body that nobody reads ends the connection, instead of being waited for
         keep_alive = request.keep_alive and not (request.body_exists and not request.content.is_eof())
@@ -214,8 +221,6 @@ class Gate:
         if usual and request.version == HttpVersion11:
             head = self._heads.usual(now_s, length, request_id.encode(), process_s, remaining, reset_s)
         else:
-            if status >= 400:
-                self._errors["5xx" if status >= 500 else "4xx"].value += 1
             connection = "" if request.version == HttpVersion11 else "keep-alive"
             head = self._heads.any(
                 now_s=now_s, status=status, content_type=content_type, length=length, request_id=request_id,
@@ -223,7 +228,7 @@ class Gate:
                 connection=connection if keep_alive else "close",
             )  # fmt: skip
         data = (head, *parts) if request.method != "HEAD" else (head,)
-        self._bytes.value += len(head) + length
+        self._served.answered(meter, process_s, status, len(head) + length)
         return (FlowControlledReply if length >= LARGE else Reply)(data, status, keep_alive)
 
     def malformed(self, error: FrontError) -> Reply:
@@ -231,7 +236,7 @@ class Gate:
         now_ns, status = time.time_ns(), error.status
         request_id = self._request_id()
         body = envelope.error_body(error, rfc3339(now_ns), request_id, 0.0)
-        self._errors["5xx" if status >= 500 else "4xx"].value += 1
+        self._served.malformed(status)
         head = self._heads.any(
             now_s=now_ns // NS, status=status, content_type=JSON, length=len(body), request_id=request_id,
             process_s=0.0, remaining=self._limiter.calls, reset_s=now_ns // NS + 1, connection="close",

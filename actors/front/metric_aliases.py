@@ -36,7 +36,7 @@ class Alias:
         labels: their label to ours; the rest of ours are folded away.
         fixed: labels with one value.
         fold: of the values of series that become one; histograms are always added up.
-        kind: as its dashboards know it.
+        kind: as its dashboards know it; a counter of a histogram is the number of its observations.
     """
 
     name: str
@@ -100,7 +100,10 @@ ALIASES: tuple[Alias, ...] = (
         _M + "data_validation_errors_total", "tickring_feed_rejected_total",
         {**_EXCHANGE, "validation_type": "reason"}, kind="counter",
     ),
-    Alias(_M + "request_duration_seconds", "tickring_front_request_seconds", kind="histogram"),
+    Alias(
+        _M + "request_duration_seconds", "tickring_front_endpoint_seconds", _same("endpoint", "method"),
+        kind="histogram",
+    ),
     # its storage service
     Alias(_S + "messages_received_total", _OURS + "messages_received_total", kind="counter"),
     Alias(
@@ -115,9 +118,12 @@ ALIASES: tuple[Alias, ...] = (
     Alias(_S + "error_rate_percent", _OURS + "error_rate_percent", fold=max),
     Alias(_S + "last_message_timestamp_seconds", _OURS + "last_message_timestamp_seconds", fold=max),
     # a trading desk's dashboard
-    Alias("http_requests_total", "tickring_front_requests_total", kind="counter"),
-    Alias("http_requests_errors_total", "tickring_front_errors_total", {"status_code": "status"}, kind="counter"),
-    Alias("http_request_duration_seconds", "tickring_front_request_seconds", kind="histogram"),
+    Alias("http_requests_total", "tickring_front_endpoint_seconds", _same("endpoint"), kind="counter"),
+    Alias(
+        "http_requests_errors_total", "tickring_front_endpoint_errors_total",
+        {**_same("endpoint"), "status_code": "status"}, kind="counter",
+    ),
+    Alias("http_request_duration_seconds", "tickring_front_endpoint_seconds", _same("endpoint"), kind="histogram"),
     Alias("websocket_connections_active", "tickring_ws_connections"),
     Alias("system_cpu_usage_percent", "tickring_host_cpu_percent"),
     Alias("system_memory_usage_percent", "tickring_host_memory_percent"),
@@ -159,6 +165,8 @@ def _folded(alias: Alias, series: Iterable[Series], markets: Mapping[str, str]) 
     for labels, values, bounds in series:
         if alias.only is not None and labels.get(alias.only[0]) != alias.only[1]:
             continue
+        if bounds and alias.kind == "counter":
+            values, bounds = (sum(values[:-1]),), ()
         if (market := markets.get(labels.get("actor", ""))) is not None:
             labels = {"market_type": market, **labels}
         kept = {theirs: labels[ours] for theirs, ours in alias.labels.items() if ours in labels}

@@ -149,7 +149,7 @@ def test_aliases_are_shown_only_where_they_are_wanted(folder: Path) -> None:
         assert b"marketprism_" not in front.get("/metrics").body
     with FrontThread(folder, metrics_aliases=True) as front:
         front.get("/ping")
-        found = families_of(seen(front, b"http_request_duration_seconds_sum 0."))
+        found = families_of(seen(front, b'http_request_duration_seconds_sum{endpoint="/ping"} 0.'))
     [frames] = found["marketprism_websocket_messages_received"]
     assert (frames.labels, frames.value) == ({"exchange": "binance"}, 20)
     assert {(one.labels["status"], one.value) for one in found["marketprism_snapshot_requests"]} == {
@@ -162,6 +162,30 @@ def test_aliases_are_shown_only_where_they_are_wanted(folder: Path) -> None:
     assert (updates.labels, updates.value) == ({"exchange": "binance", "symbol": "BTC-USDT"}, 1)
     assert found["marketprism_orderbook_sync_status"][0].value == 1
     assert found["tickring_feed_frames"], "ours stay"
+
+
+def test_requests_are_told_by_endpoint_as_declared_not_by_what_clients_write(folder: Path) -> None:
+    trades = "/api/v1/trades/latest"
+    last = b'tickring_front_endpoint_errors_total{actor="front-0",endpoint="none",method="none",status="404"} 1'
+    with FrontThread(folder, metrics_aliases=True) as front:
+        for path in (f"{trades}?symbol=BTC-USDT", f"{trades}?limit=2&symbol=BTC-USDT", f"{trades}?limit=x", "/nowhere"):
+            front.get(path)
+        found = families_of(seen(front, last))
+    counts = {
+        (one.labels["endpoint"], one.labels["method"]): one.value
+        for one in found["tickring_front_endpoint_seconds"]
+        if one.name.endswith("_count")
+    }
+    assert counts[(trades, "GET")] == 3 and counts[("none", "none")] == 1
+    assert {endpoint for endpoint, _ in counts} <= {trades, "none", "/metrics"}
+    errors = {
+        (one.labels["endpoint"], one.labels["status"]): one.value for one in found["tickring_front_endpoint_errors"]
+    }
+    assert errors == {(trades, "400"): 1, ("none", "404"): 1}
+    theirs = {one.labels["endpoint"]: one.value for one in found["http_requests"]}
+    assert theirs[trades] == 3 and theirs["none"] == 1
+    failed = {(one.labels["endpoint"], one.labels["status_code"]): one.value for one in found["http_requests_errors"]}
+    assert failed == errors
 
 
 def names_of(names: dict[str, tuple[str, ...]]) -> set[str]:
@@ -213,13 +237,16 @@ def test_newest_records_are_told_by_type_and_by_channel(folder: Path) -> None:
 
 @pytest.mark.parametrize("alias", ALIASES, ids=lambda alias: f"{alias.name}-{alias.source}")
 def test_every_alias_follows_its_source(alias) -> None:
-    bounds = (1.0,) if alias.kind == "histogram" else ()
+    bounds = (1.0,) if alias.source.endswith("_seconds") and alias.kind != "gauge" else ()
     values = (1.0, 2.0, 5.0) if bounds else (7.0,)
     labels = dict.fromkeys(alias.labels.values(), "x") | ({alias.only[0]: alias.only[1]} if alias.only else {})
     families: dict[str, Family] = {alias.source: (alias.kind, "help", [(labels, values, bounds)])}
     kind, _, series = aliased(families, ())[alias.name]
     [(shown, told, shown_bounds)] = series
-    assert (kind, told, shown_bounds) == (alias.kind, values, bounds)
+    if bounds and alias.kind == "counter":
+        assert (kind, told, shown_bounds) == ("counter", (3.0,), ()), "the number of its observations"
+    else:
+        assert (kind, told, shown_bounds) == (alias.kind, values, bounds)
     assert shown == dict.fromkeys(alias.labels, "x") | alias.fixed
     assert kind != "counter" or alias.name.endswith("_total")
 
