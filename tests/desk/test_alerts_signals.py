@@ -1,4 +1,4 @@
-"""What the desk states, as signals for the rules."""
+"""What the desk states and what the machine shows, as signals for the rules."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import time
 from pathlib import Path
 
 from tickring.actors.alerts.rules import Labels
-from tickring.actors.alerts.signals import Collected, labels_of
+from tickring.actors.alerts.signals import Collected, Collector, labels_of
 from tickring.actors.alerts.told import RISK_FRESH_NS, Desk
+from tickring.actors.front.served import SECONDS
 from tickring.codecs.desk.canonical import Risk
+from tickring.ringbuf import PageView, State
+from tickring.ringbuf.page import Histogram, Sample
 
 from .desk_rig import Topic
 
@@ -57,3 +60,19 @@ def test_risk_that_was_stated_long_ago_says_nothing(shm: Path) -> None:
     assert collected(desk) is None
     desk.close()
     topic.close()
+
+
+def test_requests_over_five_seconds_are_told_from_those_that_took_less(shm: Path) -> None:
+    histogram = Histogram(0, SECONDS)
+
+    def pages(_: Path) -> list[PageView]:
+        values = (*map(float, histogram.counts), histogram.sum)
+        sample = Sample("histogram", "tickring_front_request_seconds", "", {}, values, SECONDS)
+        return [PageView("front-0", 1, 0, 0, State.RUNNING, samples=(sample,))]
+
+    collector = Collector(shm, shm, pages=pages)
+    for now, seconds, slow, p99 in ((1.0, 0.0, 0, 0.0), (2.0, 3.0, 0, 5.0), (3.0, 6.0, 1, 10.0)):
+        if seconds:
+            histogram.observe(seconds)
+        found = collector.collect(now)
+        assert (found["api_over_5s_per_minute"][()], found["api_p99_seconds"][()]) == (slow, p99), seconds
