@@ -6,11 +6,13 @@ The whole tree runs: the topic's actor, portfolio, writer, embedded engine and t
 `fills`. Times are from `produce()` of an event to its frame's arrival, on the clock of one machine. Every fill has to
 arrive exactly once. Where the time goes follows from what is stamped on the way: when the broker acknowledged the
 event to its producer, and when the topic's actor had it from the broker (`ts_recv_ns`); the rest is decoding, ring,
-front and WebSocket.
+front and WebSocket. The peer is aiokafka alone, which has events of the same broker at the same pace, and does nothing
+with them; the tree does not run meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import multiprocessing
@@ -44,8 +46,6 @@ _FILL_ID = re.compile(rb'"fill_id":"f-(\d+)"')
 
 def client(url: str, last_id: int, pipe: Connection) -> None:
     """Follow the fills until the last one came; sends `[(id, arrival, monotonic ns)]`."""
-    import asyncio
-
     import uvloop
     from client import Receiver
     from picows import WSMsgType, ws_connect
@@ -67,6 +67,31 @@ def client(url: str, last_id: int, pipe: Connection) -> None:
     uvloop.run(work())
 
 
+def bare(bootstrap: str, n: int, pipe: Connection) -> None:
+    """aiokafka alone, from where the topic ends now; sends `{(partition, offset): arrival, monotonic ns}` of `n`."""
+    import uvloop
+    from aiokafka import AIOKafkaConsumer, TopicPartition
+
+    async def work() -> None:
+        consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
+        await consumer.start()
+        partitions = [TopicPartition(TOPIC, partition) for partition in range(PARTITIONS)]
+        consumer.assign(partitions)
+        for partition, end in (await consumer.end_offsets(partitions)).items():
+            consumer.seek(partition, end)
+        pipe.send("ready")
+        arrived: dict[tuple[int, int], int] = {}
+        async with asyncio.timeout(DEADLINE_S + n / PER_SECOND):
+            while len(arrived) < n:
+                fetched = await consumer.getmany(timeout_ms=200)
+                now = time.monotonic_ns()
+                arrived |= {(one.partition, one.offset): now for some in fetched.values() for one in some}
+        pipe.send(arrived)
+        await consumer.stop()
+
+    uvloop.run(work())
+
+
 class Producing:
     """Produces single events, each sent at once; notes when, and when the broker had it.
 
@@ -76,7 +101,8 @@ class Producing:
     def __init__(self, bootstrap: str, n: int) -> None:
         from confluent_kafka import Producer
 
-        self._producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "acks": "all"})
+        config = {"bootstrap.servers": bootstrap, "linger.ms": 0, "acks": "all", "log_level": 0}
+        self._producer = Producer(config)
         threading.Thread(target=self._acknowledge, daemon=True).start()
         self.sent, self.acknowledged = np.zeros(n + 1, np.int64), np.zeros(n + 1, np.int64)
         self.failed: list[object] = []
@@ -133,7 +159,7 @@ topics = ["{TOPIC}"]
 [alerts]
 disabled = ["drawdown"]
 """
-    producing = Producing(bootstrap, total)
+    producing = Producing(bootstrap, total + n)
     with running(kafka_table, folder) as (port, _, rings):
         producing.pace(0, WARM)  # accounts, positions and everything behind them are there
         wait_for(rings, WARM)
@@ -146,6 +172,7 @@ disabled = ["drawdown"]
         arrived: list[tuple[int, int]] = pipe.recv()
         process.join(10)
         at_topic = received(rings, time.time_ns() - time.monotonic_ns())
+    alone = measure_bare(bootstrap, producing, total, n)
     numbers = sorted(number for number, _ in arrived)
     assert numbers == list(range(WARM, total)), f"{len(numbers)} of {n} fills came, {len(set(numbers))} different ones"
     sent, acknowledged = producing.sent, producing.acknowledged
@@ -158,7 +185,28 @@ disabled = ["drawdown"]
     p99 = percentile(whole, 0.99)
     told = "; ".join(f"{name} p50 {np.median(ms):.2f}, p99 {percentile(ms, 0.99):.2f}" for name, ms in parts.items())
     detail = f"p99 {p99:.2f} ms; {told} ms; portfolio, writer and engine attached, {PARTITIONS} partitions"
-    return [Line(NAME_OF_LINE, float(np.median(whole)), "ms", LIMIT_MS, "lower", detail)]
+    peer = f"which has p50 {np.median(alone):.2f}, p99 {percentile(alone, 0.99):.2f} ms"
+    p50 = float(np.median(whole))
+    return [
+        Line(NAME_OF_LINE, p50, "ms", LIMIT_MS, "lower", detail),
+        Line(f"{NAME_OF_LINE}, beside aiokafka alone", p50 / float(np.median(alone)), "x", None, "lower", peer),
+    ]
+
+
+def measure_bare(bootstrap: str, producing: Producing, first: int, n: int) -> list[float]:
+    """From `produce()` of an event to aiokafka alone, ms."""
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=bare, args=(bootstrap, n, theirs), daemon=True)
+    process.start()
+    assert pipe.poll(DEADLINE_S) and pipe.recv() == "ready", "aiokafka alone was not served"
+    producing.pace(first, first + n)
+    assert pipe.poll(2 * DEADLINE_S), "not all events came to aiokafka alone"
+    arrived: dict[tuple[int, int], int] = pipe.recv()
+    process.join(10)
+    return [
+        (at - int(producing.sent[offset * PARTITIONS + partition])) / 1e6 for (partition, offset), at in arrived.items()
+    ]
 
 
 def wait_for(rings: Path, events: int) -> None:
