@@ -25,7 +25,6 @@ from .stamps import NS
 
 log = logging.getLogger(__name__)
 
-PROBE_TIMEOUT_S = 0.5
 LOOKS_PER_PROBE = 5  # while it answers: a query that fails meanwhile tells just as well, unless it may take long
 ERROR_MAX = 300  # characters of the last error that status shows
 TOTALS_MAX = 4096  # kept at once
@@ -146,7 +145,7 @@ class History:
 
     async def _probe(self) -> None:
         started = time.monotonic()
-        alive = await self._store.client.ping(PROBE_TIMEOUT_S)
+        alive = await self._store.client.ping(self._timeout_s)  # later than a request waits is as good as never
         self.checked_ns = time.time_ns()
         if alive:
             self.response_s = time.monotonic() - started
