@@ -23,6 +23,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..ports import free_port
+
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.0"
 SLF4J = "org.slf4j:slf4j-nop:1.7.36"  # the broker uses slf4j 1.7: the bindings of 2.x are ignored
 INSTALL = "apt-get install -y default-jre-headless maven"
@@ -69,15 +71,6 @@ def _fetch_with_maven(folder: Path, libs: Path) -> None:
     (folder / "complete").touch()
 
 
-def free_ports(n: int) -> list[int]:
-    """Ports that nobody has now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(n)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 def make_certificates(folder: Path) -> None:
     """`ca.pem`, an authority of our own, and `server.pem`, key and certificate for 127.0.0.1 and localhost."""
 
@@ -103,7 +96,7 @@ class Broker:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.libs = folder, fetch()
-        plain, self.through_port, self.proxy_port, sasl, tls, self._controller = free_ports(6)
+        plain, self.through_port, self.proxy_port, sasl, tls, self._controller = (free_port() for _ in range(6))
         self.bootstrap = f"127.0.0.1:{plain}"
         self.through = f"127.0.0.1:{self.proxy_port}"  # of the proxy, which is the test's
         self.sasl, self.tls = f"127.0.0.1:{sasl}", f"127.0.0.1:{tls}"
@@ -250,11 +243,22 @@ def api_keys(address: str) -> dict[int, tuple[int, int]]:
 
 def make_topics(bootstrap: str, names: Sequence[str], partitions: int = 4) -> None:
     """Create topics and wait until they can be written to."""
+    from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    admin = AdminClient({"bootstrap.servers": bootstrap})
-    for future in admin.create_topics([NewTopic(name, partitions, 1) for name in names]).values():
-        future.result(30)
+    admin, end = AdminClient({"bootstrap.servers": bootstrap}), time.monotonic() + 60
+    for name in names:
+        while True:
+            [future] = admin.create_topics([NewTopic(name, partitions, 1)]).values()
+            try:
+                future.result(30)
+                break
+            except KafkaException as error:
+                # a broker that was without a CPU for longer than its session is nobody's replica until it is back
+                fenced = error.args[0].code() == KafkaError.INVALID_REPLICATION_FACTOR
+                if not fenced or time.monotonic() > end:
+                    raise
+            time.sleep(0.2)
 
 
 Events = Sequence[tuple[int, bytes | None, bytes | None, list[tuple[str, bytes]] | None]]

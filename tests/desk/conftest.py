@@ -35,6 +35,7 @@ from tickring.ringbuf import (
 from tickring.storage.client import Client
 from tickring.tests.desk.topic_process import run_actor  # by this name a child process finds it too
 
+from ..ports import free_port
 from ..storage.conftest import engine, server  # noqa: F401 - fixtures
 from . import broker as kafka
 
@@ -128,7 +129,7 @@ class TopicRig:
         """SIGTERM; the actor must end by itself."""
         if self.process is not None and self.process.is_alive():
             self.process.terminate()
-            self.process.join(20)
+            self.process.join(60)
             late = self.process.is_alive()
             self.kill()
             assert not late, "the actor did not end within 20 s"
@@ -306,7 +307,7 @@ def stored(server: Any) -> Iterator[Callable[..., Any]]:  # noqa: F811
 
         def make(topic: str, ends: dict[int, int]) -> tuple[dict[str, Any], Callable[[], None]]:
             asyncio.run(_store(server, topic, ends))
-            (port,) = kafka.free_ports(1)
+            port = free_port()
             target = int(server.url.rpartition(":")[2])
             settings = {"url": f"http://127.0.0.1:{port}", "password_file": server.password_file,
                         "database": server.database, "timeout_s": 20.0}  # fmt: skip

@@ -95,7 +95,7 @@ class PortfolioRig:
     def stop(self) -> int:
         """SIGTERM; returns the exit code."""
         self.process.terminate()
-        self.process.join(20)
+        self.process.join(60)
         return self.process.exitcode
 
     # -- what it published ----------------------------------------------------------------------------------------

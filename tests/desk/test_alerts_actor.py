@@ -42,7 +42,9 @@ RULE = Rule(
     conditions=[Condition(metric_name="test_pressure", operator=">", threshold=10)],
 )  # fmt: skip
 CONFIG = Config(
-    interval_s=0.05, rules=[RULE], disabled=["memory_80", "memory_90", "cpu_90", "storage_80", "storage_90"]
+    interval_s=0.05,
+    rules=[RULE],
+    disabled=["memory_80", "memory_90", "cpu_90", "storage_80", "storage_90", "actor_down"],
 )
 
 

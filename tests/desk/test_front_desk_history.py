@@ -396,19 +396,21 @@ def test_a_fill_of_the_canonical_form_survives_its_table(front: FrontThread, top
     assert found["trade_id"] is None and found["commission"] == "-0.00000001" and found["slippage_bps"] == 2.5
 
 
-def test_what_memory_lacks_is_asked_for_once(front: FrontThread, topic: Topic, history: History) -> None:
+def test_what_memory_lacks_is_asked_for_once(tmp_path: Path, topic: Topic, history: History) -> None:
     history.events("fills", topic.topic, [a_fill(n, timestamp=NOW - HOUR + n * SECOND) for n in range(5)])
     topic.fill(a_fill(5, timestamp=NOW - HOUR + 5 * SECOND))
-    assert [fill["fill_id"] for fill in front.data("/api/v1/fills")] == [f"f-{n}" for n in range(5, -1, -1)]
-    asked = front.front.state.history.asked
-    for n in range(6, 9):
-        topic.fill(a_fill(n, timestamp=NOW - HOUR + n * SECOND))
-        answer = front.get("/api/v1/fills?page_size=7").json
-        assert [fill["fill_id"] for fill in answer["data"]] == [f"f-{m}" for m in range(n, n - 7, -1)]
-        assert answer["count"] == n + 1 and answer["metadata"]["data_source"] == "mixed"
-    topic.fill(a_fill(3, timestamp=NOW - HOUR + 3 * SECOND, commission=77))  # told of again, as another variant has it
-    told = front.data("/api/v1/fills?page_size=7")
-    assert [(fill["fill_id"], fill["commission"]) for fill in told if fill["fill_id"] == "f-3"] == [
-        ("f-3", "0.00000077")
-    ]
-    assert front.front.state.history.asked == asked
+    with front_of(tmp_path, history.server, desk=DeskConfig(totals_keep_s=3600.0)) as front:
+        assert [fill["fill_id"] for fill in front.data("/api/v1/fills")] == [f"f-{n}" for n in range(5, -1, -1)]
+        asked = front.front.state.history.asked
+        for n in range(6, 9):
+            topic.fill(a_fill(n, timestamp=NOW - HOUR + n * SECOND))
+            answer = front.get("/api/v1/fills?page_size=7").json
+            assert [fill["fill_id"] for fill in answer["data"]] == [f"f-{m}" for m in range(n, n - 7, -1)]
+            assert answer["count"] == n + 1 and answer["metadata"]["data_source"] == "mixed"
+        # told of again, as another variant has it
+        topic.fill(a_fill(3, timestamp=NOW - HOUR + 3 * SECOND, commission=77))
+        told = front.data("/api/v1/fills?page_size=7")
+        assert [(fill["fill_id"], fill["commission"]) for fill in told if fill["fill_id"] == "f-3"] == [
+            ("f-3", "0.00000077")
+        ]
+        assert front.front.state.history.asked == asked

@@ -148,6 +148,7 @@ def test_total_is_asked_for_again_when_memory_ran_through_meanwhile(topic: Topic
 
 def test_total_is_handed_out_while_a_new_one_is_worked_out(topic: Topic, shelf: Shelf[Fill]) -> None:
     older, totals = Older(), totals_of(keep_s=0.05)
+    totals._kept._stale_s = 60.0
 
     async def go() -> None:
         older.offsets[1] = put(topic, 1)

@@ -90,7 +90,7 @@ def test_topic_killed_many_times_under_load_holds_every_offset_and_every_fill_on
 ) -> None:
     chance = random.Random(5)
     rig = make_rig(topic, bootstrap_servers=any_broker.bootstrap)
-    load = loads(any_broker.bootstrap, topic, rate=1000)
+    load = loads(any_broker.bootstrap, topic, rate=200)  # its rings hold what comes until the last moment
     for _ in range(KILLS):
         before = rig.published()
         rig.start()
@@ -108,7 +108,7 @@ def test_broker_killed_under_load_costs_nothing(
     broker: kafka.Broker, topic: str, make_rig: Make, wait_for: Wait, loads: Callable[..., Load]
 ) -> None:
     rig = make_rig(topic, bootstrap_servers=broker.bootstrap)
-    load = loads(broker.bootstrap, topic, rate=500)
+    load = loads(broker.bootstrap, topic, rate=200)
     rig.start()
     for _ in range(2):
         before = rig.published()
@@ -129,7 +129,7 @@ def test_connection_cut_under_load_costs_nothing(
     broker: kafka.Broker, cut: Cut, topic: str, make_rig: Make, wait_for: Wait, loads: Callable[..., Load]
 ) -> None:
     rig = make_rig(topic, bootstrap_servers=broker.through)
-    load = loads(broker.bootstrap, topic, rate=500)
+    load = loads(broker.bootstrap, topic, rate=200)
     rig.start()
     for _ in range(3):
         before = rig.published()
@@ -159,9 +159,9 @@ def test_topic_gives_up_a_durable_reader_of_its_live_stream_that_stays_dead(
     reader.join()
     kafka.produce(any_broker.bootstrap, topic, [(i % 4, None, report(i), None) for i in range(6000)])
     rig.start()
-    wait_for(lambda: rig.detail().get("state") == "held", "the actor waits for the reader")
     wait_for(lambda: rig.published() == 6000, "the reader is given up")
     wait_for(lambda: rig.metric("detached_total") == 1, "and that is counted")
+    assert rig.metric("held_seconds_total") > 0, "the actor waited for it"
     rig.stop()
 
 

@@ -207,7 +207,7 @@ def test_wiped_shared_memory_is_made_good_from_clickhouse(make, shm, server, eve
     for partition, message in messages[250:]:
         reports.publish_message(message, partition)
     eventually(lambda: rig.metric("past_failures_total") > 0 or rig.metric("holes") > 0, "a hole")
-    assert all(row["flags"] & Flag.PARTIAL for row in rig.positions().values())
+    eventually(lambda: all(row["flags"] & Flag.PARTIAL for row in rig.positions().values()), "rows that say so")
     asyncio.run(store_events(Server(**server), stored))
     asyncio.run(store_events(Server(**server), _rest(messages, 250)))
     told = [message for _, message in messages]
@@ -347,8 +347,12 @@ def test_positions_follow_live_quotes_and_say_when_they_are_stale(make, shm, eve
     assert row["total_pnl"] == (120 - 15) * UNIT
     assert (row["long_exposure"], row["positions"]) == (660 * UNIT, 3)
     eventually(lambda: rig.positions()[key]["state"] == 0, "a stale mark")
-    feed.quote("BTC", 110.0, 110.0)
-    eventually(lambda: rig.positions()[key]["state"] == 1, "a live mark")
+
+    def live() -> bool:
+        feed.quote("BTC", 110.0, 110.0)
+        return rig.positions()[key]["state"] == 1
+
+    eventually(live, "a live mark")
     feed.close()
     reports.close()
 

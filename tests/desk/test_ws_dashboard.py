@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 
-from tickring.actors.front.ws import Identity
+import pytest
+
+from tickring.actors.front.ws import Identity, undecided
 from tickring.codecs.record import Flag
 
 from .ws_rig import plain, rig, run
 
 AUTH = {"type": "auth", "token": "secret"}
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first frame tells the dialect, however late it comes."""
+    monkeypatch.setattr(undecided, "SILENCE_S", 60.0)
 
 
 class Keys:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
-from tickring.actors.front.ws import Identity
+from tickring.actors.front.ws import Identity, undecided
 
 from ..actors.ws_harness import client, eventually
 from .ws_rig import plain, rig, run
@@ -90,7 +90,9 @@ def test_a_fill_that_was_shown_before_it_was_counted_is_not_shown_twice(shm):
         run(r, go)
 
 
-def test_no_data_before_the_dialect_is_known(shm):
+def test_no_data_before_the_dialect_is_known(shm, monkeypatch):
+    monkeypatch.setattr(undecided, "SILENCE_S", 2.0)  # the first frame comes before it is over
+
     async def go(r):
         async with plain(r.front, "/ws/fills") as c:
             r.fill(1)

@@ -250,7 +250,9 @@ def test_slow_consumer_of_a_protected_channel_loses_nothing(shm):
         await eventually(lambda: r.front.metric("tickring_ws_read_back_total") > 0, "the queue was full")
         assert r.front.metric("tickring_ws_dropped_frames_total") == 0
 
-    with rig(shm, options={"texts_bytes": 1 << 23}, queue_frames_max=50, unsent_bytes_max=4096) as r:
+    # the queue holds less than a tenth of it, in however few frames it comes
+    limits = {"queue_bytes_max": 64 << 10, "unsent_bytes_max": 4096, "slow_close_s": 300.0}
+    with rig(shm, options={"texts_bytes": 1 << 23}, **limits) as r:
         run(r, go)
 
 

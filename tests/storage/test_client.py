@@ -57,7 +57,7 @@ def test_client_reads_its_password_anew_after_it_was_refused(server, tmp_path):
     async def work(client):
         assert not await client.ping()
         path.write_text(Path(server.password_file).read_text())
-        return await client.ping()
+        return await client.ping(20.0)
 
     assert run(changed, work)
 
@@ -75,7 +75,7 @@ def test_client_asking_for_an_unknown_table_is_refused_with_code_and_name(server
 
 def test_client_of_a_stopped_server_is_unavailable_after_its_deadline(engine, server):
     async def work(client):
-        assert await client.ping()
+        assert await client.ping(20.0)
         engine.send(signal.SIGSTOP)
         try:
             with pytest.raises(Unavailable, match=r"no answer .* within 0.2 s"):

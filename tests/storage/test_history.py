@@ -126,7 +126,7 @@ def test_history_of_arrays_gives_their_rows(server):
 
 def test_history_without_its_table_is_refused(server):
     async def work():
-        history = History(server)
+        history = History(server, deadline_s=20.0)
         try:
             await history.trades("binance", "S0-USDT")
         finally:

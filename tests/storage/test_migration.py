@@ -57,7 +57,7 @@ async def fill(client, record, rows):
 
 
 async def stored(client, record, **conditions):
-    history = History(client.server)
+    history = History(client.server, deadline_s=20.0)
     try:
         found = await history.rows(record, "binance", "S0-USDT", newest_first=False, **conditions)
     finally:

@@ -76,7 +76,7 @@ def test_field_added_by_one_line_alters_a_filled_store_and_old_rows_read_its_def
         run = await ensure_schema(client, [AFTER], options)
         await insert(client, AFTER, 3, orders=7)
         await insert(client, BEFORE, 4)  # a spool filled before the change is replayed after it
-        history = History(server)
+        history = History(server, deadline_s=20.0)
         found = await history.rows(AFTER, "binance", "S0-USDT", newest_first=False)
         await history.close()
         return run, found, await ensure_schema(client, [AFTER], options)
