@@ -106,6 +106,7 @@ class Supervisor:
         self.restarts_asked: set[str] = set()
         self._wake = asyncio.Event()
         self._started = time.monotonic()
+        self._prepared = self._started  # from when on actors may start
         self._last_turn = self._started
         self._overview: Overview | None = None
         self.shared: Shared | None = None
@@ -127,6 +128,7 @@ class Supervisor:
             self._handle_signals(asyncio.get_running_loop())
             control = self._prepare()
             control.start()
+            self._prepared = time.monotonic()
             while True:
                 try:
                     while not self.stop_reason:
@@ -250,7 +252,7 @@ class Supervisor:
         """Whether nothing is in the way of a start that was asked for; it does not wait for others for ever."""
         plan = process.plan
         first = [self.processes[name] for name in plan.after if name in self.processes]
-        if any(map(self._is_between, first)) and now - max(self._started, process.ended_at) <= START_ORDER_WAIT_S:
+        if any(map(self._is_between, first)) and now - max(self._prepared, process.ended_at) <= START_ORDER_WAIT_S:
             return False
         if not plan.streams:
             return True
