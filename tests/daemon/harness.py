@@ -1,5 +1,7 @@
 """A supervisor over tiny actors, as a process of its own: `python harness.py '<json>'`.
 
+`python harness.py serve` starts one after the other by `fork`: most of a short test is the imports of an interpreter.
+
 The actors do what a real one may do: work, hang, fail to boot, crash, ignore SIGTERM, accept connections.
 """
 
@@ -12,19 +14,21 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import SimpleNamespace
 
 import msgspec
 
-from tickring.daemon import logs
+from tickring.daemon import logs, reloading, supervisor
 from tickring.daemon.config import SupervisorConfig
 from tickring.daemon.errors import DaemonError, exit_code_of
 from tickring.daemon.plan import ActorPlan, Address, Plan
-from tickring.daemon.supervisor import Supervisor
 from tickring.daemon.takeover import Predecessor, telling_why
 from tickring.ringbuf.errors import TickringError
 from tickring.ringbuf.layout import StreamSpec
+
+WAIT_S = 60.0  # in place of the limits after which the supervisor no longer waits for others: here they are tested
 
 
 def note(ctx, text: str) -> None:
@@ -37,6 +41,9 @@ async def work(ctx) -> None:
     ctx.running()
     await ctx.beat_until_stopped()
     await asyncio.sleep(ctx.config.get("drain_s", 0))
+    held_by = ctx.config.get("drains_while")
+    while held_by and (ctx.data / held_by).exists():  # noqa: ASYNC110 - the test is another process
+        await asyncio.sleep(0.01)
     note(ctx, "stop")
 
 
@@ -57,7 +64,9 @@ async def cannot_boot(ctx) -> None:
 async def crash(ctx) -> None:
     note(ctx, "start")
     ctx.running()
-    await asyncio.sleep(ctx.config.get("after_s", 0.05))
+    while not (ctx.data / "crash").exists():
+        ctx.beat()
+        await asyncio.sleep(0.01)
     raise RuntimeError("boom")
 
 
@@ -134,9 +143,42 @@ def hold(spec: dict, name: str) -> None:
         time.sleep(0.01)
 
 
-def main() -> int:
-    spec = json.loads(sys.argv[1])
+def serve_forks() -> None:
+    """Answer each line of standard input: with the pid of a supervisor, or with the exit code of one, if it has ended.
+
+    A supervisor that has ended keeps its pid until somebody asks for its code.
+    """
+    supervisor.child.preload()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if "ended" in asked:
+            pid, status = os.waitpid(asked["ended"], os.WNOHANG)
+            print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
+        elif pid := os.fork():
+            print(pid, flush=True)
+        else:
+            os._exit(run_forked(asked))
+
+
+def run_forked(asked: dict) -> int:
+    """Be a supervisor as `subprocess` would have started it; its exit code."""
+    try:
+        null, log = os.open(os.devnull, os.O_RDWR), os.open(asked["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        for number, fd in enumerate((null, null, log)):  # the pipes belong to the one who forks
+            os.dup2(fd, number)
+        os.closerange(3, max(null, log) + 1)
+        os.environ |= asked["environment"]
+        return main(asked["spec"])
+    except BaseException:  # noqa: BLE001 - nothing may unwind into the frames of the one who forks
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stderr.flush()
+
+
+def main(spec: dict) -> int:
     logs.setup("DEBUG", "text")
+    supervisor.START_ORDER_WAIT_S = supervisor.RINGS_READ_WAIT_S = reloading.RINGS_READ_WAIT_S = WAIT_S
     signal.signal(signal.SIGINT, signal.default_int_handler)
     next_spec = Path(spec["data"]) / "next.json"
     try:
@@ -148,7 +190,7 @@ def main() -> int:
                 hold(spec, "hold_before")
             else:
                 predecessor = None
-            supervisor = Supervisor(
+            daemon = supervisor.Supervisor(
                 make_plan(spec),
                 leave_nothing=spec.get("leave_nothing", False),
                 wakeup_device=Path(spec.get("wakeup_device", "/dev/null")),
@@ -156,11 +198,14 @@ def main() -> int:
                 predecessor=predecessor,
                 successor=[sys.executable, __file__, json.dumps(spec | {"take_over": True})],
             )
-            return asyncio.run(supervisor.run())
+            return asyncio.run(daemon.run())
     except DaemonError as error:
         print(f"error: {error}", file=sys.stderr)
         return exit_code_of(error)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1] == "serve":
+        serve_forks()
+    else:
+        sys.exit(main(json.loads(sys.argv[1])))

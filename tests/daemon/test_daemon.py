@@ -27,7 +27,7 @@ from ..system.tree import Tree, alive, merged, spot, toml, until
 from .exchange import Exchange
 
 pytest.importorskip("chdb", reason="the embedded engine is not installed: pip install 'tickring[embedded]'")
-RESTARTS = 3
+RESTARTS = 2
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from tickring.daemon.control import Refused, ask
 from tickring.ringbuf import ReaderKind, StreamReader, read_spec
 
-from .conftest import alive, wait_for
+from .conftest import alive, held, service_manager, wait_for
 
 
 def work(name: str, **more) -> dict:
@@ -112,7 +112,7 @@ def serve(name: str, **more) -> dict:
 
 
 def asked(port: int) -> str:
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
         return client.recv(100).decode().split()[0]
 
 
@@ -169,27 +169,25 @@ def test_port_that_changes_is_opened_first_and_a_taken_one_is_refused(tree):
 
 
 def test_systemd_hears_reloading_with_its_time_and_ready_when_it_is_over(tree):
-    address = str(tree.data / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.bind(address)
-        notify.settimeout(15)
+    with service_manager(address := str(tree.data / "notify")) as heard:
         tree.start([work("a")], {"NOTIFY_SOCKET": address}).ready()
-        while "READY=1" not in notify.recv(4096).decode():
-            pass
+        wait_for("READY", lambda: any(text.startswith("READY=1") for text in heard))
+        before = len(heard)
         tree.plan_next([work("a", drain_s=0.2)])
         tree.process.send_signal(signal.SIGHUP)
-        heard = [notify.recv(4096).decode()]
-        while not heard[-1].startswith("READY=1"):
-            heard.append(notify.recv(4096).decode())
-        began = next(text for text in heard if text.startswith("RELOADING=1"))
+        wait_for("READY again", lambda: any(text.startswith("READY=1") for text in heard[before:]))
+        kinds = [text.partition("=")[0] for text in heard[before:] if not text.startswith("STATUS")]
+        assert kinds == ["RELOADING", "READY"]
+        [began] = [text for text in heard if text.startswith("RELOADING=1")]
         assert int(began.partition("MONOTONIC_USEC=")[2]) > 0
         assert tree.actor("a")["restarts"] == 1
 
 
 def test_reload_asked_for_while_the_daemon_stops_is_refused(tree):
-    tree.start([work("a", drain_s=1)]).ready()
+    tree.start([work("a", drains_while="hold_drain")], supervisor={"drain_timeout_s": 120}).ready()
     tree.plan_next([work("a")])
-    ask(tree.folder / "control.sock", "stop")
-    with pytest.raises(Refused, match="stopping"):
-        ask(tree.folder / "control.sock", "reload")
+    with held(tree, "hold_drain"):
+        ask(tree.folder / "control.sock", "stop")
+        with pytest.raises(Refused, match="stopping"):
+            ask(tree.folder / "control.sock", "reload")
     assert tree.process.wait(60) == 0

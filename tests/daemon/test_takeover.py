@@ -7,8 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,12 +15,16 @@ from tickring.daemon.control import Refused, ask, connect, exchange
 from tickring.daemon.errors import EXIT_TRY_AGAIN, NotRunning
 from tickring.daemon.takeover import Predecessor
 
-from .conftest import HARNESS, Tree, alive, wait_for
+from .conftest import HARNESS, Tree, alive, held, service_manager, wait_for
 
 FEED = {"name": "feed", "main": "work", "kind": "feed", "streams": True}
 WRITER = {"name": "writer", "main": "work", "kind": "writer", "rank": 2}
 FRONTS = [{"name": f"front-{i}", "main": "serve", "kind": "front", "group": "front", "rank": 3} for i in range(2)]
 ACTORS = [FEED, WRITER, *FRONTS]
+# The old daemon drains for as long as a test wants.
+HOLDING = [FEED, WRITER | {"drains_while": "hold_drain"}, *FRONTS]
+LONG_DRAIN = {"drain_timeout_s": 120}
+ANSWER_S = 60.0  # until a new daemon asks for the instance
 
 
 def take_over(tree: Tree, timeout_s: float = 60) -> int:
@@ -56,26 +58,11 @@ def inodes(tree: Tree) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in tree.folder.iterdir() if path.suffix in (".ring", ".keys")}
 
 
-@contextmanager
-def held(tree: Tree, name: str) -> Iterator[None]:
-    """The next new daemon waits at a point."""
-    (tree.data / name).touch()
-    try:
-        yield
-    finally:
-        (tree.data / name).unlink()
-
-
 @pytest.fixture
-def running(tree: Tree) -> Iterator[Tree]:
+def running(tree: Tree) -> Tree:
     tree.start(ACTORS).ready()
     tree.plan_next(ACTORS)
-    yield tree
-    try:
-        pid = tree.status()["pid"]
-    except NotRunning:
-        return
-    end(tree, pid)
+    return tree
 
 
 def test_new_daemon_takes_over_rings_and_ports_and_the_old_one_ends_in_order(running):
@@ -112,14 +99,14 @@ def test_no_connection_is_refused_while_daemons_change(running):
     knocking = threading.Thread(target=knock)
     knocking.start()
     try:
-        for _ in range(3):
+        for _ in range(2):
             take_over(running)
+        wait_for("answers of several daemons", lambda: len({answer.split()[1] for answer in answers if answer}) > 2)
     finally:
         over.set()
         knocking.join(60)
     # a connection that the old worker has accepted and not answered yet may be cut, none may be turned away
     assert not [problem for problem in problems if isinstance(problem, ConnectionRefusedError)]
-    assert len({answer.split()[1] for answer in answers if answer}) > 2, "workers of several daemons"
 
 
 def test_more_and_fewer_workers_are_taken_over_on_the_same_port(running):
@@ -144,6 +131,7 @@ def test_mistake_of_the_new_daemon_leaves_the_old_one_running_and_is_told(runnin
 def test_new_daemon_killed_before_it_asks_leaves_the_old_one_untouched(running):
     old = running.status()
     with held(running, "hold_before"), connect(running.folder / "control.sock") as client:
+        client.settimeout(ANSWER_S)
         client.sendall(b'{"command": "take_over"}\n')
         [_, _, pid] = wait_for("the new daemon", lambda: [n for n in running.notes() if n[0] == "successor"])[0]
         os.kill(int(pid), signal.SIGKILL)
@@ -153,12 +141,13 @@ def test_new_daemon_killed_before_it_asks_leaves_the_old_one_untouched(running):
 
 
 def test_new_daemon_killed_while_the_old_one_drains_has_the_old_one_go_on(tree):
-    slow = WRITER | {"drain_s": 1.5}
-    tree.start([FEED, slow, *FRONTS]).ready()
-    tree.plan_next([FEED, slow, *FRONTS])
+    tree.start(HOLDING, supervisor=LONG_DRAIN).ready()
+    tree.plan_next(HOLDING)
     before, old = inodes(tree), tree.status()
-    pid = ask(tree.folder / "control.sock", "take_over", timeout_s=60)["pid"]
-    os.kill(pid, signal.SIGKILL)
+    with held(tree, "hold_drain"):
+        pid = ask(tree.folder / "control.sock", "take_over", timeout_s=ANSWER_S)["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_for("the new daemon to be gone", lambda: not alive(pid))
     wait_for("the old daemon to go on", lambda: not (status := tree.status())["stopping"] and all_run(status))
     after = tree.status()
     assert after["pid"] == old["pid"] and inodes(tree) == before
@@ -171,13 +160,13 @@ def all_run(status: dict[str, Any]) -> bool:
 
 
 def test_of_two_new_daemons_one_takes_over_and_the_other_is_refused(tree):
-    slow = WRITER | {"drain_s": 2.0}  # the old daemon is still there when the second one asks
-    tree.start([FEED, slow]).ready()
-    tree.plan_next([FEED, slow])
-    with held(tree, "hold_before"):
-        both = [start_beside(tree) for _ in range(2)]
-        wait_for("both", lambda: len([n for n in tree.notes() if n[0] == "successor"]) == 2)
-    wait_for("one to be refused", lambda: [one for one in both if one.poll() is not None])
+    tree.start(HOLDING, supervisor=LONG_DRAIN).ready()
+    tree.plan_next(HOLDING)
+    with held(tree, "hold_drain"):  # the old daemon is still there when the second one asks
+        with held(tree, "hold_before"):
+            both = [start_beside(tree) for _ in range(2)]
+            wait_for("both", lambda: len([n for n in tree.notes() if n[0] == "successor"]) == 2)
+        wait_for("one to be refused", lambda: [one for one in both if one.poll() is not None])
     [refused] = [one for one in both if one.poll() is not None]
     [winner] = [one for one in both if one is not refused]
     assert refused.returncode == EXIT_TRY_AGAIN
@@ -191,6 +180,7 @@ def test_of_two_new_daemons_one_takes_over_and_the_other_is_refused(tree):
 
 def test_second_request_while_a_new_daemon_gets_ready_is_refused(running):
     with connect(running.folder / "control.sock") as client:
+        client.settimeout(ANSWER_S)
         with held(running, "hold_before"):
             client.sendall(b'{"command": "take_over"}\n')
             wait_for("the new daemon", lambda: [n for n in running.notes() if n[0] == "successor"])
@@ -210,12 +200,13 @@ def test_reload_between_question_and_request_refuses_the_new_daemon(running):
 
 
 def test_stop_while_another_daemon_takes_over_ends_both(tree):
-    slow = WRITER | {"drain_s": 1.0}
-    tree.start([FEED, slow]).ready()
-    tree.plan_next([FEED, slow])
-    pid = ask(tree.folder / "control.sock", "take_over", timeout_s=60)["pid"]
-    assert tree.stop() == 0
-    wait_for("the new daemon to be gone", lambda: not alive(pid))
+    tree.start(HOLDING, supervisor=LONG_DRAIN).ready()
+    tree.plan_next(HOLDING)
+    with held(tree, "hold_drain"):
+        pid = ask(tree.folder / "control.sock", "take_over", timeout_s=ANSWER_S)["pid"]
+        tree.process.send_signal(signal.SIGTERM)
+        wait_for("the new daemon to be gone", lambda: not alive(pid))
+    assert tree.process.wait(60) == 0
     assert not (tree.folder / "control.sock").exists()
 
 
@@ -246,16 +237,17 @@ def test_daemon_that_is_to_leave_nothing_leaves_all_to_the_one_that_takes_over(t
 
 
 def test_service_manager_hears_which_process_goes_on(tree):
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.bind(address := str(tree.data / "notify"))
-        notify.settimeout(30)
-        environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"}
+    with service_manager(address := str(tree.data / "notify")) as heard:
+        environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1000000"}
         tree.start([FEED], environment).ready()
         tree.plan_next([FEED])
         pid = take_over(tree)
-        heard: list[str] = []
-        while sum(text.startswith("READY") for text in heard) < 2 or heard[-1] != "WATCHDOG=1":
-            heard.append(notify.recv(4096).decode())
+
+        def goes_on() -> bool:
+            ready = [at for at, text in enumerate(heard) if text.startswith("READY")]
+            return len(ready) == 2 and "WATCHDOG=1" in heard[ready[1] :]
+
+        wait_for("the new daemon to be heard", goes_on)
         kinds = [text.partition("=")[0] for text in heard if text != "WATCHDOG=1" and not text.startswith("STATUS")]
         assert f"MAINPID={pid}" in heard
         assert kinds == ["READY", "RELOADING", "MAINPID", "READY"]

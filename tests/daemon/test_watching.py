@@ -81,9 +81,8 @@ def test_lag_of_readers_is_shown_and_no_file_is_opened_for_writing(shm, monkeypa
 
 def test_actor_without_a_heartbeat_hangs_and_one_that_was_given_up_says_so(tree, monkeypatch):
     monkeypatch.setattr(watching, "BEAT_STALE_S", 0.8)
-    tree.start(
-        [{"name": "a", "main": "work"}, {"name": "b", "main": "crash", "after_s": 0.2}], supervisor={"restarts_max": 0}
-    ).ready()
+    tree.start([{"name": "a", "main": "work"}, {"name": "b", "main": "crash"}], supervisor={"restarts_max": 0}).ready()
+    (tree.data / "crash").touch()
     tree.wait_actor("b", state="fatal")
     watcher = Watcher(tree.folder)
 

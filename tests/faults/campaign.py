@@ -68,7 +68,7 @@ class Daemon(Tree):
                 },
                 "feed": {
                     "trade_capacity": 1 << 16, "quote_capacity": 1 << 14, "level_capacity": 1 << 12,
-                    "watchdog_s": 5.0, "watchdog_max_s": 10.0, "connection_attempts_max": 1_000_000,
+                    "watchdog_s": 20.0, "watchdog_max_s": 30.0, "connection_attempts_max": 1_000_000,
                     "rest_timeout_s": 3.0, "open_interest_interval_s": 2.0, "kline_preload": 200,
                 },
                 "keeper": {"funding_history_days": 7, "funding_delay_s": 5.0, "funding_look_s": 20.0,

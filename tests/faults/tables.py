@@ -24,6 +24,7 @@ from .told import (
     Form,
     Instrument,
     Stored,
+    Walk,
     answered,
     instruments,
     sent,
@@ -32,6 +33,7 @@ from .told import (
 )
 
 ARRIVE_S = 120.0  # the last rows reach the tables within this
+LOOKS = 3  # in a row at which the writer says that nothing waits: what it tells of itself is a moment old
 SHOWN = 4
 RINGS = 1 << 63  # epochs below it are of rings, and this one is of rows that the keeper fetched
 # Tables that hold every record of their rings.
@@ -88,9 +90,10 @@ def await_tables(tree: Tree) -> None:
             return False
 
     end = time.monotonic() + ARRIVE_S
-    while not stored_all() and time.monotonic() < end:
+    in_a_row = 0
+    while in_a_row < LOOKS and time.monotonic() < end:
         time.sleep(0.5)
-    time.sleep(2.5)  # what is sampled once a second
+        in_a_row = in_a_row + 1 if stored_all() else 0
 
 
 # -- rings
@@ -238,12 +241,12 @@ def messages(campaign: Campaign, form: Form) -> Verdict:
     tree = campaign.tree
     wrong: list[str] = []
     rows = missing = holes = 0
+    end = time.monotonic() + ARRIVE_S
     for one in form.instruments():
-        held = form.select(tree, one)
+        held, seen = _to_the_last(tree, form, one, end)
         if not held:
             wrong.append(f"{one.name}: nothing stored")
             continue
-        seen = walk(form.sent(tree, one), held)
         rows += len(held)
         missing += seen.missing
         holes += len(seen.holes)
@@ -263,6 +266,17 @@ def messages(campaign: Campaign, form: Form) -> Verdict:
     how = f"samples of what was sent, each {form.columns.count(',') + 2} columns" if form.sampled else "what was sent"
     detail = f"{rows} rows" if form.sampled else f"{rows} rows, {missing} messages missing in {holes} holes, all named"
     return Verdict.of(f"{form.table} are {how}", wrong, detail)
+
+
+def _to_the_last(tree: Tree, form: Form, one: Instrument, end: float) -> tuple[list[Stored], Walk]:
+    """Rows beside messages, once the last message is there or the time is over: samples are held for a while."""
+    told = form.sent(tree, one)
+    while True:
+        held = form.select(tree, one)
+        seen = walk(told, held)
+        if not seen.behind or time.monotonic() > end:
+            return held, seen
+        time.sleep(0.5)
 
 
 def _lost_by_the_writer(before: Stored, after: Stored) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -13,15 +14,15 @@ import pytest
 from .tree import SHM, Demo, Tree
 
 
-@pytest.fixture
-def make_tree(tmp_path: Path) -> Iterator[Callable[..., Tree]]:
+@contextlib.contextmanager
+def trees_in(disk: Path) -> Iterator[Callable[..., Tree]]:
     """Makes daemons, not started yet, each with a name, ports and folders of its own."""
     pytest.importorskip("chdb", reason="the embedded engine is not installed: pip install 'tickring[embedded]'")
     shm = Path(tempfile.mkdtemp(prefix="tickring-test-", dir=SHM))
     trees: list[Tree] = []
 
     def make(kind: type[Tree] = Tree, folder: Path = shm) -> Tree:
-        tree = kind(f"test-{os.getpid()}-{len(trees)}", folder, tmp_path)
+        tree = kind(f"test-{os.getpid()}-{len(trees)}", folder, disk)
         trees.append(tree)
         return tree
 
@@ -33,6 +34,12 @@ def make_tree(tmp_path: Path) -> Iterator[Callable[..., Tree]]:
                 tree.clean_up()
         finally:
             shutil.rmtree(shm, ignore_errors=True)
+
+
+@pytest.fixture
+def make_tree(tmp_path: Path) -> Iterator[Callable[..., Tree]]:
+    with trees_in(tmp_path) as make:
+        yield make
 
 
 @pytest.fixture

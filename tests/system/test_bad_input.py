@@ -19,6 +19,7 @@ from websockets.sync.client import connect
 
 from tickring.daemon.errors import EXIT_CANNOT_CREATE, EXIT_CONFIG, EXIT_TRY_AGAIN
 
+from .conftest import trees_in
 from .tree import CLIENT_TIMEOUT_S, Tree, spot, until
 
 SYMBOL = "BTC-USDT"
@@ -48,9 +49,11 @@ def processes_of(tree: Tree) -> list[int]:
     return found
 
 
-@pytest.fixture
-def running(make_tree: Callable[..., Tree]) -> Tree:
-    return make_tree().start(**SMALL).ready()
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+    """A daemon that all that is done beside it leaves as it is."""
+    with trees_in(tmp_path_factory.mktemp("running")) as make:
+        yield make().start(**SMALL).ready()
 
 
 @pytest.fixture
@@ -93,7 +96,7 @@ def test_store_of_another_instance_ends_the_start_in_one_line(running, second):
 
 def test_instance_that_runs_already_is_left_alone(running, second):
     second.shares_folder = True
-    code, message = refused(second, instance={"name": running.name})
+    code, message = refused(second, instance={"name": running.name, "folder": str(running.shm)})
     assert code == EXIT_TRY_AGAIN
     assert len(message) == 1, message
     assert f"instance {running.name!r} runs already: process {running.process.pid} holds" in message[0]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ import pytest
 
 from . import oracle
 from .oracle import Market, digest, levels, table_rows, trade_rows
+from .recording import record, simulator
 from .tree import Tree, until
 
 DEPTH = 400
@@ -129,20 +127,9 @@ def test_capture_of_usdm_trades_and_spot_aggregates_ends_in_the_table_as_it_stan
 @pytest.fixture
 def recorded(tmp_path) -> Path:
     """A few seconds of a seeded market, recorded by `tickring record`."""
-    config = {"spot_ws_port": 0, "usdm_ws_port": 0, "rest_port": 0, "symbols": list(SPOT), "rate": 400.0, "speed": 2.0}
-    command = [sys.executable, "-m", "tickring.actors.simulator", "--with-parent", "--config-json", json.dumps(config)]
     file = tmp_path / "recorded.gz"
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path) as simulator:
-        urls = json.loads(simulator.stdout.readline())
-        subprocess.run(
-            [
-                sys.executable, "-m", "tickring", "record", str(file), "--symbols", ",".join(SPOT.values()),
-                "--ws-url", urls["spot_ws"], "--rest-url", urls["spot_rest"], "--duration", "4",
-            ],
-            cwd=tmp_path, check=True, timeout=60, stdout=subprocess.DEVNULL,
-        )  # fmt: skip
-        simulator.stdin.close()
-        simulator.wait(30)
+    with simulator(list(SPOT), rate=400.0, speed=2.0) as urls:
+        record(file, SPOT, urls)
     return file
 
 

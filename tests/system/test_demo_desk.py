@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -102,13 +103,22 @@ def test_demo_desk_moves_with_the_market_and_equals_an_independent_fold(demo: De
     until("some fills", lambda: summary(demo)["trade_count"] >= 10)
     until("an alert", lambda: demo.get("/api/v1/alerts/active").data)
 
-    pid = demo.signal("strategy", signal.SIGSTOP)  # so that nothing comes between two looks
-    try:
-        fills = produced(demo)
-        until("all fills folded", lambda: summary(demo)["trade_count"] == len(fills), 5.0)
+    def at_rest() -> Any:
+        fills, before = produced(demo), summary(demo)
         served, now = positions(demo), summary(demo)
+        counts = {before["trade_count"], now["trade_count"], len(fills), len(produced(demo))}
+        return (fills, served, now) if len(counts) == 1 else None
+
+    # So that nothing comes between two looks; the supervisor would start one anew that stands still.
+    pids = [until("a strategy", lambda: demo.actor("strategy")["pid"]), demo.process.pid]
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        fills, served, now = until("all fills folded", at_rest)
     finally:
-        os.kill(pid, signal.SIGCONT)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
     oracle = {symbol: one for (_, _, _, symbol), one in fold_all(fills).items()}
     shown = {one["symbol"]: one for one in served}
     for symbol, one in oracle.items():

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from websockets.sync.client import connect
 
 from .client import Client, trade_channels
@@ -92,6 +93,7 @@ def sent(tree: Tree, product: str, stream: str) -> dict[int, dict[str, Any]]:
     return {x["a" if x["e"] == "aggTrade" else "t"]: x for x in messages}
 
 
+@pytest.mark.timeout(900)
 def test_client_resuming_through_fifty_kills_sees_every_record_once_less_the_named_gaps(tree):
     pairs = list(COINS.values())
     tree.start(
