@@ -37,6 +37,7 @@ from tickring.codecs.klines import bar_start
 from tickring.codecs.record import Flag, RecordType
 from tickring.codecs.records import KLINE, MARKET_RECORDS, TRADE
 from tickring.codecs.symbols import Instrument
+from tickring.daemon.child import ask_for_short_turns
 from tickring.daemon.kinds import KINDS
 from tickring.ringbuf import (
     KeyWriter,
@@ -194,11 +195,18 @@ def produce(folder: str, cpu: int | None, ready: Connection) -> None:
     market.run(ready)
 
 
+def as_actor(kind: str) -> None:
+    """Share CPUs as the daemon has its processes share them."""
+    os.nice(KINDS[kind].nice)
+    ask_for_short_turns()
+
+
 def serve(folder: str, data: str, settings: dict[str, Any], cpu: int | None, ready: Connection) -> None:
     """One front worker, until told to stop."""
     import uvloop
 
     pin(cpu)
+    as_actor("front")
 
     async def run() -> None:
         path = Path(folder)
@@ -227,7 +235,7 @@ def engine(folder: str, data: str, ready: Connection) -> None:
 
     from tickring.actors import clickhouse
 
-    os.nice(KINDS["clickhouse"].nice)  # as the daemon does
+    as_actor("clickhouse")
 
     async def run() -> None:
         page = MetricsPage(Path(folder), "clickhouse", time.time_ns())
