@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection
 from tickring.actors.simulator import Config, Simulator
 
 DEADLINE_S = 60.0
+TEST_S = 240.0  # bounds a broken run as a whole
 
 
 @contextlib.asynccontextmanager
@@ -32,14 +33,15 @@ async def simulator(**settings: Any) -> AsyncIterator[Simulator]:
 
 def run(test: Callable[[], Any]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(TEST_S):
             await test()
 
     asyncio.run(bounded())
 
 
 def connect(url: str, **options: Any) -> Any:
-    return websockets.connect(url, ping_interval=None, max_queue=None, max_size=None, compression=None, **options)
+    patient = {"ping_interval": None, "open_timeout": None}
+    return websockets.connect(url, max_queue=None, max_size=None, compression=None, **{**patient, **options})
 
 
 async def ask(client: ClientConnection, **request: Any) -> Any:

@@ -449,10 +449,10 @@ def test_feed_has_the_bars_of_the_simulated_exchange(shm: Path, tmp_path: Path, 
                 key_of = {i: running.key(f"BTC-USDT-PERP.{i}") for i in ("1m", "5m", "1h")}
                 until_ts = NOON + 67 * MINUTE
                 await until(lambda: running.feed.klines and not running.feed.klines.filling, "preloaded")
-                for _ in range(closes):  # a minute is 0.6 s: some bars end while nobody listens
+                for n in range(closes):  # a minute is 0.6 s: some bars end while nobody listens
                     await asyncio.sleep(0.7)
-                    with contextlib.suppress(ValueError):
-                        fault(simulator, "close", product="usdm")
+                    await until(lambda n=n: running.counter("connects") > n, "connected")
+                    fault(simulator, "close", product="usdm")
                 await until(
                     lambda: all(
                         len(rows := reader.last(key, 1)) and rows["close_ts"][0] + 1 >= bar_start(i, until_ts)

@@ -236,7 +236,7 @@ def test_merged_answer_reaches_back_into_clickhouse_and_survives_its_stop(
     rows = everything(reader)
     line = reader.register("writer.stored", ReaderKind.LOSSY, None, len(rows))
     store(server, TRADE, rows, keys, reader.epoch)
-    patience = {"history_timeout_s": 2.0, "history_total_timeout_s": 10.0}
+    patience = {"history_timeout_s": 10.0, "history_total_timeout_s": 10.0}
     with FrontThread(folder, history=True, clickhouse=server, history_probe_s=0.1, **patience) as front:
         # the first question also makes the connection, which may take longer than a hint may
         eventually(lambda: front.front.history.alive, "the engine answers the probe")

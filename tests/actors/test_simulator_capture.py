@@ -158,9 +158,9 @@ def test_capture_at_recorded_speed_keeps_the_recorded_distances(short: Any) -> N
             source="capture", captures=[f"spot:{short(SPOT, 300)}"], speed=2.0, start_settle_s=0.05
         ) as played:
             loop = asyncio.get_running_loop()
+            begin = loop.time()  # before the first frame is due
             async with connect(f"{played.urls['spot_ws']}/ws/btcusdt@bookTicker/btcusdt@trade") as client:
                 await client.recv()
-                begin = loop.time()
                 await until(lambda: played.source.finished, "the end")
                 recorded_s = (played.source.position_ns - played.source.first_ns) / 1e9
                 assert (

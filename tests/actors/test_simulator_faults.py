@@ -27,7 +27,7 @@ from tickring.ringbuf import MetricsPage, State
 
 from .simulator_client import DocumentedBook, Gap, ask, closed, connect, fault, get, lift, post, run, simulator, until
 
-LIVELY: dict[str, Any] = {"speed": 20.0, "ledger_frames_max": 100_000}
+LIVELY: dict[str, Any] = {"speed": 20.0, "rate": 70.0, "ledger_frames_max": 100_000}
 
 
 def test_faults_are_listed_with_their_parameters() -> None:
@@ -312,7 +312,7 @@ def test_simulator_process_prints_its_urls_and_ends_on_sigterm() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         urls = json.loads(process.stdout.readline())
-        with urllib.request.urlopen(urls["spot_rest"] + "/api/v3/ping", timeout=10) as response:
+        with urllib.request.urlopen(urls["spot_rest"] + "/api/v3/ping", timeout=60) as response:
             assert response.read() == b"{}"
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
@@ -330,7 +330,7 @@ def test_simulator_process_ends_with_its_parent() -> None:
 
 def test_bad_configuration_of_the_process_is_one_line() -> None:
     command = [sys.executable, "-m", "tickring.actors.simulator", "--config-json", '{"sauce": 1}']
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1
     assert "sauce" in done.stderr and len(done.stderr.splitlines()) == 1
 

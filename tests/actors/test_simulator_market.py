@@ -19,7 +19,8 @@ from tickring.actors.simulator.market import ASK, BID
 from tickring.actors.simulator.market_source import ModelSource
 from tickring.actors.simulator.model import MarketModel
 
-from .simulator_client import DocumentedBook, ask, connect, get, run, simulator, until
+from .simulator_client import DocumentedBook, connect, get, run, simulator, until
+from .test_simulator_reports import collect as lead
 
 EPOCH_NS = 1_800_000_000_000_000_000
 
@@ -250,17 +251,17 @@ def test_live_content_is_the_same_for_the_same_seed() -> None:
     names = [f"{s}@{c}" for s in ("btcusdt", "ethusdt") for c in ("trade", "aggTrade", "bookTicker", "depth@100ms")]
 
     async def collect() -> dict[str, list[bytes]]:
-        settings = {"seed": 21, "epoch_ns": EPOCH_NS, "start": "command", "speed": 20.0, "rate": 300.0}
+        settings = {"seed": 21, "epoch_ns": EPOCH_NS, "start": "command", "rate": 300.0}
         async with simulator(ledger_frames_max=100_000, **settings) as played:
-            async with connect(f"{played.urls['spot_ws']}/stream?streams={'/'.join(names)}") as client:
-                await ask(client, method="LIST_SUBSCRIPTIONS", id=1)
-                played.source.start_command.set()
-                streams = played.hubs["spot"].streams
-                await until(lambda: all(streams[name].frames >= 60 for name in names), "60 messages on each stream")
+            url = f"{played.urls['spot_ws']}/stream?streams={'/'.join(names)}"
+            await lead(played, [url], EPOCH_NS // 1_000_000 + 10_000)
+            streams = played.hubs["spot"].streams
             return {name: list(streams[name].sent or ())[:60] for name in names}
 
     async def test() -> None:
-        assert await collect() == await collect()
+        content = await collect()
+        assert all(len(sent) == 60 for sent in content.values())
+        assert content == await collect()
 
     run(test)
 

@@ -53,8 +53,8 @@ def test_writer_killed_around_an_insert_by_a_reboot_has_each_row_in_the_table_or
     instance, target, when, call
 ):
     producer = instance.producer()
+    instance.start_to_insert(instance.config(batch_rows=200), {"target": target, "when": when, "call": call})
     rows = producer.publish(1000)
-    instance.writer.start(instance.config(batch_rows=200), {"target": target, "when": when, "call": call})
     instance.writer.wait()
     reboot(instance)
     again = instance.producer()
@@ -136,8 +136,8 @@ def test_writer_killed_around_an_insert_whose_token_is_forgotten_compares_it_wit
     instance, target, when, call
 ):
     producer = instance.producer()
+    instance.start_to_insert(instance.config(batch_rows=200), {"target": target, "when": when, "call": call})
     rows = producer.publish(1000)
-    instance.writer.start(instance.config(batch_rows=200), {"target": target, "when": when, "call": call})
     instance.writer.wait()
     forget_tokens(instance)
     instance.writer.start(instance.config(batch_rows=333))
@@ -178,8 +178,8 @@ def test_sample_whose_token_is_forgotten_is_compared_with_the_table(instance):
 
 def test_writer_killed_after_an_insert_and_then_without_clickhouse_compares_the_spooled_batch_with_the_table(instance):
     producer = instance.producer()
+    instance.start_to_insert(instance.config(batch_rows=200), {"target": INSERT, "when": "after", "call": 2})
     rows = producer.publish(1000)
-    instance.writer.start(instance.config(batch_rows=200), {"target": INSERT, "when": "after", "call": 2})
     instance.writer.wait()
     forget_tokens(instance)
     instance.writer.start(instance.away(batch_rows=200))  # the open range is repeated, into the spool, as uncertain

@@ -117,7 +117,7 @@ def test_writer_told_to_stop_under_load_leaves_in_time_and_says_that_more_may_co
     publishing = threading.Thread(target=publish)
     publishing.start()
     try:
-        wait_for("some to be stored", lambda: instance.cursors(producer)["writer.stored"] > 500)
+        wait_for("some to be stored", lambda: instance.cursors(producer).get("writer.stored", 0) > 500)
         instance.writer.stop()
     finally:
         over.set()

@@ -16,7 +16,7 @@ from tickring.actors.front.ws import Identity
 from tickring.ringbuf import create_stream
 
 from ..ringbuf.processes import fork, join
-from .ws_harness import CAPACITY, Client, client, desk, eventually, narrow_socket
+from .ws_harness import CAPACITY, DEADLINE_S, Client, client, desk, eventually, narrow_socket
 
 TRADES = "trades.binance.spot.BTC-USDT"
 QUOTE = "quote.binance.spot.BTC-USDT"
@@ -28,11 +28,14 @@ def levels(first: float, n: int, step: float) -> list[tuple[float, float]]:
 
 
 def test_resume_across_killed_workers_brings_every_trade_once(shm):
+    reading: list[Client] = []  # the last is the one that reads
+
     async def produce(p, stop):
         number = 0
         while not stop.is_set():
-            p.trades(0, number, 3)
-            number += 3
+            if number - max((c.seqs.get(TRADES, 0) for c in reading), default=0) < 1000:  # the ring holds more
+                p.trades(0, number, 3)
+                number += 3
             await asyncio.sleep(0.001)
         return number
 
@@ -42,8 +45,9 @@ def test_resume_across_killed_workers_brings_every_trade_once(shm):
         seen: list[int] = []
         seq, epoch, which = 0, None, 0
         for turn in range(6):
-            async with connect(d.fronts[which].url(), max_size=None) as ws:
+            async with connect(d.fronts[which].url(), max_size=None, open_timeout=DEADLINE_S) as ws:
                 c = Client(ws)
+                reading.append(c)
                 reply = await c.subscribe({"channel": TRADES, "from_seq": seq, "epoch": epoch})
                 assert reply["channels"][0]["resumed"] is True, reply
                 epoch = reply["channels"][0]["epoch"]
@@ -112,6 +116,7 @@ def test_new_ring_sends_epoch_changed_and_a_snapshot(shm):
             await c.subscribe(TRADES, QUOTE, BOOK)
             await c.until(lambda f: f["type"] == "snapshot" and f["channel"] == BOOK)
             before = dict(c.epochs)
+            os.kill(d.front.pid, signal.SIGSTOP)  # it finds all of the new ring at once, and no book without its levels
             p.close()
             for spec in p.specs.values():
                 (d.folder / spec.filename).unlink()
@@ -120,6 +125,7 @@ def test_new_ring_sends_epoch_changed_and_a_snapshot(shm):
             p.trades(0, 500, 5)
             p.quote(0, 1)
             p.book_snapshot(0, levels(900, 30, -1.0), levels(901, 30, 1.0))
+            os.kill(d.front.pid, signal.SIGCONT)
             for _ in range(3):
                 gap = await c.until("gap")
                 assert gap["reason"] == "epoch_changed" and gap["from_seq"] == 1
@@ -278,7 +284,7 @@ def test_channels_beyond_the_limit_are_refused_one_by_one(shm):
 @pytest.mark.parametrize(("path", "code"), [("/ws/v1?encoding=xml", 1003), ("/ws/nothing", 1002), ("/ws/orders", 1002)])
 def test_address_that_is_not_served_is_closed_with_its_code(shm, path, code):
     async def run(d):
-        async with connect(d.front.url(path)) as ws:
+        async with connect(d.front.url(path), open_timeout=DEADLINE_S) as ws:
             with pytest.raises(ConnectionClosedError) as closed:
                 await ws.recv()
         assert closed.value.rcvd.code == code
@@ -319,13 +325,13 @@ def test_silent_client_without_pongs_is_closed_with_4000(shm):
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
         )
         async with client(d.front) as alive:  # answers pings and does nothing else
-            data = await asyncio.wait_for(reader.read(), 20)  # until the server hangs up
+            data = await asyncio.wait_for(reader.read(), DEADLINE_S)  # until the server hangs up
             assert b"\x89\x00" in data, "no ping came"
             assert (4000).to_bytes(2, "big") in data
             assert (await alive.ask(op="ping"))["type"] == "pong"
         writer.close()
 
-    with desk(shm, ping_s=0.5, idle_timeout_s=2.5, close_grace_s=0.5) as d:
+    with desk(shm, ping_s=0.5, idle_timeout_s=10.0, close_grace_s=0.5) as d:
         asyncio.run(run(d))
 
 
@@ -402,12 +408,22 @@ def test_required_authentication_withholds_everything_until_a_token_fits(shm):
         async with client(d.front, additional_headers={"X-API-Key": "right"}) as c:
             assert (await c.next())["type"] == "auth_success"
         wrong = {"type": "auth", "token": "wrong"}
-        for path, frame in (("/ws/v1?token=wrong", None), ("/ws/v1", wrong), ("/ws/v1", None)):
+        for path, frame in (("/ws/v1?token=wrong", None), ("/ws/v1", wrong)):
             async with client(d.front, path) as c:
                 if frame:
                     await c.send(**frame)
                 assert await c.closed() == 1008
                 assert c.frames[-1]["type"] == "auth_error"
+
+    with desk(shm, authenticator=Keys(), auth_timeout_s=60.0) as d:
+        asyncio.run(run(d))
+
+
+def test_client_that_does_not_authenticate_in_time_is_closed_with_1008(shm):
+    async def run(d):
+        async with client(d.front) as c:
+            assert await c.closed() == 1008
+            assert c.frames[-1]["type"] == "auth_error"
 
     with desk(shm, authenticator=Keys(), auth_timeout_s=1.0) as d:
         asyncio.run(run(d))
@@ -423,7 +439,7 @@ def test_channels_of_the_address_wait_for_authentication(shm):
             assert (await c.until("subscribed"))["channels"][0]["channel"] == TRADES
             assert (await c.until("snapshot"))["seq"] == 3
 
-    with desk(shm, authenticator=Keys()) as d:
+    with desk(shm, authenticator=Keys(), auth_timeout_s=60.0) as d:
         asyncio.run(run(d))
 
 
@@ -440,7 +456,7 @@ def test_too_many_channels_in_the_address_are_an_error_frame(shm):
 def test_dialect_that_is_not_spoken_is_refused_at_the_handshake(shm):
     async def run(d):
         with pytest.raises(InvalidStatus) as refused:
-            await connect(d.front.url("/ws?dialect=morse"))
+            await connect(d.front.url("/ws?dialect=morse"), open_timeout=DEADLINE_S)
         assert refused.value.response.status_code == 400
 
     with desk(shm) as d:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -60,11 +61,13 @@ def test_ticker_goes_out_once_a_second_with_the_newest_value(shm):
         async with client(d.front) as c:
             await c.subscribe(name)
             await c.until("snapshot")
+            since = time.monotonic()
             for number in range(100):
                 d.producer.publish("ticker", 0, 100.0 + number, *values[1:])
                 await asyncio.sleep(0.002)
             await c.until_seq(name, 100)
-            assert c.records[name][100]["last"] == "199.00" and len(c.records[name]) <= 3
+            assert c.records[name][100]["last"] == "199.00"
+            assert len(c.records[name]) <= time.monotonic() - since + 2
 
     with desk(shm, producer=PERPETUAL) as d:
         asyncio.run(run(d))
@@ -157,16 +160,17 @@ def test_slow_reader_of_bars_gets_the_newest_open_one_and_every_closed_one(shm):
     async def run(d):
         p = d.producer
         key_id = p.bars("BTC-USDT")
-        async with client(d.front, sock=narrow_socket(d.front), max_queue=1) as slow:
-            slow.loose = frozenset((KLINE,))
-            await slow.subscribe({"channel": KLINE, "snapshot": False, "conflate": False})
+        async with client(d.front, sock=narrow_socket(d.front), max_queue=1) as slow, client(d.front) as fast:
+            for c in (slow, fast):
+                c.loose = frozenset((KLINE,))
+                await c.subscribe({"channel": KLINE, "snapshot": False, "conflate": False})
             minute = 0
             while not d.front.metric("tickring_ws_dropped_frames_total", delivery="conflating"):
                 p.bar(key_id, minute, 105.0, closed=True)
                 for change in range(40):
                     p.bar(key_id, minute + 1, 100.0 + change)
                 minute += 1
-                await asyncio.sleep(0.01)
+                await fast.until_seq(KLINE, p.writers["kline_open"].counts[key_id])  # nobody waits for the slow one
             p.bar(key_id, minute, 105.0, closed=True)
             await slow.until_seq(KLINE, p.writers["kline_open"].counts[key_id])
             bars = [record["open_ts"] // 60_000 for record in slow.records[KLINE].values() if record["closed"]]

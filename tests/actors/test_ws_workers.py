@@ -19,7 +19,7 @@ from tickring.actors.front.ws.roster import Roster
 from ..ringbuf.processes import fork, join
 from .front_rig import FrontThread
 from .test_ws_fuzz import HANDSHAKE
-from .ws_harness import client, desk, eventually
+from .ws_harness import DEADLINE_S, client, desk, eventually
 
 TRADES = "trades.binance.spot.BTC-USDT"
 QUOTE = "quote.binance.spot.BTC-USDT"
@@ -27,7 +27,7 @@ QUOTE = "quote.binance.spot.BTC-USDT"
 
 async def refused(front) -> str | None:
     """Why a connection is refused; None when it is let in, and then it is closed again."""
-    async with connect(front.url()) as ws:
+    async with connect(front.url(), open_timeout=DEADLINE_S) as ws:
         try:
             await ws.recv()
         except ConnectionClosedError as closed:
@@ -41,13 +41,22 @@ async def get(front, path: str, **headers: str):
         return r.status, await r.json()
 
 
+async def get_of_all(front, path: str):
+    """The same once every worker has answered: one that does not in time is left out, and said to be."""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            status, body = await get(front, path)
+            if not body["unanswered"]:
+                return status, body
+
+
 def test_connections_beyond_the_limit_are_refused_by_every_worker_at_once(shm):
     async def run(d):
         async with client(d.fronts[0]), client(d.fronts[1]) as third, client(d.fronts[1]):
             for front in d.fronts:
                 assert await refused(front) == "Too many connections"
             await third.ws.close()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(DEADLINE_S):
                 while await refused(d.fronts[0]):  # until the worker has noticed that it is gone
                     pass
         assert d.front.metric("tickring_ws_failures_total") == 0
@@ -66,7 +75,7 @@ def test_refused_connections_that_do_not_answer_are_cut(shm):
                 writer.write(HANDSHAKE)
                 writers.append((reader, writer))
             for reader, writer in writers:
-                data = await asyncio.wait_for(reader.read(), 20)  # until the server hangs up
+                data = await asyncio.wait_for(reader.read(), DEADLINE_S)  # until the server hangs up
                 assert (1008).to_bytes(2, "big") + b"Too many connections" in data
                 writer.close()
             await eventually(lambda: len(os.listdir(f"/proc/{d.front.pid}/fd")) <= before, "every socket is closed")
@@ -113,7 +122,7 @@ def test_connections_of_a_killed_worker_count_no_more(shm):
         for _ in range(3):
             async with contextlib.AsyncExitStack() as stack:
                 for _ in range(4):
-                    await stack.enter_async_context(connect(d.fronts[1].url()))
+                    await stack.enter_async_context(connect(d.fronts[1].url(), open_timeout=DEADLINE_S))
                 assert await refused(d.fronts[0])
                 d.fronts[1].kill()
                 assert await refused(d.fronts[0]) is None
@@ -153,12 +162,12 @@ def test_statistics_and_lists_are_those_of_all_workers(shm):
             await c.subscribe(TRADES, QUOTE)
             await other.subscribe(TRADES)
             for front in d.fronts:
-                status, stats = await get(front, "/ws/stats")
+                status, stats = await get_of_all(front, "/ws/stats")
                 assert status == 200 and stats["active_connections"] == 2
                 assert stats["channels"] == {QUOTE: 1, TRADES: 2}
                 assert stats["subscription_stats"] == {"quote": 1, "trades": 2}
                 assert stats["workers"] == ["front-0", "front-1"] and stats["unanswered"] == []
-                status, listed = await get(front, "/ws/connections")
+                status, listed = await get_of_all(front, "/ws/connections")
                 assert listed["total_count"] == 2
                 assert [row["worker"] for row in listed["connections"]] == ["front-0", "front-1"]
                 assert [row["encoding"] for row in listed["connections"]] == ["json", "msgpack"]

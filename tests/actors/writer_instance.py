@@ -34,6 +34,7 @@ class Instance:
         self.shm, self.data, self.server = shm, data, server
         self.producers: list[Producer] = []
         self.writer = Life(nursery, shm, data)
+        self._client: Any = None
 
     def config(self, **more: Any) -> dict[str, Any]:
         clickhouse = {
@@ -43,8 +44,17 @@ class Instance:
         }
         return {
             "flush_interval_ms": 20, "sample_interval_ms": 100, "retry_delay_s": 0.05, "retry_delay_max_s": 0.2,
-            "clickhouse": {**clickhouse, **more.pop("clickhouse", {})}, **more,
+            "drain_timeout_s": 60.0, "clickhouse": {**clickhouse, **more.pop("clickhouse", {})}, **more,
         }  # fmt: skip
+
+    def start_to_insert(self, config: dict[str, Any], die: dict[str, Any]) -> None:
+        """Begin a life that ends at a call, and wait until it sends every batch in an insert of its own.
+
+        Rows that are published earlier may go to the spool, where the engine is slow, and from there in one insert: the
+        call would never come. So may those of an insert without an answer in time, so it has all the time it needs.
+        """
+        self.writer.start({**config, "insert_timeout_s": 60.0}, die)
+        wait_for("ClickHouse up", lambda: self.writer.metric("tickring_storage_clickhouse_up") == 1)
 
     def away(self, **more: Any) -> dict[str, Any]:
         """A configuration in which nobody answers."""
@@ -94,16 +104,14 @@ class Instance:
         return [tuple(tuple(v) if isinstance(v, list) else v for v in row) for row in result]
 
     def query(self, text: str) -> list[tuple[Any, ...]]:
-        password = Path(self.server.password_file).read_text().strip()
-        host, port = self.server.url.removeprefix("http://").split(":")
-        client = clickhouse_connect.get_client(
-            host=host, port=int(port), username="default", password=password,
-            autogenerate_session_id=False,  # a test that waits asks often, and sessions outlive their client
-        )  # fmt: skip
-        try:
-            return list(client.query(text).result_rows)
-        finally:
-            client.close()
+        if self._client is None:
+            password = Path(self.server.password_file).read_text().strip()
+            host, port = self.server.url.removeprefix("http://").split(":")
+            self._client = clickhouse_connect.get_client(
+                host=host, port=int(port), username="default", password=password,
+                autogenerate_session_id=False,  # an engine that is killed in between knows no session
+            )  # fmt: skip
+        return list(self._client.query(text).result_rows)
 
     def check_content(self, *published: tuple[Producer, np.ndarray], record: RecordType = TRADE) -> None:
         """The table holds these rows and no others, each once, value for value."""
@@ -140,5 +148,7 @@ class Instance:
 
     def close(self) -> None:
         self.writer.kill()
+        if self._client is not None:
+            self._client.close()
         for producer in self.producers:
             producer.close()

@@ -429,6 +429,7 @@ def narrow_socket(front: Front) -> socket.socket:
 async def client(front: Front, path: str = "/ws/v1", **options: Any):
     """A connected client that has been welcomed."""
     options.setdefault("max_size", None)
+    options.setdefault("open_timeout", DEADLINE_S)
     async with connect(front.url(path), **options) as ws:
         one = Client(ws)
         assert (await one.next())["type"] == "welcome"

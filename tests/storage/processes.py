@@ -39,6 +39,7 @@ from tickring.ringbuf import (
 )
 
 DEADLINE_S = 60.0
+DRAIN_S = 70.0  # an actor told to stop does all that it has to do, however slow the machine
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -176,7 +177,7 @@ async def _run(kind: str, shm: Path, data: Path, settings: dict[str, Any]) -> No
     module = importlib.import_module(f"tickring.actors.{kind}")
     page = MetricsPage(shm, kind, time.time_ns())
     config = msgspec.convert(settings, module.Config)
-    ctx = ActorContext(name=kind, kind=kind, folder=shm, data=data, config=config, page=page)
+    ctx = ActorContext(name=kind, kind=kind, folder=shm, data=data, config=config, page=page, drain_s=DRAIN_S)
     ctx.stop_on_signals()
     await module.main(ctx)
 
