@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,31 @@ def found(detector: SilenceDetector, messages: np.ndarray) -> list[tuple[int, in
     return [(tick, stream) for tick in range(len(counts)) for stream in detector.tick(counts[tick])]
 
 
+def found_beside(
+    markets: Sequence[tuple[Sequence[str], Sequence[str], np.ndarray]],
+    tick_s: float = TICK_S,
+    paced: tuple[str, ...] = (),
+) -> list[list[tuple[int, int]]]:
+    """Return the alarms of each of several markets that one detector watches.
+
+    They share no symbol and no kind, so none is judged by what another does; and a tick takes hardly longer for all of
+    them than for one.
+
+    Args:
+        markets: symbols and kinds of its streams, and `(ticks, n)` messages. No kind is of one symbol alone.
+    """
+    symbols = [f"{i}:{symbol}" for i, (of, _, _) in enumerate(markets) for symbol in of]
+    kinds = [f"{i}:{kind}" for i, (_, of, _) in enumerate(markets) for kind in of]
+    all_paced = tuple(f"{i}:{kind}" for i in range(len(markets)) for kind in paced)
+    detector = SilenceDetector(symbols, kinds, tick_s, 30.0, 600.0, all_paced)
+    ends = np.cumsum([len(of) for of, _, _ in markets])
+    alarms: list[list[tuple[int, int]]] = [[] for _ in markets]
+    for tick, stream in found(detector, np.concatenate([came for _, _, came in markets], axis=1)):
+        market = int(np.searchsorted(ends, stream, "right"))
+        alarms[market].append((tick, stream - int(ends[market]) + len(markets[market][0])))
+    return alarms
+
+
 QUIET = {
     "first night within hours": tide((10, 0), (4, 1), (6, 1), (4, 0), (2, 0)),
     "first night within minutes": tide((10, 0), (0.2, 1), (6, 1), (0.2, 0), (2, 0)),
@@ -78,12 +104,22 @@ QUIET = {
 }
 
 
-@pytest.mark.parametrize("symbols", [3, 20])
-@pytest.mark.parametrize("when", QUIET)
-def test_market_that_falls_quiet_twenty_to_fifty_times_raises_nothing(when: str, symbols: int) -> None:
-    for seed in range(1 if when == "weekend" else 2):
-        market = Market(symbols, seed)
-        assert found(detector_of(market), market.messages(QUIET[when])) == [], seed
+def raised(cases: dict[str, tuple[Market, np.ndarray]]) -> dict[str, list[tuple[int, int]]]:
+    """Return the alarms of markets under their tides, by case. Where a tide is over before the others, it is day."""
+    longest = max(len(level) for _, level in cases.values())
+    markets = []
+    for market, level in cases.values():
+        came = np.concatenate((market.messages(level), market.messages(np.zeros(longest - len(level)))))
+        markets.append((market.symbols, market.kinds, came))
+    return {case: alarms for case, alarms in zip(cases, found_beside(markets), strict=True) if alarms}
+
+
+def test_market_that_falls_quiet_twenty_to_fifty_times_raises_nothing() -> None:
+    nights = {when: level for when, level in QUIET.items() if when != "weekend"}
+    assert not raised({
+        f"{when}, {symbols} symbols, seed {seed}": (Market(symbols, seed), level)
+        for when, level in nights.items() for symbols in (3, 20) for seed in range(2)
+    })  # fmt: skip
 
 
 def test_single_symbol_that_falls_quiet_within_hours_raises_nothing() -> None:
@@ -94,10 +130,10 @@ def test_single_symbol_that_falls_quiet_within_hours_raises_nothing() -> None:
         assert found(detector, market.messages(QUIET["first night within hours"])[:, keep]) == [], seed
 
 
-def test_symbol_with_one_trade_an_hour_raises_nothing_in_five_days() -> None:
-    market = Market(4, 7)
+def test_market_on_a_weekend_and_symbol_with_one_trade_an_hour_in_five_days_raise_nothing() -> None:
     days = tide(*[(14, 0), (2, 1), (6, 1), (2, 0)] * 5)
-    assert found(detector_of(market), market.messages(days)) == []
+    weekends = {f"weekend, {symbols} symbols": (Market(symbols, 0), QUIET["weekend"]) for symbols in (3, 20)}
+    assert not raised({**weekends, "five days": (Market(4, 7), days)})
 
 
 # Bound: ticks with a message that are missing. Sixty and three of the longest silences make up to 200 in bursts like
@@ -169,37 +205,48 @@ def test_excused_stream_is_not_judged() -> None:
         assert detector.tick(np.array([5_001 + i, 5_000]), excused) == []
 
 
-def first_alarms(
+LOOK_S = 0.5
+
+
+def one_dead(
     symbols: int, rate: float, kinds: tuple[str, ...], dead: int, cut_s: float, hours: float = 0.5
-) -> dict[int, float]:
-    """Return when each stream was first named, in seconds. All move at one rate, two looks a second; marks once a
-    second. One is dead from a moment on."""
-    tick_s = 0.5
+) -> tuple[list[str], list[str], np.ndarray]:
+    """Return symbols, kinds and messages of streams that all move at one rate, two looks a second; marks once a second.
+    One is dead from a moment on."""
     names = list(kinds) * symbols
-    came = np.random.default_rng(1).poisson(rate * tick_s, (int(hours * 3600 / tick_s), len(names)))
+    came = np.random.default_rng(1).poisson(rate * LOOK_S, (int(hours * 3600 / LOOK_S), len(names)))
     marks = [i for i, kind in enumerate(names) if kind == "mark"]
     came[:, marks] = 0
     came[::2, marks] = 1
-    came[int(cut_s / tick_s) :, dead] = 0
-    of = [f"S{i}" for i in range(symbols) for _ in kinds]
+    came[int(cut_s / LOOK_S) :, dead] = 0
+    return [f"S{i}" for i in range(symbols) for _ in kinds], names, came
+
+
+def first_of(alarms: list[tuple[int, int]]) -> dict[int, float]:
+    """Return when each stream was first named, in seconds."""
     first: dict[int, float] = {}
-    for tick, stream in found(SilenceDetector(of, names, tick_s, 30.0, 600.0, ("mark",)), came):
-        first.setdefault(stream, tick * tick_s)
+    for tick, stream in alarms:
+        first.setdefault(stream, tick * LOOK_S)
     return first
+
+
+def first_alarms(*market: Any, **more: Any) -> dict[int, float]:
+    of, names, came = one_dead(*market, **more)
+    return first_of(found(SilenceDetector(of, names, LOOK_S, 30.0, 600.0, ("mark",)), came))
 
 
 SPOT, MARKET = ("trade", "depth", "quote"), ("trade", "kline", "mark")
 
 
 @pytest.mark.parametrize("kinds", [SPOT, MARKET])
-@pytest.mark.parametrize("place", range(3))
-@pytest.mark.parametrize(("cut_s", "bound_s"), [(0.0, 420.0), (5.0, 1_000.0), (60.0, 1_000.0), (300.0, 700.0)])
-def test_stream_dead_from_the_start_or_soon_after_is_found_within_minutes_and_no_other(
-    kinds: tuple[str, ...], place: int, cut_s: float, bound_s: float
-) -> None:
-    first = first_alarms(10, 5.0, kinds, place, cut_s, hours=0.3)
-    assert list(first) == [place]
-    assert first[place] < bound_s
+def test_stream_dead_from_the_start_or_soon_after_is_found_within_minutes_and_no_other(kinds: tuple[str, ...]) -> None:
+    bounds_s = {0.0: 420.0, 5.0: 1_000.0, 60.0: 1_000.0, 300.0: 700.0}  # by when it dies
+    cases = [(place, cut_s) for place in range(3) for cut_s in bounds_s]
+    markets = [one_dead(10, 5.0, kinds, place, cut_s, hours=0.3) for place, cut_s in cases]
+    for (place, cut_s), alarms in zip(cases, found_beside(markets, LOOK_S, ("mark",)), strict=True):
+        first = first_of(alarms)
+        assert list(first) == [place], (place, cut_s)
+        assert first[place] < bounds_s[cut_s], (place, cut_s)
 
 
 def test_stream_that_never_began_is_found_at_a_slower_pace_too() -> None:
@@ -223,16 +270,21 @@ def test_stream_that_never_began_among_two_hundred_is_found_and_no_other(kind: s
     assert {stream for _, stream in found(detector_of(market, ("mark",)), came)} == {dead}
 
 
-@pytest.mark.parametrize("depth", [0.0, THIN, 0.05, 3.0])
-def test_thin_symbols_beside_busy_ones_raise_nothing_from_the_start(depth: float) -> None:
-    for seed in range(2):
-        market = Market(24, seed, fall=(2.0, 50.0))
-        trades, depths = (np.arange(24) * len(KINDS) + place for place in range(2))
-        thin = np.arange(24) % 3 == 0
-        market.rates[trades[thin]], market.rates[depths[thin]] = THIN / 4, max(depth, 1e-9)
-        came = market.messages(tide((5, 0), (3, 1), (6, 1), (4, 0)))
-        came[: 2 * HOUR, trades[thin]] = 0
-        assert found(detector_of(market, ("mark",)), came) == [], seed
+def thin_beside_busy(depth: float, seed: int) -> tuple[list[str], list[str], np.ndarray]:
+    """Return symbols, kinds and messages of 24 symbols, each third one thin, with so many depth messages a second."""
+    market = Market(24, seed, fall=(2.0, 50.0))
+    trades, depths = (np.arange(24) * len(KINDS) + place for place in range(2))
+    thin = np.arange(24) % 3 == 0
+    market.rates[trades[thin]], market.rates[depths[thin]] = THIN / 4, max(depth, 1e-9)
+    came = market.messages(tide((5, 0), (3, 1), (6, 1), (4, 0)))
+    came[: 2 * HOUR, trades[thin]] = 0
+    return market.symbols, market.kinds, came
+
+
+def test_thin_symbols_beside_busy_ones_raise_nothing_from_the_start() -> None:
+    cases = [(depth, seed) for depth in (0.0, THIN, 0.05, 3.0) for seed in range(2)]
+    alarms = found_beside([thin_beside_busy(*case) for case in cases], paced=("mark",))
+    assert {case: some for case, some in zip(cases, alarms, strict=True) if some} == {}
 
 
 def test_what_never_came_is_counted_anew_after_a_restart() -> None:
@@ -300,7 +352,8 @@ def test_stream_that_never_began_is_subscribed_anew(
 ) -> None:
     async def scenario() -> None:
         stream = "ethusdt@markPrice@1s"
-        async with exchange(rate=25.0, activity_exponent=0.0, speed=50.0) as simulator:
+        # steps as short as the detector's: only ticks in which something comes count
+        async with exchange(rate=50.0, activity_exponent=0.0, speed=50.0, tick_ms=4.0) as simulator:
             config = feed_config(
                 simulator, "market", channels=["agg_trade", "mark_price"], silence_min_s=0.1, silence_tick_s=0.004
             )

@@ -45,7 +45,7 @@ CHECKS = [
     not_a_server_error, status_code_conformance, content_type_conformance, response_headers_conformance,
     response_schema_conformance,
 ]  # fmt: skip
-EXAMPLES = 8  # of each operation and mode
+EXAMPLES = 6  # of each operation and mode
 KNOWN = {
     "symbol": ["BTC-USDT-PERP", "BTCUSDT", "btc/usdt", "BTC-USDT", "BTC-USDT-SWAP"], "exchange": ["binance"],
     "interval": ["1m", "3m", "1h"],
