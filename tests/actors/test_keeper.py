@@ -87,10 +87,10 @@ class Desk:
             history=True,
             clickhouse=server,
             history_probe_s=0.1,
-            history_timeout_s=10.0,
-            backfill_wait_s=10.0,
-            history_total_timeout_s=10.0,
-            history_hint_timeout_s=10.0,
+            history_timeout_s=20.0,
+            backfill_wait_s=60.0,
+            history_total_timeout_s=20.0,
+            history_hint_timeout_s=20.0,
         )
 
     def get(self, path: str) -> Any:
