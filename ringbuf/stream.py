@@ -180,6 +180,14 @@ class StreamWriter:
         """Say that what was received before this may be stale: the source of the records was lost. Wall clock."""
         self._words[layout.LIVE_SINCE_AT // 8] = now_ns
 
+    def mind_clock(self, now_ns: int) -> None:
+        """Begin `live_since_ns` anew where the clock was set back: else what comes is stale until it has caught up.
+
+        To be called now and then. What was received by the clock as it was counts as live.
+        """
+        if now_ns < self._words[layout.LIVE_SINCE_AT // 8]:
+            self.set_live_since(now_ns)
+
     @property
     def sequence(self) -> int:
         """Sequence of the next record."""

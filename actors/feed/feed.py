@@ -384,6 +384,9 @@ class Feed:
             self.links.watch()
             self.gaps.flush()
             self.outages.ledger.flush()
+            now = time.time_ns()  # the clock of receipts
+            for writer in self.writers.values():
+                writer.mind_clock(now)
             self.metrics.update(self)
             await asyncio.sleep(WATCH_INTERVAL_S)
 

@@ -41,6 +41,23 @@ async def settled(running: Running, trades: int = 50) -> None:
         await until(lambda: len(running.rows("trade")) >= before + trades, f"{trades} more trades")
 
 
+def test_clock_set_back_after_the_start_makes_nothing_stale_that_comes(shm: Path, tmp_path: Path) -> None:
+    def ahead() -> int:
+        return time.time_ns() + 3600 * 10**9  # as the clock stood when the streams were attached
+
+    async def scenario() -> None:
+        async with exchange() as simulator, feeding(shm, tmp_path, feed_config(simulator), clock=ahead) as running:
+            await settled(running)
+            for record in ("trade", "quote", "book_level"):
+
+                def live(record: str = record) -> bool:
+                    return running.rows(record)["ts_recv_ns"][-1] >= running.reader(record).live_since_ns
+
+                await until(live, f"a {record} that is not stale")
+
+    asyncio.run(scenario())
+
+
 def test_feed_on_a_half_open_socket_reconnects_by_its_data_watchdog(shm: Path, tmp_path: Path) -> None:
     async def scenario() -> None:
         limits = fast_limits("spot", ping_interval_s=0.1, messages_per_s_max=0)  # its pings go on being answered

@@ -211,6 +211,10 @@ def test_writer_attach_continues_numbering_in_the_same_epoch(shm):
     reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
     assert reader.epoch == 77
     assert reader.live_since_ns == 2000
+    writer.mind_clock(2001)
+    assert reader.live_since_ns == 2000
+    writer.mind_clock(1999)  # it was set back
+    assert reader.live_since_ns == 1999
     assert reader.read(0, 100)[0]["a"].tolist() == list(range(15))
 
 
