@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,6 @@ def measure(bootstrap: str, seconds: float, folder: Path) -> list[Line]:
     """On a broker that has the topic, empty."""
     n = int(seconds * PER_SECOND)
     total = WARM + n
-    context = multiprocessing.get_context("spawn")
     kafka_table = f"""
 [kafka]
 bootstrap_servers = "{bootstrap}"
@@ -163,16 +163,13 @@ disabled = ["drawdown"]
     with running(kafka_table, folder) as (port, _, rings):
         producing.pace(0, WARM)  # accounts, positions and everything behind them are there
         wait_for(rings, WARM)
-        pipe, theirs = context.Pipe()
-        process = context.Process(target=client, args=(f"ws://127.0.0.1:{port}/ws/v1", n, theirs), daemon=True)
-        process.start()
-        assert pipe.poll(DEADLINE_S) and pipe.recv() == "ready", "the client was not served"
-        producing.pace(WARM, total)
-        assert pipe.poll(2 * DEADLINE_S), "not all fills came to the client"
-        arrived: list[tuple[int, int]] = pipe.recv()
-        process.join(10)
+        url = f"ws://127.0.0.1:{port}/ws/v1"
+        arrived: list[tuple[int, int]] = followed(client, url, producing, WARM, n)
         at_topic = received(rings, time.time_ns() - time.monotonic_ns())
-    alone = measure_bare(bootstrap, producing, total, n)
+    of_bare: dict[tuple[int, int], int] = followed(bare, bootstrap, producing, total, n)
+    alone = [
+        (at - int(producing.sent[offset * PARTITIONS + partition])) / 1e6 for (partition, offset), at in of_bare.items()
+    ]
     numbers = sorted(number for number, _ in arrived)
     assert numbers == list(range(WARM, total)), f"{len(numbers)} of {n} fills came, {len(set(numbers))} different ones"
     sent, acknowledged = producing.sent, producing.acknowledged
@@ -193,20 +190,18 @@ disabled = ["drawdown"]
     ]
 
 
-def measure_bare(bootstrap: str, producing: Producing, first: int, n: int) -> list[float]:
-    """From `produce()` of an event to aiokafka alone, ms."""
+def followed(target: Callable[..., None], address: str, producing: Producing, first: int, n: int) -> Any:
+    """What a process that follows events `first` to `first + n` says of them; they are produced when it is ready."""
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
-    process = context.Process(target=bare, args=(bootstrap, n, theirs), daemon=True)
+    process = context.Process(target=target, args=(address, n, theirs), daemon=True)
     process.start()
-    assert pipe.poll(DEADLINE_S) and pipe.recv() == "ready", "aiokafka alone was not served"
+    assert pipe.poll(DEADLINE_S) and pipe.recv() == "ready", f"{target.__name__} was not served"
     producing.pace(first, first + n)
-    assert pipe.poll(2 * DEADLINE_S), "not all events came to aiokafka alone"
-    arrived: dict[tuple[int, int], int] = pipe.recv()
+    assert pipe.poll(2 * DEADLINE_S), f"not all events came to {target.__name__}"
+    arrived = pipe.recv()
     process.join(10)
-    return [
-        (at - int(producing.sent[offset * PARTITIONS + partition])) / 1e6 for (partition, offset), at in arrived.items()
-    ]
+    return arrived
 
 
 def wait_for(rings: Path, events: int) -> None:

@@ -183,7 +183,7 @@ class StreamWriter:
     def mind_clock(self, now_ns: int) -> None:
         """Begin `live_since_ns` anew where the clock was set back: else what comes is stale until it has caught up.
 
-        To be called now and then. What was received by the clock as it was counts as live.
+        To be called now and then, with the wall clock. What was received by the clock as it was counts as live.
         """
         if now_ns < self._words[layout.LIVE_SINCE_AT // 8]:
             self.set_live_since(now_ns)

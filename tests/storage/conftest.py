@@ -21,15 +21,20 @@ def engine() -> Iterator[Actor]:
         yield engine
 
 
-@pytest.fixture
-def server(engine: Actor) -> Server:
-    """The engine, with a database that no other test uses."""
+def new_database(engine: Actor) -> Server:
+    """The engine, with a database that nobody else uses."""
     return Server(
         url=engine.detail()["url"],
         password_file=str(engine.data / "clickhouse" / "password"),
         database=f"t{uuid.uuid4().hex[:10]}",
         timeout_s=20.0,
     )
+
+
+@pytest.fixture
+def server(engine: Actor) -> Server:
+    """The engine, with a database that no other test uses."""
+    return new_database(engine)
 
 
 @pytest.fixture
