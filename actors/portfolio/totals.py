@@ -200,8 +200,7 @@ class Totals:
     def _group(self, name: Name) -> Group:
         group = self.groups.get(name)
         if group is None:
-            whole = name[1] == name[2] == ALL
-            group = self.groups[name] = Group(name, self._capital_of(name[0]) if whole else 0)
+            group = self.groups[name] = Group(name, self._capital_of(name[0]))
         return group
 
     def groups_of(self, position: Position) -> tuple[Group, ...]:

@@ -318,6 +318,10 @@ def test_group_history_gives_starts_of_day_week_and_month(tmp_path):
     group.observe(40)
     assert group.max_drawdown > 0
     assert group.closes[40] == group.sums.pnl - group.paper
+    for one in totals.groups.values():  # a strategy and a symbol draw on what their account has
+        one.sums = group.sums
+        one.observe(40)
+        assert one.max_drawdown == group.max_drawdown
 
 
 _STREAM = list(execution_stream(random.Random(11), 120, late=0.2, told_twice=0.3, repeated=0.2))
