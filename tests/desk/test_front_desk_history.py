@@ -29,11 +29,11 @@ from tickring.storage.schema import SchemaOptions, qualified, qualified_table
 
 from ..actors.front_rig import FrontThread, engine_fixture, server_fixture  # noqa: F401
 from ..actors.test_front_rest import eventually
-from .desk_rig import Topic
+from .desk_rig import Portfolio, Topic
 from .test_front_fills import a_fill, walk
 
 Place = tuple[int, int, int]  # partition, offset, item
-SECOND, HOUR = 10**9, 3600 * 10**9
+SECOND, HOUR, DAY = 10**9, 3600 * 10**9, 86_400 * 10**9
 NOW = time.time_ns()
 
 
@@ -334,7 +334,7 @@ def test_the_curve_is_told_by_interval(front: FrontThread, history: History) -> 
     assert answer["metadata"]["completeness"] == 100.0
     assert walk(front, "/api/v1/pnl?interval=1h&page_size=2", "cumulative_pnl") == [65.0, 67.0, 64.0]
     legacy = front.get("/api/pnl?interval=1h").json
-    assert [point["value"] for point in legacy["timeseries"]] == [64.0, 67.0, 65.0]
+    assert [point["value"] for point in legacy["timeseries"]] == ["64", "67", "65"]
     again = front.get("/api/v1/pnl?interval=1h")
     assert again.headers["x-cache"] == "HIT"
     returns = front.data("/api/v1/performance/returns?period=daily")
@@ -360,10 +360,66 @@ def test_long_curve_of_several_symbols_is_told_by_the_page(front: FrontThread, h
         mine = [point for point in told if point["symbol"] == symbol][::-1]
         numbers = range(step, count, step)
         assert [point["cumulative_pnl"] for point in mine] == [n * n for n in numbers]
-        # before the range ETHUSDT had none in the minute that is looked at, but for the first of all
-        assert [point["total_pnl"] for point in mine[1:]] == [n * n - (n - step) ** 2 for n in numbers[1:]]
+        assert [point["total_pnl"] for point in mine] == [n * n - (n - step) ** 2 for n in numbers]
     legacy = front.get(f"/api/pnl?symbol=SOLUSDT&interval=1m&start_time={(first + minute) // 10**6}").json
-    assert [point["value"] for point in legacy["timeseries"]] == [n * n for n in range(1, count)]
+    assert [point["value"] for point in legacy["timeseries"]] == [str(n * n) for n in range(1, count)]
+
+
+def earn(history: History, account: str, symbol: str, earned: dict[int, int]) -> None:
+    """PnL of an account: start of an hour -> realised until then, a minute later."""
+    history.rows(PNL, {"account_id": account, "strategy_id": "ALL", "symbol": symbol}, [
+        {"ts_recv_ns": start + 60 * SECOND, "ts_event_ns": start, "total_pnl": total * UNIT,
+         "realized_pnl": (total - 2) * UNIT, "unrealized_pnl": 2 * UNIT, "fill_count": total}
+        for start, total in earned.items()
+    ])  # fmt: skip
+
+
+def test_account_in_which_nothing_happens_stays_in_the_curve_of_all(front: FrontThread, history: History) -> None:
+    now = NOW // HOUR * HOUR
+    earn(history, "quiet", "ALL", {now - 5 * HOUR: 1000})
+    earn(history, "busy", "ALL", {now - hours * HOUR: 15 - hours for hours in (5, 4, 3, 2, 1)})
+    told = front.data("/api/v1/pnl?interval=1h&account_id=*")[::-1]
+    assert [point["cumulative_pnl"] for point in told] == [1010.0, 1011.0, 1012.0, 1013.0, 1014.0]
+    assert [point["total_pnl"] for point in told] == [1010.0, 1.0, 1.0, 1.0, 1.0]
+    assert {point["unrealized_pnl"] for point in told} == {4.0}
+
+
+def test_range_begins_with_what_was_there_before(tmp_path: Path, topic: Topic, history: History) -> None:
+    start, portfolio = NOW // DAY * DAY - 3 * DAY, Portfolio(tmp_path)
+    cases = [(interval, days) for interval in ("1m", "1h", "1d") for days in (0, 1, 40)]
+    for interval, days in cases:
+        for symbol, before, then in (("SOLUSDT", 1000, 1001), ("SOL-USDT", 50, 53)):
+            account = f"{interval}-{days}"
+            earn(history, account, symbol, {start - days * DAY: before, start + DAY // 2: then})
+            portfolio.pnl(
+                account, symbol=symbol, total_pnl=then * UNIT, realized_pnl=(then - 2) * UNIT,
+                unrealized_pnl=2 * UNIT, fill_count=then,
+            )  # fmt: skip
+    with front_of(tmp_path, history.server) as front:
+        for interval, days in cases:
+            last, first = front.data(
+                f"/api/v1/pnl?account_id={interval}-{days}&symbol=SOLUSDT&interval={interval}"
+                f"&start_time={(start + 2 * HOUR) // 10**6}"
+            )
+            assert last["total_pnl"] == 0.0, "now"
+            if (interval, days) == ("1d", 0):  # an interval has one value
+                assert first["total_pnl"] == 1054.0
+            else:
+                assert (first["total_pnl"], first["realized_pnl"], first["cumulative_pnl"]) == (4.0, 4.0, 1054.0)
+    portfolio.close()
+
+
+def test_overview_tells_what_was_earned_today(tmp_path: Path, topic: Topic, history: History) -> None:
+    portfolio = Portfolio(tmp_path)
+    earn(history, "default", "ALL", {NOW // DAY * DAY - 2 * DAY: 100})
+    portfolio.pnl(
+        "default", realized_pnl=99 * UNIT, unrealized_pnl=8 * UNIT, total_pnl=106 * UNIT, fees=UNIT,
+        day_start_pnl=100 * UNIT,
+    )  # fmt: skip
+    with front_of(tmp_path, history.server) as front:
+        told = front.data("/api/v1/summary")["daily_pnl"]
+    assert told == {"realized": 1.0, "unrealized": 6.0, "total": 6.0}
+    portfolio.close()
 
 
 def test_positions_are_told_as_they_were(front: FrontThread, history: History) -> None:

@@ -73,7 +73,7 @@ def test_legacy_pnl_is_that_of_all_accounts_together(front: FrontThread, portfol
         "success", "timestamp", "summary", "timeseries", "by_symbol", "query_params", "execution_time_ms",
     }  # fmt: skip
     assert found["summary"]["total_realized_pnl"] == "20" and found["by_symbol"]["SOLUSDT"]["realized_pnl"] == "2"
-    assert found["timeseries"][-1]["value"] == 20.0
+    assert found["timeseries"][-1]["value"] == "20"
     assert front.get("/api/pnl?symbol=SOL-USDT").json["by_symbol"] == {}
     assert front.get("/api/pnl/realtime?symbol=SOLUSDT").json["total_realized_pnl"] == 2.0
     assert front.get("/api/pnl?start_time=2025-01-01&end_time=2025-12-01").status == 400, "more than 90 days"
@@ -85,6 +85,27 @@ def test_the_curve_ends_with_the_interval_that_is_not_over(front: FrontThread, p
     (point,) = answer["data"]
     assert point["symbol"] == "ALL" and point["cumulative_pnl"] == 20.0
     assert answer["metadata"]["summary"]["total_pnl"] == 20.0 and answer["count"] == 1
+
+
+def test_symbol_in_two_spellings_is_one(front: FrontThread, portfolio: Portfolio) -> None:
+    portfolio.pnl("default", symbol="SOLUSDT", **pnl_values(18, 4))
+    portfolio.pnl("acct-7", symbol="SOL-USDT", **pnl_values(7, 0))
+    for symbol in ("SOL-USDT", "solusdt"):
+        path = f"/api/v1/pnl/realtime?symbol={symbol}&account_id="
+        realized = [front.data(path + account)["total_realized_pnl"] for account in ("default", "acct-7", "*")]
+        assert realized == [18.0, 7.0, 25.0]
+        (point,) = front.data(f"/api/v1/pnl?symbol={symbol}&account_id=*")
+        assert point["cumulative_pnl"] == 25.0
+        assert front.get(f"/api/performance?symbol={symbol}").json["cumulative_pnl"][-1]["value"] == "25"
+
+
+def test_summary_of_a_list_is_of_the_symbols_that_are_named(front: FrontThread, portfolio: Portfolio) -> None:
+    portfolio.pnl("default", **pnl_values(30, 0))
+    for number, symbol in enumerate(("SOLUSDT", "ETHUSDT", "BTCUSDT"), 1):
+        portfolio.pnl("default", symbol=symbol, **pnl_values(number, 0))
+    metadata = front.get("/api/v1/pnl?symbols=SOL-USDT,ETHUSDT").json["metadata"]
+    assert metadata["summary"]["total_realized_pnl"] == 3.0
+    assert set(metadata["by_symbol"]) == {"SOLUSDT", "ETHUSDT"}
 
 
 def test_without_a_portfolio_everything_is_nothing(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from ....storage.client import quote_name
 from ..history import in_turns
 from ..stamps import NS
 from ..state import FrontState
+from .params import DAY_NS
 from .portfolio import ALL
 
 INTERVALS = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86_400}
 CURVES_KEPT = 64
-_VALUES = ("realized_pnl", "unrealized_pnl", "total_pnl", "fill_count")
+_AMOUNTS = ("realized_pnl", "unrealized_pnl", "total_pnl")
+Spellings = tuple[str, ...]  # of one symbol, as fills write it; told by the first
 
 
 class Point(msgspec.Struct, frozen=True, gc=False, eq=False):
@@ -31,6 +33,7 @@ class Point(msgspec.Struct, frozen=True, gc=False, eq=False):
     total: int
     fills: int
     own_realized: int
+    own_unrealized: int
     own_total: int
     own_fills: int
 
@@ -50,33 +53,48 @@ class Curve:
 
 
 async def read_curve(
-    state: FrontState, account: str | None, symbols: frozenset[str], interval: str, start_ns: int, end_ns: int,
+    state: FrontState, account: str | None, symbols: Sequence[Spellings], interval: str, start_ns: int, end_ns: int,
     *, strategy: str = ALL,
 ) -> Curve:  # fmt: skip
-    """The curve of an account, or of all together; of the whole unless symbols are named (as in the fills)."""
+    """The curve of an account, or of all together; of the whole unless symbols are named.
+
+    An account counts in every interval with what it had last, as it is stored only when something changes. What it had
+    before the range is that of the last day that has a sample, and of the range's first day until then.
+    """
     length = INTERVALS[interval] * NS
     first = start_ns // length * length
-    wanted = tuple(sorted(symbols)) or (ALL,)
+    wanted = sorted(symbols) or [(ALL,)]
+    told = {spelling: one[0] for one in wanted for spelling in one}
 
     async def ask() -> list[list[str | int]] | None:
-        sums = ", ".join(f"toString(sum(s.{name}))" for name in _VALUES)
+        values = ", ".join(
+            f"s.{name} - lagInFrame(s.{name}, 1, CAST(0, 'Decimal(38, 8)')) OVER before AS {name}" for name in _AMOUNTS
+        )
+        sums = ", ".join(f"toString(sum({name}))" for name in (*_AMOUNTS, "fills"))
         table = f"{quote_name(state.history.database)}.pnl_curve_states"
         one = "" if account is None else "account_id = {account:String} AND "
         return await state.history.ask(
-            f"SELECT toUnixTimestamp(bucket), symbol, {sums} FROM (SELECT time_bucket AS bucket, account_id, symbol, "
-            f"argMaxMerge(last) AS s FROM {table} WHERE {one}strategy_id = {{strategy:String}} "
-            "AND symbol IN {symbols:Array(String)} AND interval_type = {interval:String} "
-            "AND time_bucket >= fromUnixTimestamp({first:Int64}) AND time_bucket < fromUnixTimestamp({end:Int64}) "
-            "GROUP BY time_bucket, account_id, symbol) GROUP BY bucket, symbol ORDER BY bucket, symbol",
-            {"account": account or "", "strategy": strategy, "symbols": list(wanted), "interval": interval,
-             "first": (first - length) // NS, "end": -(-end_ns // NS)},
+            f"SELECT toUnixTimestamp(bucket), told, {sums} FROM (SELECT bucket, {values}, "
+            "toInt64(s.fill_count) - lagInFrame(toInt64(s.fill_count), 1, toInt64(0)) OVER before AS fills, "
+            "transform(toString(symbol), {symbols:Array(String)}, {told:Array(String)}) AS told "
+            "FROM (SELECT account_id, symbol, argMaxMerge(last) AS s, "
+            "if(time_bucket < fromUnixTimestamp({first:Int64}), toDateTime(0, 'UTC'), time_bucket) AS bucket "
+            f"FROM {table} WHERE {one}strategy_id = {{strategy:String}} AND symbol IN {{symbols:Array(String)}} AND "
+            "(interval_type = {interval:String} AND time_bucket >= fromUnixTimestamp({day:Int64}) AND "
+            "time_bucket < fromUnixTimestamp({end:Int64}) OR "
+            "interval_type = '1d' AND time_bucket < fromUnixTimestamp({day:Int64})) "
+            "GROUP BY bucket, account_id, symbol) WINDOW before AS (PARTITION BY account_id, symbol ORDER BY bucket "
+            "ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)) GROUP BY bucket, told ORDER BY bucket, told",
+            {"account": account or "", "strategy": strategy, "symbols": list(told), "told": list(told.values()),
+             "interval": interval, "day": first // DAY_NS * DAY_NS // NS, "first": first // NS,
+             "end": -(-end_ns // NS)},
             patient=True,
         )  # fmt: skip
 
     rows, kept, answered = [], False, True
     if state.history.configured:
         # the range of a page that is asked for again and again moves on by less than an interval
-        identity = ("curve", _VALUES, account, strategy, wanted, interval, first, -(-end_ns // length))
+        identity = ("curve", account, strategy, tuple(wanted), interval, first, -(-end_ns // length))
         found, kept = await state.desk.cache.get(identity, ask)
         answered, rows = found is not None, found or []
     points = list(await _parsed(rows)) if rows else []
@@ -92,16 +110,16 @@ _PARSED: dict[int, tuple[list[list[Any]], list[Point]]] = {}  # by the identity 
 
 
 async def _parsed(rows: list[list[Any]]) -> list[Point]:
-    """The points of an answer, worked out once while the answer is kept."""
+    """The points of an answer, worked out once while the answer is kept; what came before the range is at time 0."""
     kept = _PARSED.get(id(rows))
     if kept is None:
         last: dict[str, Point] = {}
 
         def read(row: list[Any]) -> Point:
             seconds, symbol, *amounts, fills = row
-            realized, unrealized, total = (parse_amount(amount)[0] for amount in amounts)
-            start_ns = int(seconds) * NS
-            point = last[symbol] = _point(last.get(symbol), start_ns, symbol, realized, unrealized, total, int(fills))
+            own = [*(parse_amount(amount)[0] for amount in amounts), int(fills)]
+            now = (a + b for a, b in zip(_sums(last.get(symbol)), own, strict=True))
+            point = last[symbol] = Point(int(seconds) * NS, symbol, *now, *own)
             return point
 
         points = await in_turns(read, rows)
@@ -115,18 +133,22 @@ def _point(
     before: Point | None, start_ns: int, symbol: str, realized: int, unrealized: int, total: int, fills: int
 ) -> Point:
     """The point that follows one of its symbol."""
-    since = (before.realized, before.total, before.fills) if before is not None else (0, 0, 0)
-    own = realized - since[0], total - since[1], fills - since[2]
-    return Point(start_ns, symbol, realized, unrealized, total, fills, *own)
+    now = realized, unrealized, total, fills
+    own = tuple(a - b for a, b in zip(now, _sums(before), strict=True))
+    return Point(start_ns, symbol, *now, *own)
+
+
+def _sums(point: Point | None) -> tuple[int, int, int, int]:
+    return (point.realized, point.unrealized, point.total, point.fills) if point is not None else (0, 0, 0, 0)
 
 
 def _append_now(
-    state: FrontState, account: str | None, strategy: str, symbols: Sequence[str], length: int, first: int,
+    state: FrontState, account: str | None, strategy: str, symbols: Sequence[Spellings], length: int, first: int,
     end_ns: int, points: list[Point],
 ) -> None:  # fmt: skip
     """The interval that is not over ends, for now, with what memory holds."""
-    for symbol in symbols:
-        now = state.desk.portfolio.whole(account, strategy, symbol)
+    for spellings in symbols:
+        symbol, now = spellings[0], state.desk.portfolio.whole(account, strategy, spellings)
         if not now["updated_ns"]:
             continue
         bucket = now["updated_ns"] // length * length
@@ -134,6 +156,6 @@ def _append_now(
             continue
         at = _index(points, bucket)
         before = next((points[i] for i in range(at - 1, -1, -1) if points[i].symbol == symbol), None)
-        point = _point(before, bucket, symbol, *(now[name] for name in _VALUES))
+        point = _point(before, bucket, symbol, *(now[name] for name in (*_AMOUNTS, "fill_count")))
         others = [other for other in points[at:] if other.symbol != symbol]
         points[at:] = sorted([*others, point], key=lambda point: (point.start_ns, point.symbol))

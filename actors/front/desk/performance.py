@@ -29,7 +29,6 @@ from .form import (
     MAYBE_AMOUNT,
     MAYBE_NUMBER,
     MOMENT,
-    NUMBER,
     OBJECT,
     TEXT,
     Form,
@@ -78,7 +77,7 @@ METRICS: dict[str, Any] = objects(
     avg_holding_time=AMOUNT_SCHEMA, total_trades=INTEGER, profitable_trades=INTEGER,
     avg_profit_per_trade=AMOUNT_SCHEMA,
 )  # fmt: skip
-TIME_POINT: dict[str, Any] = objects(timestamp=MOMENT, value=NUMBER)
+TIME_POINT: dict[str, Any] = objects(timestamp=MOMENT, value=AMOUNT_SCHEMA)
 STATED: dict[str, Any] = objects(
     timestamp=MOMENT, strategy_id=TEXT, total_trades=INTEGER, win_rate=MAYBE_NUMBER, total_pnl=MAYBE_AMOUNT,
     sharpe_ratio=MAYBE_NUMBER, max_drawdown=MAYBE_NUMBER, profit_factor=MAYBE_NUMBER,
@@ -122,7 +121,7 @@ class Days:
     def points(self, values: Sequence[int], form: Form) -> list[dict[str, Any]]:
         """TimePoints."""
         return [
-            {"timestamp": form.moment(start), "value": amount_number(value)}
+            {"timestamp": form.moment(start), "value": form.amount(value)}
             for start, value in zip(self.starts, values, strict=True)
         ]
 
@@ -225,7 +224,7 @@ class Performances:
 
     async def days(self, account: str | None, strategy: str | None, symbol: str | None, start: int, end: int) -> Days:
         """PnL by day."""
-        named = frozenset((symbol,)) if symbol else frozenset[str]()
+        named = [self.state.desk.portfolio.spellings(symbol)] if symbol else []
         first = start // DAY_NS * DAY_NS
         return Days.of(await read_curve(self.state, account, named, "1d", first, end, strategy=strategy or ALL))
 
@@ -342,7 +341,11 @@ def _canonical(state: FrontState) -> list[Endpoint]:
 
     def overview(arguments: Arguments) -> Answerer:
         form, account = form_of(arguments["decimals"], arguments["time"]), chosen(arguments["account_id"])
-        return lambda: members(encode(account_overview(state, account, form)))
+
+        async def answer() -> Answer:
+            return members(encode(await account_overview(state, account, form)))
+
+        return answer
 
     point = lists(TIME_POINT)
     data = objects(
@@ -385,11 +388,17 @@ def _meant(state: FrontState, account: str | None, arguments: Arguments) -> str 
     return chosen(named)
 
 
-def account_overview(state: FrontState, account: str | None, form: Form) -> dict[str, Any]:
-    """What an account holds, what it earned today, and what its risk engine said last."""
+async def account_overview(state: FrontState, account: str | None, form: Form) -> dict[str, Any]:
+    """What an account holds, what it earned today, and what its risk engine said last.
+
+    Of today, `total` is after fees, `realized` before them, and `unrealized` is by how much the value of what is open
+    has changed. They are null where ClickHouse cannot tell what they were when the day began.
+    """
     now, positions = current(state, account, None, None), state.desk.portfolio.positions(account)
-    day = now["total_pnl"] - now["day_start_pnl"]
-    unrealized = now["unrealized_pnl"]
+    day_ns = time.time_ns() // DAY_NS * DAY_NS
+    curve = await read_curve(state, account, (), "1d", day_ns, day_ns + DAY_NS)
+    today = [(point.own_realized, point.own_unrealized) for point in curve.points] or [(0, 0)]
+    realized, unrealized = today[-1] if state.history.configured and curve.answered else (None, None)
     shelf = state.desk.statements("risk.metrics.v1")
     item = shelf.latest((account,) if account else EVERY) if shelf is not None else None
     risk = None
@@ -406,8 +415,8 @@ def account_overview(state: FrontState, account: str | None, form: Form) -> dict
             "total_pnl": form.amount(sum(row["unrealized_pnl"] for row in positions)),
         },
         "daily_pnl": {
-            "realized": form.amount(day - unrealized), "unrealized": form.amount(unrealized),
-            "total": form.amount(day),
+            "realized": form.maybe(realized), "unrealized": form.maybe(unrealized),
+            "total": form.amount(now["total_pnl"] - now["day_start_pnl"]),
         },
         "risk": risk,
     }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from ....codecs.desk.money import UNIT, amount_number
+from ....codecs.desk.money import UNIT, amount_text
 from ..endpoints import Answer, Answerer, Arguments, Endpoint, Enveloped
 from ..envelope import encode, members
 from ..params import Param, choice, flag
@@ -23,7 +23,6 @@ from .form import (
     MAYBE_MOMENT,
     MAYBE_TEXT,
     MOMENT,
-    NUMBER,
     OBJECT,
     TEXT,
     Form,
@@ -78,20 +77,11 @@ BY_SYMBOL: dict[str, Any] = {"type": "object", "additionalProperties": objects(
 )}  # fmt: skip
 
 
-def current(state: FrontState, account: str | None, strategy: str | None, symbol: str | None) -> Mapping[str, Any]:
-    """PnL now, of an account or of all together."""
-    return state.desk.portfolio.whole(account, strategy or ALL, _known(state, symbol) or ALL)
-
-
-def _known(state: FrontState, symbol: str | None) -> str | None:
-    """A symbol as the fills write it."""
-    if symbol is None:
-        return None
-    plain = plain_symbol(symbol)
-    for row in state.desk.portfolio.pnl_by_symbol():
-        if plain_symbol(row.symbol) == plain:
-            return row.symbol
-    return symbol
+def current(state: FrontState, account: str | None, strategy: str | None, *symbols: str | None) -> Mapping[str, Any]:
+    """PnL now, of an account or of all together; of the whole, or of symbols in all their spellings."""
+    portfolio = state.desk.portfolio
+    named = tuple(spelling for symbol in symbols if symbol is not None for spelling in portfolio.spellings(symbol))
+    return portfolio.whole(account, strategy or ALL, named or (ALL,))
 
 
 def ratio(value: float) -> int:
@@ -135,11 +125,14 @@ def realtime(now: Mapping[str, Any], symbol: str | None, form: Form) -> dict[str
     }  # fmt: skip
 
 
-def by_symbol(state: FrontState, account: str | None, strategy: str | None, form: Form) -> dict[str, Any]:
-    """PnL now of each symbol, as JSON texts."""
+def by_symbol(
+    state: FrontState, account: str | None, strategy: str | None, form: Form, named: Sequence[str] = ()
+) -> dict[str, Any]:
+    """PnL now of each symbol, or of those named, as JSON texts."""
     found: dict[str, list[Latest]] = {}
     for row in state.desk.portfolio.pnl_by_symbol(account, strategy or ALL):
-        found.setdefault(row.symbol, []).append(row)
+        if not named or row.symbol in named:
+            found.setdefault(row.symbol, []).append(row)
     texts = _OF_SYMBOL[form]
     return {symbol: texts.of((account, strategy, symbol), rows) for symbol, rows in sorted(found.items())}
 
@@ -173,7 +166,7 @@ _POINTS = by_form(_point)
 
 
 def _time_point(point: Point) -> dict[str, Any]:
-    return {"timestamp": naive(point.start_ns), "value": amount_number(point.total)}
+    return {"timestamp": naive(point.start_ns), "value": amount_text(point.total)}
 
 
 _TIME_POINTS = Rendered(_time_point)
@@ -196,9 +189,10 @@ _LISTED: tuple[Param, ...] = (
 _NOW: tuple[Param, ...] = (ACCOUNT, ANY_STRATEGY, SYMBOL, NUMBERS, TIME)
 
 
-def _symbols(state: FrontState, arguments: Arguments) -> frozenset[str]:
+def _symbols(arguments: Arguments) -> list[str]:
+    """The symbols that are meant, each once; empty for the whole."""
     given = [arguments.get("symbol"), *(arguments.get("symbols") or "").split(",")]
-    return frozenset(_known(state, one.strip()) or one for one in given if one and one.strip())
+    return list({plain_symbol(one.strip()): one.strip() for one in given if one and one.strip()}.values())
 
 
 def _canonical(state: FrontState) -> list[Endpoint]:
@@ -210,18 +204,18 @@ def _canonical(state: FrontState) -> list[Endpoint]:
 
         async def answer() -> Answer:
             start, end = bounds(arguments, DAY_NS, LONGEST_NS)
-            symbols = _symbols(state, arguments)
-            curve = await read_curve(
-                state, account, symbols, arguments["interval"], start, end, strategy=strategy or ALL
-            )
+            symbols = _symbols(arguments)
+            named = [state.desk.portfolio.spellings(symbol) for symbol in symbols]
+            curve = await read_curve(state, account, named, arguments["interval"], start, end, strategy=strategy or ALL)
             points = curve.points
             newest_first = range(len(points) - 1, -1, -1)
             shown, pagination = cut(newest_first, lambda index: _rank(points[index]), place)
-            now = current(state, account, strategy, next(iter(symbols)) if len(symbols) == 1 else None)
+            now = current(state, account, strategy, *symbols)
             metadata = {
                 "count": len(shown), "account_id": account or "*", "interval": arguments["interval"],
                 "start_time": form.moment(start), "end_time": form.moment(end), **_origin(state, curve),
-                "summary": summary(now, form), "by_symbol": by_symbol(state, account, strategy, form),
+                "summary": summary(now, form),
+                "by_symbol": by_symbol(state, account, strategy, form, [name for one in named for name in one]),
             }  # fmt: skip
             body = members(
                 texts.array([points[index] for index in shown]), metadata=metadata,
@@ -278,7 +272,8 @@ def _legacy(state: FrontState) -> list[Endpoint]:
     async def listed(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         start, end = bounds(arguments, DAY_NS, LONGEST_LEGACY_NS)
         symbol = arguments["symbol"]
-        curve = await read_curve(state, None, _symbols(state, arguments), arguments["interval"], start, end)
+        named = [state.desk.portfolio.spellings(symbol)] if symbol else []
+        curve = await read_curve(state, None, named, arguments["interval"], start, end)
         return {
             "summary": summary(current(state, None, None, symbol), form),
             "timeseries": await series_of(curve.points) if arguments["include_timeseries"] else [],
@@ -294,7 +289,7 @@ def _legacy(state: FrontState) -> list[Endpoint]:
         return {name: value for name, value in told.items() if name != "trade_count"}
 
     shown = {name: schema for name, schema in REALTIME["properties"].items() if name != "trade_count"}
-    point = objects(timestamp=TEXT, value=NUMBER)
+    point = objects(timestamp=TEXT, value=TEXT)
     return [
         modelled(
             "/api/pnl", "PnL of a range", (*some, INTERVAL, WITH_SERIES),

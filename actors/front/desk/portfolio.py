@@ -14,6 +14,7 @@ from ....codecs.desk.records import PNL, POSITION
 from ....codecs.record import RecordType
 from ....ringbuf import StreamReader
 from ...recent import PORTFOLIO_ACTOR
+from .params import plain_symbol
 from .streams import DeskStreams
 
 R = TypeVar("R")
@@ -171,9 +172,16 @@ class Portfolio:
         """PnL rows of each symbol."""
         return [row for row in self._latest(PNL, account, strategy, None) if row.symbol != ALL]
 
-    def whole(self, account: str | None, strategy: str = ALL, symbol: str = ALL) -> Mapping[str, Any]:
-        """The same rows `together`, worked out when one of them has changed."""
-        return self._whole.of((account, strategy, symbol), self.pnl(account, strategy, symbol))
+    def whole(self, account: str | None, strategy: str = ALL, symbols: Sequence[str] = (ALL,)) -> Mapping[str, Any]:
+        """The rows of these symbols `together`, worked out when one of them has changed."""
+        rows = [row for symbol in symbols for row in self.pnl(account, strategy, symbol)]
+        return self._whole.of((account, strategy, symbols), rows)
+
+    def spellings(self, symbol: str) -> tuple[str, ...]:
+        """A symbol as the fills of all accounts write it; as it is where there are none."""
+        plain = plain_symbol(symbol)
+        found = {row.symbol for row in self.pnl_by_symbol() if plain_symbol(row.symbol) == plain}
+        return tuple(sorted(found)) or (symbol,)
 
 
 # How rows of several accounts become one: everything else is a sum.
