@@ -32,7 +32,7 @@ _CURVE_KEY: Sequence[tuple[str, str, str]] = (
 # What a state holds of the newest sample.
 CURVE_VALUES = (
     "realized_pnl", "unrealized_pnl", "fees", "total_pnl", "volume", "exposure", "peak_pnl", "fill_count",
-    "max_drawdown",
+    "max_drawdown", "gross_profit", "gross_loss", "winning_trips", "losing_trips", "holding_ns",
 )  # fmt: skip
 _KINDS = {field.name: field.kind.clickhouse for field in PNL.fields}
 _VALUES = ", ".join(CURVE_VALUES)

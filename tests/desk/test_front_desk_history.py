@@ -409,6 +409,44 @@ def test_range_begins_with_what_was_there_before(tmp_path: Path, topic: Topic, h
     portfolio.close()
 
 
+def test_summary_of_a_range_tells_what_was_added_in_it(tmp_path: Path, topic: Topic, history: History) -> None:
+    portfolio, day = Portfolio(tmp_path), NOW // DAY * DAY
+
+    def standing(n: int) -> dict[str, int]:
+        amounts = {"realized_pnl": 10 * n, "unrealized_pnl": n, "fees": n, "total_pnl": 10 * n, "volume": 100 * n,
+                   "gross_profit": 12 * n, "gross_loss": 3 * n}  # fmt: skip
+        counts = {"fill_count": 8 * n, "winning_trips": 3 * n, "losing_trips": n, "holding_ns": n * 240 * SECOND}
+        return {**{name: amount * UNIT for name, amount in amounts.items()}, **counts}
+
+    for account, each in (("default", (4, 3, 2, 1)), ("quiet", (9,))):  # days ago
+        history.rows(PNL, {"account_id": account, "strategy_id": "ALL", "symbol": "ALL"}, [
+            {"ts_recv_ns": day - ago * DAY + 3 * HOUR + 30 * SECOND, "ts_event_ns": 1, **standing(n)}
+            for n, ago in enumerate(each, 1)
+        ])  # fmt: skip
+    portfolio.pnl("default", **{**standing(5), "largest_win": UNIT})
+    portfolio.pnl("quiet", **standing(1))
+
+    def span(start: int, end: int = 0) -> str:
+        return f"?start_time={start // 10**6}" + (f"&end_time={end // 10**6}" if end else "")
+
+    with front_of(tmp_path, history.server) as front:
+        january = span(day - 4 * DAY + 4 * HOUR, day - 2 * DAY + 4 * HOUR)  # two of the four
+        one = front.data(f"/api/v1/pnl/summary{january}")
+        assert (one["total_realized_pnl"], one["total_pnl"], one["total_unrealized_pnl"]) == (20.0, 20.0, 3.0)
+        assert (one["win_rate"], one["profit_factor"]) == (75.0, 4.0)
+        assert front.get(f"/api/pnl/summary{january}").json["total_unrealized_pnl"] == "4", "of both accounts"
+        trades = front.get(f"/api/performance/trades{january}").json
+        assert trades["trade_stats"]["total_trades"] == 8 and trades["trade_stats"]["best_trade"] is None
+        assert front.data(f"/api/v1/performance/summary{january}")["avg_holding_time"] == "1"
+        assert front.data(f"/api/v1/performance/summary{span(day - DAY)}")["total_trades"] == 8, "until now"
+        assert front.get("/api/performance/summary").json["total_trades"] == 24
+        early = front.get(f"/api/pnl/summary{span(day - 40 * DAY, day - 30 * DAY)}").json
+        assert early["total_realized_pnl"] == early["total_pnl"] == "0"
+        minute = span(day - 4 * DAY + 3 * HOUR, day - 4 * DAY + 3 * HOUR + 60 * SECOND)
+        assert front.get(f"/api/pnl/summary{minute}").json["total_pnl"] == "10"
+    portfolio.close()
+
+
 def test_overview_tells_what_was_earned_today(tmp_path: Path, topic: Topic, history: History) -> None:
     portfolio = Portfolio(tmp_path)
     earn(history, "default", "ALL", {NOW // DAY * DAY - 2 * DAY: 100})

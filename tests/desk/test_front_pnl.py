@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,15 @@ def test_symbol_in_two_spellings_is_one(front: FrontThread, portfolio: Portfolio
         (point,) = front.data(f"/api/v1/pnl?symbol={symbol}&account_id=*")
         assert point["cumulative_pnl"] == 25.0
         assert front.get(f"/api/performance?symbol={symbol}").json["cumulative_pnl"][-1]["value"] == "25"
+
+
+def test_summary_of_a_range_needs_history(front: FrontThread, portfolio: Portfolio) -> None:
+    portfolio.pnl("default", **pnl_values(18, 4))
+    for path in ("/api/v1/pnl/summary", "/api/pnl/summary", "/api/v1/performance/summary", "/api/performance/trades"):
+        assert front.get(path).status == 200
+        answer = front.get(f"{path}?start_time={time.time_ns() // 10**6 - 3_600_000}")
+        assert answer.status == 503 and "ClickHouse" in str(answer.json)
+        assert front.get(f"{path}?start_time=2026-01-02&end_time=2026-01-01").status == 400
 
 
 def test_summary_of_a_list_is_of_the_symbols_that_are_named(front: FrontThread, portfolio: Portfolio) -> None:

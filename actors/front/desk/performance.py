@@ -50,12 +50,13 @@ from .params import (
     chosen,
     query_params,
 )
-from .pnl import by_symbol, current, profit_factor, ratio, win_rate
+from .pnl import by_symbol, profit_factor, ratio, win_rate
 from .portfolio import ALL
 from .ranged import Page, page_of
 from .rendered import by_form
 from .running import Span
 from .shelf import ALL as EVERY
+from .spans import current, figures
 from .stored import Table
 
 TOPIC = "strategy.performance.v1"
@@ -185,23 +186,26 @@ def standard_deviation(values: Sequence[float]) -> float:
 
 
 def trade_stats(now: Mapping[str, Any], days: Days, execution_ms: float | None, form: Form) -> dict[str, Any]:
-    """Round trips, won and lost. The standard deviation is that of the days."""
+    """Round trips, won and lost. The standard deviation is that of the days; the best and the worst are not known in
+    a range."""
     wins, losses = now["winning_trips"], now["losing_trips"]
     trips, profit = wins + losses, now["gross_profit"] - now["gross_loss"]
     win, loss = divide(now["gross_profit"], wins) if wins else 0, divide(now["gross_loss"], losses) if losses else 0
+    best, worst = now["largest_win"], now["largest_loss"]
+    worst = None if worst is None else -worst
     return {
         "trade_stats": {
             "total_trades": trips, "profitable_trades": wins, "losing_trades": losses,
             "win_rate_percent": win_rate(now), "total_pnl": form.amount(profit),
             "avg_pnl_per_trade": form.amount(divide(profit, trips) if trips else 0),
-            "best_trade": form.amount(now["largest_win"]), "worst_trade": form.amount(-now["largest_loss"]),
+            "best_trade": form.maybe(best), "worst_trade": form.maybe(worst),
             "pnl_standard_deviation": standard_deviation([amount_number(pnl) for pnl in days.pnl]),
             "total_commission": form.amount(now["fees"]), "avg_execution_time_ms": execution_ms,
         },
         "win_loss_analysis": {
             "profit_factor": profit_factor(now), "total_profit": form.amount(now["gross_profit"]),
             "total_loss": form.amount(-now["gross_loss"]), "avg_win": form.amount(win), "avg_loss": form.amount(-loss),
-            "largest_win": form.amount(now["largest_win"]), "largest_loss": form.amount(-now["largest_loss"]),
+            "largest_win": form.maybe(best), "largest_loss": form.maybe(worst),
         },
     }  # fmt: skip
 
@@ -283,7 +287,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             states = chosen(arguments["strategy_id"] or DEFAULT_STRATEGY)
             history = await performances.history(arguments, states, start, end)
             days = await performances.days(account, strategy, arguments["symbol"], start, end)
-            now = current(state, account, strategy, arguments["symbol"])
+            now = await figures(state, account, strategy, arguments, SPAN_NS, LONGEST_NS)
             body = {
                 "summary": {
                     "latest_performance": stated(history[0], form) if history else None, "data_points": len(history),
@@ -302,10 +306,11 @@ def _canonical(state: FrontState) -> list[Endpoint]:
     def summarised(arguments: Arguments) -> Answerer:
         form = form_of(arguments["decimals"], arguments["time"])
         account = chosen(arguments["account_id"])
+        bounds(arguments, SPAN_NS, LONGEST_NS)
 
-        def answer() -> Answer:
+        async def answer() -> Answer:
             strategy = _meant(state, account, arguments)
-            now = current(state, account, strategy, arguments["symbol"])
+            now = await figures(state, account, strategy, arguments, SPAN_NS, LONGEST_NS)
             return members(encode(metrics(now, form)), metadata=_who(account, strategy))
 
         return answer
@@ -319,7 +324,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             start, end = bounds(arguments, SPAN_NS, LONGEST_NS)
             strategy = _meant(state, account, arguments)
             days = await performances.days(account, strategy, arguments["symbol"], start, end)
-            now = current(state, account, strategy, arguments["symbol"])
+            now = await figures(state, account, strategy, arguments, SPAN_NS, LONGEST_NS)
             execution_ms = await performances.execution_ms(account, strategy, start, end)
             told = trade_stats(now, days, execution_ms, form)
             return members(encode(told), metadata=_who(account, strategy))
@@ -354,7 +359,9 @@ def _canonical(state: FrontState) -> list[Endpoint]:
     )  # fmt: skip
     who = (ACCOUNT, PERFORMER)
     common: dict[str, Any] = {"tag": "desk"}
-    performed: dict[str, Any] = {**common, "metadata": {"account_id": TEXT, "strategy_id": TEXT}}
+    performed: dict[str, Any] = {
+        **common, "metadata": {"account_id": TEXT, "strategy_id": TEXT}, "errors": (400, 503),
+    }  # fmt: skip
     overview_schema = objects(account_id=TEXT, timestamp=MOMENT, positions=OBJECT, daily_pnl=OBJECT, risk={
         "type": ["object", "null"],
     })  # fmt: skip
@@ -364,8 +371,8 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             (*who, *_SOME, WITH_RETURNS, WITH_DRAWDOWN, STRINGS, TIME), data=data, **performed,
         ),
         Endpoint(
-            "/api/v1/performance/summary", summarised, "Performance since the beginning",
-            (*who, SYMBOL, STRINGS, TIME), data=METRICS, **performed,
+            "/api/v1/performance/summary", summarised, "Performance since the beginning, or of the range that is named",
+            (*who, *_SOME, STRINGS, TIME), data=METRICS, **performed,
         ),
         Endpoint(
             "/api/v1/performance/trades", traded, "Round trips, won and lost", (*who, *_SOME, NUMBERS, TIME),
@@ -435,22 +442,22 @@ def _legacy(state: FrontState) -> list[Endpoint]:
         symbol = arguments["symbol"]
         days = await performances.days(None, None, symbol, start, end)
         return {
-            "metrics": metrics(current(state, None, None, symbol), form),
+            "metrics": metrics(await figures(state, None, None, arguments, SPAN_NS, LONGEST_NS), form),
             "daily_returns": days.points(days.pnl, form) if arguments["include_daily_returns"] else [],
             "cumulative_pnl": days.points(days.total, form),
             "drawdown_series": days.points(days.drawdown(), form) if arguments["include_drawdown"] else [],
             "by_symbol_performance": by_symbol(state, None, None, form),
         }  # fmt: skip
 
-    def summarised(arguments: Arguments, form: Form) -> Mapping[str, Any]:
-        bounds(arguments, SPAN_NS, LONGEST_NS)
-        return metrics(current(state, None, None, arguments["symbol"]), form)
+    async def summarised(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        return metrics(await figures(state, None, None, arguments, SPAN_NS, LONGEST_NS), form)
 
     async def traded(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         start, end = bounds(arguments, SPAN_NS, LONGEST_NS)
         days = await performances.days(None, None, arguments["symbol"], start, end)
         execution_ms = await performances.execution_ms(None, None, start, end)
-        told = trade_stats(current(state, None, None, arguments["symbol"]), days, execution_ms, form)
+        now = await figures(state, None, None, arguments, SPAN_NS, LONGEST_NS)
+        told = trade_stats(now, days, execution_ms, form)
         return {**told, "query_params": query_params(arguments, _SOME), "timestamp": form.moment(end)}
 
     async def returned(arguments: Arguments, form: Form) -> Mapping[str, Any]:
@@ -461,16 +468,17 @@ def _legacy(state: FrontState) -> list[Endpoint]:
         return {**returns(days.by(period), period, form), "query_params": asked, "timestamp": form.moment(end)}
 
     point, more = lists(TIME_POINT), {"query_params": OBJECT, "timestamp": TEXT}
+    errors = (400, 422, 503)
     return [
         modelled(
             "/api/performance", "Performance of a range", (*_SOME, WITH_RETURNS, WITH_DRAWDOWN),
             {"metrics": METRICS, "daily_returns": point, "cumulative_pnl": point, "drawdown_series": point,
-             "by_symbol_performance": OBJECT}, whole,
+             "by_symbol_performance": OBJECT}, whole, errors=errors,
         ),
         bare(
-            "/api/performance/summary", "Performance since the beginning", _SOME, METRICS["properties"], summarised,
-            amounts="string",
+            "/api/performance/summary", "Performance since the beginning, or of the range that is named", _SOME,
+            METRICS["properties"], summarised, amounts="string", errors=errors,
         ),
-        bare("/api/performance/trades", "Round trips, won and lost", _SOME, {**STATS, **more}, traded),
+        bare("/api/performance/trades", "Round trips, won and lost", _SOME, {**STATS, **more}, traded, errors=errors),
         bare("/api/performance/returns", "PnL by period", (*_SOME, PERIOD), {**RETURNS, **more}, returned),
     ]  # fmt: skip

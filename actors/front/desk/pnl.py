@@ -52,6 +52,7 @@ from .params import (
 )
 from .portfolio import ALL, Latest, Once, together
 from .rendered import Rendered, by_form
+from .spans import current, figures, ranged
 
 LONGEST_NS, LONGEST_LEGACY_NS = 365 * DAY_NS, 90 * DAY_NS
 INTERVAL = choice("interval", tuple(INTERVALS), "Length of the intervals.", "1h")
@@ -77,13 +78,6 @@ BY_SYMBOL: dict[str, Any] = {"type": "object", "additionalProperties": objects(
 )}  # fmt: skip
 
 
-def current(state: FrontState, account: str | None, strategy: str | None, *symbols: str | None) -> Mapping[str, Any]:
-    """PnL now, of an account or of all together; of the whole, or of symbols in all their spellings."""
-    portfolio = state.desk.portfolio
-    named = tuple(spelling for symbol in symbols if symbol is not None for spelling in portfolio.spellings(symbol))
-    return portfolio.whole(account, strategy or ALL, named or (ALL,))
-
-
 def ratio(value: float) -> int:
     """A ratio as an amount, which `Form` writes."""
     return round(value * UNIT)
@@ -101,7 +95,7 @@ def profit_factor(now: Mapping[str, Any]) -> float:
 
 
 def summary(now: Mapping[str, Any], form: Form) -> dict[str, Any]:
-    """PnLSummary: everything since the beginning, and of the last UTC day, 7 days, 30 days; after fees."""
+    """PnLSummary: everything there is in `now`, and of the last UTC day, 7 days, 30 days; after fees."""
     total = now["total_pnl"]
     return {
         "total_realized_pnl": form.amount(now["realized_pnl"]),
@@ -225,18 +219,30 @@ def _canonical(state: FrontState) -> list[Endpoint]:
 
         return answer
 
-    def now_of(make: Any) -> Any:
-        def prepare(arguments: Arguments) -> Answerer:
-            form = form_of(arguments["decimals"], arguments["time"])
-            account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+    def summarised(arguments: Arguments) -> Answerer:
+        form = form_of(arguments["decimals"], arguments["time"])
+        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+        bounds(arguments, DAY_NS, LONGEST_NS)
 
-            def answer() -> Answer:
-                now = current(state, account, strategy, arguments["symbol"])
-                return members(encode(make(now, arguments, form)), metadata={"data_source": "memory"})
+        async def of_range() -> Answer:
+            found = await figures(state, account, strategy, arguments, DAY_NS, LONGEST_NS)
+            return members(encode(summary(found, form)), metadata={"data_source": "mixed"})
 
-            return answer
+        def answer() -> Answer:
+            now = current(state, account, strategy, arguments["symbol"])
+            return members(encode(summary(now, form)), metadata={"data_source": "memory"})
 
-        return prepare
+        return of_range if ranged(arguments) else answer
+
+    def of_now(arguments: Arguments) -> Answerer:
+        form, symbol = form_of(arguments["decimals"], arguments["time"]), arguments["symbol"]
+        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
+
+        def answer() -> Answer:
+            now = current(state, account, strategy, symbol)
+            return members(encode(realtime(now, symbol, form)), metadata={"data_source": "memory"})
+
+        return answer
 
     common: dict[str, Any] = {"tag": "desk", "errors": (400,)}
     return [
@@ -246,12 +252,11 @@ def _canonical(state: FrontState) -> list[Endpoint]:
                       **COMPLETENESS, "summary": SUMMARY, "by_symbol": BY_SYMBOL}, **common,
         ),
         Endpoint(
-            "/api/v1/pnl/summary", now_of(lambda now, arguments, form: summary(now, form)), "PnL since the beginning",
-            _NOW, data=SUMMARY, metadata={"data_source": TEXT}, **common,
+            "/api/v1/pnl/summary", summarised, "PnL since the beginning, or of the range that is named",
+            (*_NOW, START, END), data=SUMMARY, metadata={"data_source": TEXT}, tag="desk", errors=(400, 503),
         ),
         Endpoint(
-            "/api/v1/pnl/realtime", now_of(lambda now, arguments, form: realtime(now, arguments["symbol"], form)),
-            "PnL now", _NOW, data=REALTIME, metadata={"data_source": TEXT}, **common,
+            "/api/v1/pnl/realtime", of_now, "PnL now", _NOW, data=REALTIME, metadata={"data_source": TEXT}, **common,
         ),
     ]  # fmt: skip
 
@@ -275,14 +280,13 @@ def _legacy(state: FrontState) -> list[Endpoint]:
         named = [state.desk.portfolio.spellings(symbol)] if symbol else []
         curve = await read_curve(state, None, named, arguments["interval"], start, end)
         return {
-            "summary": summary(current(state, None, None, symbol), form),
+            "summary": summary(await figures(state, None, None, arguments, DAY_NS, LONGEST_LEGACY_NS), form),
             "timeseries": await series_of(curve.points) if arguments["include_timeseries"] else [],
             "by_symbol": {} if symbol else by_symbol(state, None, None, form),
         }
 
-    def summarised(arguments: Arguments, form: Form) -> Mapping[str, Any]:
-        bounds(arguments, DAY_NS, LONGEST_LEGACY_NS)
-        return summary(current(state, None, None, arguments["symbol"]), form)
+    async def summarised(arguments: Arguments, form: Form) -> Mapping[str, Any]:
+        return summary(await figures(state, None, None, arguments, DAY_NS, LONGEST_LEGACY_NS), form)
 
     def now(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         told = realtime(current(state, None, None, arguments["symbol"]), arguments["symbol"], form)
@@ -293,8 +297,11 @@ def _legacy(state: FrontState) -> list[Endpoint]:
     return [
         modelled(
             "/api/pnl", "PnL of a range", (*some, INTERVAL, WITH_SERIES),
-            {"summary": SUMMARY, "timeseries": lists(point), "by_symbol": OBJECT}, listed,
+            {"summary": SUMMARY, "timeseries": lists(point), "by_symbol": OBJECT}, listed, errors=(400, 422, 503),
         ),
-        bare("/api/pnl/summary", "PnL since the beginning", some, SUMMARY["properties"], summarised, amounts="string"),
+        bare(
+            "/api/pnl/summary", "PnL since the beginning, or of the range that is named", some, SUMMARY["properties"],
+            summarised, amounts="string", errors=(400, 422, 503),
+        ),
         bare("/api/pnl/realtime", "PnL now", (SYMBOL,), shown, now),
     ]  # fmt: skip
