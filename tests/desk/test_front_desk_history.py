@@ -250,6 +250,13 @@ def test_filters_reach_into_history(front: FrontThread, topic: Topic, history: H
         assert [fill["fill_id"] for fill in front.data(f"/api/v1/fills?{query}")] == expected, query
 
 
+def test_perpetual_is_found_by_each_of_its_names(front: FrontThread, topic: Topic, history: History) -> None:
+    history.events("fills", topic.topic, [a_fill(1, symbol="SOL-USDT-SWAP"), a_fill(2, symbol="SOLUSDT")])
+    topic.fill(a_fill(3, symbol="SOLUSDT_PERP"))
+    for symbol in ("SOL-USDT-PERP", "sol-usdt-swap", "SOL/USDT-PERPETUAL"):
+        assert [row["fill_id"] for row in front.data(f"/api/v1/fills?symbol={symbol}")] == ["f-3", "f-1"]
+
+
 def test_a_fill_that_is_stored_twice_counts_once(front: FrontThread, topic: Topic, history: History) -> None:
     history.events("fills", topic.topic, [a_fill(1), a_fill(1), a_fill(2)])
     history.events("fills", topic.topic, [a_fill(3)], flags=int(Flag.REPEATED))

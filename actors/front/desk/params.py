@@ -42,12 +42,20 @@ def chosen(value: str | None) -> str | None:
 
 @lru_cache(maxsize=8192)
 def plain_symbol(symbol: str) -> str:
-    """The form in which symbols are compared: producers write SOLUSDT, SOL-USDT, SOL/USDT or SOL_USDT."""
-    return symbol.upper().translate(_SEPARATORS)
+    """The form in which symbols are compared: producers write SOLUSDT, SOL-USDT, SOL/USDT or SOL_USDT.
+
+    A perpetual's SWAP and PERPETUAL mean PERP.
+    """
+    plain = symbol.upper().translate(_SEPARATORS)
+    for suffix in ("SWAP", "PERPETUAL"):
+        if plain.endswith(suffix):
+            return plain.removesuffix(suffix) + "PERP"
+    return plain
 
 
 _SEPARATORS = {ord(char): None for char in "-/_"}
-PLAIN_SYMBOL = "upper(replaceRegexpAll(symbol, '[-/_]', ''))"  # the same in ClickHouse
+# the same in ClickHouse
+PLAIN_SYMBOL = "replaceRegexpOne(upper(replaceRegexpAll(symbol, '[-/_]', '')), '(SWAP|PERPETUAL)$', 'PERP')"
 
 
 def symbols_of(arguments: Arguments) -> frozenset[str]:
