@@ -19,7 +19,8 @@ EPOCH_MS_MIN = 100_000_000_000  # integers from here are milliseconds, below sec
 EPOCH_MS_MAX = 9_000_000_000_000  # year 2255: nanoseconds since 1970 still fit 64 bits
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?([eE][-+]?[0-9]{1,2})?")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ].*)?")  # ISO 8601 has other forms, which RFC 3339 has not
+_SECONDS = re.compile(r"([0-9]{1,10})\.([0-9]{1,20})")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([Tt ].*)?")  # ISO 8601 has other forms, which RFC 3339 has not
 
 
 @dataclass(frozen=True)
@@ -169,16 +170,18 @@ def texts(name: str, doc: str, what: str, most: int, *, size: int = 64, **more: 
     return Param(name, parse, schema, doc, where="body", length_max=most * (6 * size + 4), **more)
 
 
-TIME_EXPECTED = "a time: RFC 3339 (no offset = UTC), or an integer: epoch ms (from 1e11) or epoch s"
+TIME_EXPECTED = "a time: RFC 3339 (no offset = UTC), epoch ms (an integer from 1e11) or epoch s"
 
 
 def moment(name: str, doc: str, aliases: Sequence[str] = ()) -> Param:
     """A point in time; the value is UNIX ns."""
-    return Param(name, parse_time, {"type": ["string", "integer"], "description": TIME_EXPECTED}, doc, aliases=aliases)
+    return Param(name, parse_time, {"type": ["string", "number"], "description": TIME_EXPECTED}, doc, aliases=aliases)
 
 
 def parse_time(text: str) -> int:
     """UNIX ns of an RFC 3339 time (no offset = UTC), epoch ms (an integer of at least 1e11) or epoch s.
+
+    Epoch s may have decimals, as Python's `time.time()` writes them: of these nine count, and none is rounded.
 
     Raises:
         ValueError: none of these.
@@ -189,13 +192,18 @@ def parse_time(text: str) -> int:
         if not 0 <= milliseconds <= EPOCH_MS_MAX:
             raise ValueError(TIME_EXPECTED)
         return milliseconds * 1_000_000
+    if seconds := _SECONDS.fullmatch(text):
+        ns = int(seconds[1]) * NS + int(seconds[2][:9].ljust(9, "0"))
+        if ns > EPOCH_MS_MAX * 1_000_000:
+            raise ValueError(TIME_EXPECTED)
+        return ns
     # a plus sign that was not escaped arrives as a space: 2026-11-21T10:00:00 02:00
     if len(text) > 6 and text[-6] == " ":
         text = f"{text[:-6]}+{text[-5:]}"
     if not _DATE.fullmatch(text):
         raise ValueError(TIME_EXPECTED)
     try:
-        parsed = datetime.fromisoformat(text)
+        parsed = datetime.fromisoformat(text.upper())  # RFC 3339, 5.6: "t" and "z" may be lower case
     except ValueError:
         raise ValueError(TIME_EXPECTED) from None
     aware = parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)

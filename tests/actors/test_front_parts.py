@@ -54,6 +54,8 @@ def test_time_survives_every_form_of_writing(ms: int) -> None:
     text = moment_utc.isoformat()
     forms = [text, text.replace("+00:00", "Z"), text[:-6], offset.isoformat()]
     forms.append(text.replace("+", " "))  # a plus that was not escaped
+    forms += [form.lower() for form in forms[:3]]
+    forms.append(f"{ms // 1000}.{ms % 1000:03}")
     if ms >= 100_000_000_000:
         forms.append(str(ms))
     for form in forms:
@@ -72,6 +74,16 @@ def test_any_text_as_a_time_is_a_time_or_a_value_error(text: str) -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="RFC 3339"):
         parse_time(text)
+
+
+def test_decimals_of_epoch_seconds_are_kept_to_the_nanosecond() -> None:
+    assert parse_time("1795387511.2") == 1_795_387_511_200_000_000
+    assert parse_time("1795387511.2345678") == 1_795_387_511_234_567_800
+    assert parse_time("0.00000000199") == 1
+    assert parse_time(repr(1795387511.2)) == parse_time("1795387511200")
+    for text in ("1795387511.", ".5", "-1.5", "1.5e9", "9000000000.1", "1795387511200.5", "1.5z"):
+        with pytest.raises(ValueError, match="RFC 3339"):
+            parse_time(text)
 
 
 def test_parameters_are_checked_and_named() -> None:
