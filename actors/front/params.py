@@ -15,6 +15,7 @@ from .errors import InvalidParameter
 from .stamps import NS
 
 TEXT_MAX = 200  # characters of one value
+BODY_TEXT_MAX = 4000  # of a text in a body: an alert that comes by Kafka may say as much
 EPOCH_MS_MIN = 100_000_000_000  # integers from here are milliseconds, below seconds
 EPOCH_MS_MAX = 9_000_000_000_000  # year 2255: nanoseconds since 1970 still fit 64 bits
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
@@ -143,8 +144,10 @@ def flag(name: str, default: bool, doc: str, **more: Any) -> Param:
 
 
 def text(name: str, doc: str, expected: str = "text", **more: Any) -> Param:
-    schema = {"type": "string", "minLength": 1, "maxLength": TEXT_MAX, "description": expected}
-    return Param(name, str, schema, doc, **more)
+    """A text of at most `TEXT_MAX` characters, in a body of `BODY_TEXT_MAX`; who takes it may allow less."""
+    most = BODY_TEXT_MAX if more.get("where") == "body" else TEXT_MAX
+    schema = {"type": "string", "minLength": 1, "maxLength": most, "description": expected}
+    return Param(name, str, schema, doc, length_max=most, **more)
 
 
 def texts(name: str, doc: str, what: str, most: int, *, size: int = 64, **more: Any) -> Param:

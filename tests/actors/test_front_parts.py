@@ -17,7 +17,7 @@ from tickring.actors.front.errors import InvalidParameter, NotFound
 from tickring.actors.front.exposition import _lines, add
 from tickring.actors.front.limiter import RateLimiter
 from tickring.actors.front.page import policy
-from tickring.actors.front.params import choice, flag, integer, moment, parse_query, parse_time
+from tickring.actors.front.params import choice, flag, integer, moment, parse_query, parse_time, text
 from tickring.actors.front.reply import accepts_gzip
 from tickring.actors.front.rows import Alias, Options, RowRenderer
 from tickring.actors.front.stamps import RequestIds, http_date, rfc3339
@@ -81,9 +81,9 @@ def test_decimals_of_epoch_seconds_are_kept_to_the_nanosecond() -> None:
     assert parse_time("1795387511.2345678") == 1_795_387_511_234_567_800
     assert parse_time("0.00000000199") == 1
     assert parse_time(repr(1795387511.2)) == parse_time("1795387511200")
-    for text in ("1795387511.", ".5", "-1.5", "1.5e9", "9000000000.1", "1795387511200.5", "1.5z"):
+    for bad in ("1795387511.", ".5", "-1.5", "1.5e9", "9000000000.1", "1795387511200.5", "1.5z"):
         with pytest.raises(ValueError, match="RFC 3339"):
-            parse_time(text)
+            parse_time(bad)
 
 
 def test_parameters_are_checked_and_named() -> None:
@@ -101,6 +101,14 @@ def test_parameters_are_checked_and_named() -> None:
     assert start.read({"startTime": "1000"}) == 1000 * 10**9
     with pytest.raises(InvalidParameter, match="startTime"):
         start.read({"startTime": "x"})
+
+
+def test_text_in_a_body_may_be_longer_than_one_in_a_query() -> None:
+    for param, most in ((text("x", ""), 200), (text("x", "", where="body"), 4000)):
+        assert param.read({"x": "x" * most}) == "x" * most
+        assert param.openapi()[0]["schema"]["maxLength"] == most
+        with pytest.raises(InvalidParameter, match=f"at most {most} characters"):
+            param.read({"x": "x" * (most + 1)})
 
 
 def test_query_of_a_repeated_name_counts_the_last() -> None:

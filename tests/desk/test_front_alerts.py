@@ -130,6 +130,15 @@ def test_an_alert_and_a_rule_can_be_made(front: FrontThread, rig: Rig) -> None:
     rig.set_pressure(0)
 
 
+def test_an_alert_made_by_hand_may_say_as_much_as_one_from_kafka(front: FrontThread) -> None:
+    said = {"name": "Look", "severity": "HIGH", "description": "x" * 4000}
+    status, answer = send(front, "POST", "/api/v1/alerts", said)
+    assert status == 201 and answer["data"]["message"] == said["description"]
+    for longer in ({**said, "description": "x" * 4001}, {**said, "name": "x" * 201}):
+        status, answer = send(front, "POST", "/api/v1/alerts", longer)
+        assert status == 400 and answer["error_code"] == "INVALID_PARAMETER", answer
+
+
 @pytest.mark.parametrize(
     "body",
     [
