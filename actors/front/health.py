@@ -22,8 +22,10 @@ from ...codecs.records import (
     TRADE,
 )
 from ..catalog import Source
+from .activity import SERVICE
 from .desk.health import kafka_issues, kafka_status, reported
 from .host import used_percent
+from .shapes import TEXT, schema_of
 from .stamps import NS, rfc3339
 from .state import FrontState
 
@@ -32,6 +34,19 @@ LOOK_S = 0.25  # a look at the newest record of every key of every type takes mi
 FULL_PERCENT = 95.0  # of memory or of a file system
 STALE_ADVICE = "no fresh data"
 OCCASIONAL = frozenset(("liquidation", "funding_rate", "open_interest"))
+
+_WORD: dict[str, Any] = {"enum": ["healthy", "degraded", "unhealthy"]}
+_OBJECT: dict[str, Any] = {"type": "object"}
+SCHEMA = schema_of({
+    "service": TEXT, "status": _WORD, "overall_status": _WORD, "timestamp": {"type": "string", "format": "date-time"},
+    "uptime_seconds": {"type": "number"}, "version": TEXT,
+    "dependencies": {**_OBJECT, "description": "name -> status"}, "checks": {**_OBJECT, "description": "name -> word"},
+    "components": {**_OBJECT, "description": "name -> {name, status, last_check, details}"},
+    "issues": {"type": "array", "items": TEXT},
+    "coverage": {**_OBJECT, "description": "type -> exchange -> freshness"},
+    "grace": {"type": "boolean", "description": "the tree has just started: unhealthy is not 503 yet"},
+    "database": TEXT, "data_collection": _WORD,
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,10 +154,11 @@ def examine(state: FrontState, version: str) -> Health:
     }  # fmt: skip
     components |= {f"reported:{name}": one for name, one in reported(state).items()}
     body = {
-        "status": status, "overall_status": status, "timestamp": checked, "uptime_seconds": round(uptime, 3),
-        "version": version, "dependencies": {"clickhouse": history, "kafka": kafka}, "checks": checks,
-        "components": components, "issues": issues, "coverage": covered, "grace": grace,
-        "database": history, "data_collection": checks["data_collection"],
+        "service": SERVICE, "status": status, "overall_status": status, "timestamp": checked,
+        "uptime_seconds": round(uptime, 3), "version": version,
+        "dependencies": {"clickhouse": history, "kafka": kafka}, "checks": checks, "components": components,
+        "issues": issues, "coverage": covered, "grace": grace, "database": history,
+        "data_collection": checks["data_collection"],
     }  # fmt: skip
     return Health(status, issues, body, 503 if status == "unhealthy" and not grace else 200)
 

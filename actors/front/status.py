@@ -12,6 +12,7 @@ from .activity import FEATURES, SERVICE, describe
 from .endpoints import Answerer, Arguments, Bare, Endpoint, Enveloped
 from .envelope import encode, members
 from .exposition import CONTENT_TYPE, exposition
+from .health import SCHEMA as HEALTH
 from .health import examine, readiness
 from .params import choice, flag, text
 from .stamps import rfc3339
@@ -115,7 +116,7 @@ def status_endpoints(state: FrontState) -> list[Endpoint]:
 
     alive = {"status": "alive", "service": SERVICE}
     return [
-        bare("/health", "Health of the tree; 503 when unhealthy after the grace", health, data=_OBJECT, also=(503,)),
+        bare("/health", "Health of the tree; 503 when unhealthy after the grace", health, data=HEALTH, also=(503,)),
         bare("/health/live", "Whether this worker answers", lambda: Bare(encode({**alive, "timestamp": _now()}))),
         bare("/health/ready", "Whether this worker can serve, always 200", ready),
         bare("/livez", "`ok` while this worker answers", lambda: Bare(b"ok", 200, TEXT), content_type=TEXT),
@@ -134,7 +135,7 @@ def status_endpoints(state: FrontState) -> list[Endpoint]:
             tag="operation",
         ),
         Endpoint(
-            "/api/v1/health", enveloped_health, "Health of the tree; 503 when unhealthy after the grace", data=_OBJECT,
+            "/api/v1/health", enveloped_health, "Health of the tree; 503 when unhealthy after the grace", data=HEALTH,
             errors=(), also=(503,), public=True, tag="operation",
         ),
         Endpoint(

@@ -449,12 +449,15 @@ def test_health_is_a_superset_under_both_paths(front: FrontThread) -> None:
     body = answer.json
     assert answer.status == 200
     assert set(body) >= {
-        "status", "overall_status", "timestamp", "uptime_seconds", "version", "dependencies", "checks", "components",
-        "issues", "coverage",
+        "service", "status", "overall_status", "timestamp", "uptime_seconds", "version", "dependencies", "checks",
+        "components", "issues", "coverage",
     }  # fmt: skip
     assert body["coverage"]["trade"]["binance"]["active_symbols"] >= 1
     wrapped = front.get("/api/v1/health").json
-    assert set(wrapped["data"]) == set(body)
+    assert set(wrapped["data"]) == set(body) and wrapped["data"]["service"] == "tickring"
+    described = front.get("/openapi.json").json["paths"]["/api/v1/health"]["get"]["responses"]["200"]
+    schema = described["content"]["application/json"]["schema"]["properties"]["data"]
+    assert set(schema["required"]) == set(schema["properties"]) == set(body)
     assert front.data("/api/v1/health/liveness")["status"] == "alive"
     assert front.data("/api/v1/health/readiness")["status"] == "ready"
     assert front.data("/api/v1/health/components")["total_components"] >= 1
