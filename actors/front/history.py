@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 LOOKS_PER_PROBE = 5  # while it answers: a query that fails meanwhile tells just as well, unless it may take long
 ERROR_MAX = 300  # characters of the last error that status shows
 TOTALS_MAX = 4096  # kept at once
+TOOK_MAX = 1000  # questions whose times are remembered
 ROWS_A_TURN = 256  # of an answer of ClickHouse, read between two turns of the event loop
 NEARBY_NS = storage_history.DAY_NS
 NEWEST_FIRST = (
@@ -100,6 +102,7 @@ class History:
         alive: what the last probe or call found; None = not asked yet.
         checked_ns: wall clock of the last probe.
         response_s: what the last good probe took.
+        took_s: what the newest questions took, also those that failed; the newest at the end.
         error: the last failure, as text.
     """
 
@@ -109,6 +112,7 @@ class History:
         self.alive: bool | None = None
         self.checked_ns = 0
         self.response_s = 0.0
+        self.took_s = deque[float](maxlen=TOOK_MAX)
         self.error = ""
         self._probe_interval_s = config.history_probe_s
         self._timeout_s, self._hint_timeout_s = config.history_timeout_s, config.history_hint_timeout_s
@@ -301,6 +305,7 @@ class History:
         try:
             answer = await question
         except StorageError as error:
+            self.took_s.append(time.monotonic() - started)
             self._failed.inc()
             self.error = str(error)[:ERROR_MAX]
             if hint:
@@ -310,6 +315,7 @@ class History:
             return None
         finally:
             self._patient -= patient
+        self.took_s.append(time.monotonic() - started)
         self._answered.inc()
         return answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 
 from tickring.codecs.desk.canonical import Component, SystemHealth
 from tickring.ringbuf import MetricsPage, State
+from tickring.storage.errors import StorageError
 
 from ..actors.front_rig import FrontThread
+from ..actors.test_front_rest import eventually
 from .desk_rig import Topic
 
 
@@ -45,6 +48,31 @@ def test_statistics_tell_of_each_topic(tmp_path: Path, page: MetricsPage) -> Non
         assert found["by_topic"]["exec.reports.v1"]["dead_letters"] == {"not_json": 1}
         metrics = front.get("/health/metrics").json
         assert metrics["database"]["connection_status"] == "disabled" and metrics["application"]["num_fds"] > 0
+
+
+def test_times_of_queries_are_those_of_the_questions_asked(tmp_path: Path) -> None:
+    async def answered_after(seconds: float, error: StorageError | None = None) -> bytes:
+        await asyncio.sleep(seconds)
+        if error is not None:
+            raise error
+        return b""
+
+    async def alive(timeout_s: float) -> bool:
+        return True
+
+    with FrontThread(tmp_path, history=True, history_probe_s=0.05) as front:
+        history = front.front.history
+        history._store.client.ping = alive  # type: ignore[method-assign]
+        told = front.get("/health/metrics").json["database"]
+        assert (told["total_queries"], told["avg_query_time_ms"], told["max_query_time_ms"]) == (0, 0.0, 0.0)
+        eventually(lambda: history.alive, "the probe is answered")
+        for question in (answered_after(0.1), answered_after(0), answered_after(0, StorageError("no"))):
+            asyncio.run_coroutine_threadsafe(history._ask(question, hint=False), front.loop).result(10)
+        told = front.get("/health/metrics").json["database"]
+        took_ms = [1000 * seconds for seconds in history.took_s]
+        assert told["total_queries"] == len(took_ms) == 3
+        assert told["max_query_time_ms"] == round(took_ms[0], 3) > 50
+        assert told["avg_query_time_ms"] == round(sum(took_ms) / 3, 3) < told["max_query_time_ms"]
 
 
 def test_a_topic_that_cannot_be_read_is_an_issue(tmp_path: Path, page: MetricsPage) -> None:
