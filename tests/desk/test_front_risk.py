@@ -53,6 +53,24 @@ def test_statements_come_newest_first(front: FrontThread, topic: Topic) -> None:
     assert front.data("/api/v1/risk?latest=true&account_id=nobody") is None
 
 
+def test_the_newest_statement_is_that_of_the_account_and_strategy_asked_for(front: FrontThread, topic: Topic) -> None:
+    topic.say(a_risk(1, strategy_id="carry", risk_score=11.0))
+    topic.say(a_risk(2, risk_score=12.0))
+    topic.say(a_risk(3, risk_score=13.0, account_id="acct-7"), "acct-7")
+    topic.say(a_risk(4, strategy_id="old", timestamp=time.time_ns() - 3601 * SECOND))
+
+    def newest(query: str) -> Any:
+        found = front.data(f"/api/v1/risk?latest=true&{query}")
+        return found and found["risk_score"]
+
+    assert newest("account_id=*") == 13.0 and newest("account_id=default") == 12.0
+    assert newest("strategy_id=carry") == newest("strategy_id=carry&account_id=*") == 11.0
+    assert newest("strategy_id=dipmaster&account_id=*") == 13.0
+    for query in ("strategy_id=nosuch", "strategy_id=nosuch&account_id=*", "strategy_id=carry&account_id=acct-7"):
+        assert newest(query) is None, query
+    assert newest("strategy_id=old") is None, "more than an hour ago"
+
+
 @pytest.mark.parametrize(
     ("risk", "status"),
     [

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ from msgspec import Raw
 from ....codecs.desk.canonical import Risk
 from ..endpoints import Answer, Answerer, Arguments, Endpoint
 from ..envelope import Spliced, encode, members
+from ..history import FOREVER_NS
 from ..params import Param, flag, number
 from ..shapes import COMPLETENESS
 from ..state import FrontState
@@ -153,12 +154,22 @@ class Statements:
         """A page of a range, newest first. Raises InvalidTimeRange."""
         start, end = bounds(arguments, span_ns, LONGEST_NS)
         filters = {name: value for name, value in (("account_id", account), ("strategy_id", strategy)) if value}
-        key = (account,) if account else ("*", strategy) if strategy else ALL
-        fits = (lambda risk: risk.strategy_id == strategy) if account and strategy else None
+        key, fits = _where(account, strategy)
         name = ("risk", account, strategy, span_ns, arguments["start_time"], arguments["end_time"])
         asked = Span(name, key, start, end, arguments["end_time"] is None, fits)
         desk = self.state.desk
         return page_of(desk.statements(TOPIC), asked, place, self.table.older(filters), desk, event_identity)
+
+    def newest(self, account: str | None, strategy: str | None) -> Risk | None:
+        """The newest one, if it is of the last hour."""
+        shelf = self.state.desk.statements(TOPIC)
+        if shelf is None:
+            return None
+        key, fits = _where(account, strategy)
+        for item in shelf.newest_first(key, time.time_ns() - HOUR_NS, FOREVER_NS):
+            if fits is None or fits(item.value):
+                return item.value
+        return None
 
     async def series(self, arguments: Arguments, account: str | None, span_ns: int) -> Series[Risk]:
         """The range, its newest 10,000. It goes on growing."""
@@ -180,6 +191,12 @@ class Statements:
         found, _ = await desk.lists.of(what, Span(name, key, start, end, arguments["end_time"] is None), shelf)
         found.cut(start, SERIES_MAX)
         return found
+
+
+def _where(account: str | None, strategy: str | None) -> tuple[Hashable, Callable[[Risk], bool] | None]:
+    """The shelf's key of an account and a strategy, and what it does not tell apart."""
+    key = (account,) if account else ("*", strategy) if strategy else ALL
+    return key, (lambda risk: risk.strategy_id == strategy) if account and strategy else None
 
 
 def _one_more(series: Series[Risk], risk: Risk) -> Series[Risk]:
@@ -224,11 +241,8 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             return told(await found)
 
         def newest() -> Answer:
-            risk = Measured(state, account).risk
-            recent = risk is not None and risk.timestamp >= time.time_ns() - HOUR_NS
-            return members(
-                encode(snapshot(risk, form)) if recent and risk else None, metadata={"data_source": "memory"}
-            )
+            risk = statements.newest(account, strategy)
+            return members(encode(snapshot(risk, form)) if risk else None, metadata={"data_source": "memory"})
 
         def answer() -> Answer | Awaitable[Answer]:
             if arguments["latest"]:
