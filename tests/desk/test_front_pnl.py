@@ -142,6 +142,16 @@ def test_positions_say_what_is_held_and_where(front: FrontThread, portfolio: Por
     assert [row["symbol"] for row in front.data("/api/v1/positions?symbol=ETH-USDT")] == ["ETHUSDT"]
 
 
+def test_positions_now_are_those_of_the_symbol_asked_for(front: FrontThread, portfolio: Portfolio) -> None:
+    hold(portfolio)
+    hold(portfolio, "ETHUSDT", -2, 2000)
+    for path in ("/api/v1/positions/current", "/api/v1/positions"):
+        assert [row["symbol"] for row in front.data(path)] == ["SOLUSDT", "ETHUSDT"]
+        assert [row["symbol"] for row in front.data(f"{path}?symbol=eth-usdt")] == ["ETHUSDT"]
+        answer = front.get(f"{path}?symbol=NOSUCH").json
+        assert (answer["data"], answer["count"], answer["metadata"]["count"]) == ([], 0, 0)
+
+
 def test_the_exposure_is_told_by_direction_and_symbol(front: FrontThread, portfolio: Portfolio) -> None:
     hold(portfolio)
     hold(portfolio, "ETHUSDT", -2, 2000)

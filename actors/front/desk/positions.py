@@ -310,7 +310,7 @@ def _canonical(state: FrontState) -> list[Endpoint]:
         form = form_of(arguments["decimals"], arguments["time"])
 
         def answer() -> Answer:
-            rows = held(arguments)
+            rows = of_symbol(held(arguments), arguments["symbol"])
             return members(rendered[form].array(rows), metadata={"count": len(rows)}, count=len(rows))
 
         return answer
@@ -339,8 +339,8 @@ def _canonical(state: FrontState) -> list[Endpoint]:
                       "end_time": MOMENT, **COMPLETENESS}, **common,
         ),
         Endpoint(
-            "/api/v1/positions/current", current, "Positions now", _NOW, data=many, metadata={"count": INTEGER},
-            **common,
+            "/api/v1/positions/current", current, "Positions now", (SYMBOL, *_NOW), data=many,
+            metadata={"count": INTEGER}, **common,
         ),
         Endpoint(
             "/api/v1/positions/exposure", exposed, "Exposure by direction and symbol", _NOW, data=objects(**EXPOSURE),
