@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tickring.actors.front.desk.cursors import Cursor
 from tickring.codecs.desk.money import UNIT
 
 from ..actors.front_rig import FrontThread
@@ -17,7 +18,7 @@ from .desk_rig import Portfolio
 
 @pytest.fixture
 def portfolio(tmp_path: Path) -> Iterator[Portfolio]:
-    made = Portfolio(tmp_path)
+    made = Portfolio(tmp_path, keys_max=128)
     yield made
     made.close()
 
@@ -150,6 +151,48 @@ def test_positions_now_are_those_of_the_symbol_asked_for(front: FrontThread, por
         assert [row["symbol"] for row in front.data(f"{path}?symbol=eth-usdt")] == ["ETHUSDT"]
         answer = front.get(f"{path}?symbol=NOSUCH").json
         assert (answer["data"], answer["count"], answer["metadata"]["count"]) == ([], 0, 0)
+
+
+def test_positions_now_come_in_pages(front: FrontThread, portfolio: Portfolio) -> None:
+    symbols = [f"C{n:03}USDT" for n in range(103)]
+    for symbol in symbols:
+        hold(portfolio, symbol)
+    hold(portfolio, "FLATUSDT", 0)
+
+    def page(query: str) -> tuple[list[str], dict[str, Any]]:
+        answer = front.get(f"/api/v1/positions?{query}").json
+        shown = [row["symbol"] for row in answer["data"]]
+        pagination = answer["pagination"]
+        assert (
+            answer["metadata"]["count"] == len(shown) and pagination["page_size"] == answer["query_params"]["page_size"]
+        )
+        assert answer["count"] == pagination["total"] == pagination["total_count"]
+        assert answer["metadata"]["summary"]["total_positions"] == pagination["total"], "of all pages"
+        return shown, pagination
+
+    shown, pagination = page("")
+    assert shown == symbols[:100] and (pagination["total"], pagination["total_pages"]) == (103, 2)
+    assert pagination["has_next"] and not pagination["has_prev"]
+    assert page(f"cursor={pagination['next_cursor']}")[0] == symbols[100:]
+    assert page("page_size=1000")[0] == symbols and not page("page_size=1000")[1]["has_next"]
+    shown, pagination = page("page=9&page_size=1")
+    assert shown == symbols[8:9] and (pagination["page"], pagination["total_pages"]) == (9, 103)
+    shown, pagination = page("page=3&page_size=50")
+    assert shown == symbols[100:] and not pagination["has_next"] and pagination["next_cursor"] is None
+    assert page("page=4&page_size=50")[0] == [] and page("page=2&symbol=C007-USDT")[0] == []
+    # prices move, and the position that was told last is closed: none of the others is skipped or told twice
+    told, query = list[str](), "page_size=25"
+    while True:
+        shown, pagination = page(query)
+        told += shown
+        if not pagination["has_next"]:
+            break
+        hold(portfolio, "C000USDT", price=90 + len(told))
+        hold(portfolio, shown[-1], 0)
+        query = f"page_size=25&cursor={pagination['next_cursor']}"
+    assert told == symbols
+    other = Cursor(1, ("default", "dipmaster", "binance", "NOSUCH")).text
+    assert front.get(f"/api/v1/positions?cursor={other}").status == 400
 
 
 def test_the_exposure_is_told_by_direction_and_symbol(front: FrontThread, portfolio: Portfolio) -> None:

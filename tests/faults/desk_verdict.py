@@ -296,7 +296,7 @@ def rest_positions(tree: Tree, positions: Mapping[Any, Held]) -> Verdict:
     names = ("account_id", "strategy_id", "venue", "symbol")
 
     def ask() -> dict[Any, Sums]:
-        rows = tree.get("/api/v1/positions?account_id=*&decimals=string").data
+        rows = tree.get("/api/v1/positions?account_id=*&decimals=string&page_size=1000").data
         return {
             tuple(row[name] for name in names): Sums(
                 *(Decimal(row[name]) for name in ("quantity", "realized_pnl", "unrealized_pnl"))

@@ -18,7 +18,7 @@ from ..params import Param, flag, integer
 from ..shapes import COMPLETENESS
 from ..stamps import NS
 from ..state import FrontState
-from .cursors import Cursor, Place, cursor_param, place_of
+from .cursors import Cursor, Identity, Place, cursor_param, place_of
 from .form import (
     AMOUNT_SCHEMA,
     INTEGER,
@@ -182,6 +182,33 @@ def of_symbol(rows: Sequence[Latest], symbol: str | None) -> list[Latest]:
 _KEY = ("account_id", "strategy_id", "venue", "symbol")
 
 
+def page_of(every: Sequence[Latest], rows: Sequence[Latest], place: Place) -> tuple[Sequence[Latest], dict[str, Any]]:
+    """A page of the positions now, and its pagination.
+
+    They stay in the order in which they were first held, not the newest first: each price that comes moves one, so that
+    pages would skip and repeat them.
+
+    Args:
+        every: `rows` and the flat ones, since the position that a cursor names may be flat by now.
+
+    Raises:
+        InvalidParameter: none is what the cursor names.
+    """
+    before, first = place.before, place.offset
+    if before is not None:
+        at = next((index for index, row in enumerate(every) if _identity(row) == before.identity), None)
+        if at is None:
+            raise InvalidParameter("cursor", before.text, "a `next_cursor` of an earlier answer of the same list")
+        first = sum(bool(row["quantity"]) for row in every[: at + 1])
+    shown = rows[first : first + place.size]
+    last = Cursor(shown[-1].recv_ns, _identity(shown[-1])) if shown else None
+    return shown, place.told(len(rows), len(rows) > first + place.size, last)
+
+
+def _identity(row: Latest) -> Identity:
+    return tuple(row.key[name] for name in _KEY)
+
+
 async def past_positions(
     state: FrontState, filters: Mapping[str, str], start_ns: int, end_ns: int, place: Place
 ) -> tuple[list[list[Any]] | None, int | None, bool]:
@@ -292,16 +319,19 @@ def _canonical(state: FrontState) -> list[Endpoint]:
             bounds(arguments, DAY_NS, LONGEST_NS)
             return _past(state, arguments, form)
 
-        texts, asked = rendered[form], query_params(arguments, _LISTED)
+        texts, asked, place = rendered[form], query_params(arguments, _LISTED), place_of(arguments)
+        account, strategy = chosen(arguments["account_id"]), chosen(arguments["strategy_id"])
 
         def answer() -> Answer:
-            rows = [row for row in of_symbol(held(arguments), arguments["symbol"]) if row["quantity"]]
+            every = of_symbol(state.desk.portfolio.positions(account, strategy, flat=True), arguments["symbol"])
+            rows = [row for row in every if row.values["quantity"]]
+            shown, pagination = page_of(every, rows, place)
             metadata = {
-                "count": len(rows), "account_id": chosen(arguments["account_id"]) or "*",
-                "summary": summary(by_symbol(rows), form), "data_source": "memory", "completeness": 100.0,
+                "count": len(shown), "account_id": account or "*", "summary": summary(by_symbol(rows), form),
+                "data_source": "memory", "completeness": 100.0,
             }  # fmt: skip
             return members(
-                texts.array(rows), metadata=metadata, count=len(rows), query_params=asked,
+                texts.array(shown), metadata=metadata, count=len(rows), pagination=pagination, query_params=asked,
             )  # fmt: skip
 
         return answer
