@@ -18,6 +18,8 @@ from .params import plain_symbol
 from .portfolio import Portfolio
 from .running import Totals
 from .shelf import Shelf
+from .stated import TOPIC as RISK
+from .stated import StatedRisk
 from .streams import DeskStreams
 
 TOTALS_MAX = 512
@@ -67,6 +69,7 @@ class Desk:
         self.lists = Totals(config.totals_keep_s, LISTS_MAX, wait_s, turns)
         self.cache = QueryCache(page, config.cache_keep_s, config.cache_redis, wait_s=wait_s)
         self._shelves: dict[str, Shelf[Any]] = {}
+        self.risk = StatedRisk(lambda: self.statements(RISK))
 
     def refresh(self) -> None:
         """Look for streams that came or went."""

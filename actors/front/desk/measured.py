@@ -5,14 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ....codecs.desk.canonical import Risk
 from ....codecs.desk.money import UNIT, amount_number
 from ..state import FrontState
 from .config import Limits
 from .form import AMOUNT_SCHEMA, INTEGER, MAYBE_AMOUNT, MAYBE_NUMBER, MOMENT, OBJECT, TEXT, Form, lists, objects
-from .shelf import ALL
-
-TOPIC = "risk.metrics.v1"
+from .stated import Stated
 
 SUMMARY: dict[str, Any] = objects(
     overall_risk_score=AMOUNT_SCHEMA, risk_level={"enum": ["LOW", "MEDIUM", "HIGH", "CRITICAL"]},
@@ -38,41 +35,38 @@ def level_of(score: float) -> str:
     return "CRITICAL" if score >= 80 else "HIGH" if score >= 60 else "MEDIUM" if score >= 40 else "LOW"
 
 
+_NOTHING = Stated(updated_ns=0)
+
+
 class Measured:
     """An account against its limits: our own positions and PnL, the producers' score and value at risk.
 
+    Of all accounts (None) positions, PnL, exposure and value at risk are sums, and the score and the drawdown those of
+    the account that is worst off; see `stated`.
+
     Attributes:
-        risk: the newest statement; None where there is none.
+        stated: what producers say; None where they say nothing.
     """
 
     def __init__(self, state: FrontState, account: str | None) -> None:
         self.limits: Limits = state.config.desk.limits
-        shelf = state.desk.statements(TOPIC)
-        item = shelf.latest((account,) if account else ALL) if shelf is not None else None
-        self.risk: Risk | None = item.value if item is not None else None
+        self.stated: Stated | None = state.desk.risk.of(account)
         rows = state.desk.portfolio.pnl(account)
         now = state.desk.portfolio.whole(account)
-        risk = self.risk
+        said = self.stated or _NOTHING
         if rows:
             self.daily_pnl = now["total_pnl"] - now["day_start_pnl"]
             self.exposure, self.positions = now["exposure"], now["positions"]
             # ours is a fraction of a capital that may not be configured
-            stated = (risk.max_drawdown if risk else None) or 0.0
-            self.drawdown, self.sharpe = max(now["max_drawdown"], stated), now["sharpe_ratio"]
+            self.drawdown, self.sharpe = max(now["max_drawdown"], said.max_drawdown or 0.0), now["sharpe_ratio"]
         else:
-            self.daily_pnl = (risk.daily_pnl if risk else None) or 0
-            self.exposure = (risk.total_exposure if risk else None) or 0
-            self.positions = (risk.current_positions or risk.num_positions if risk else None) or 0
-            self.drawdown = (risk.max_drawdown if risk else None) or 0.0
-            self.sharpe = (risk.sharpe_ratio if risk else None) or 0.0
-        self.known = bool(rows) or risk is not None
-        self.var_1d = (risk.var_1d if risk else None) or 0
-        self.updated_ns = max(now["updated_ns"], risk.timestamp if risk else 0) or time.time_ns()
-
-    @property
-    def score(self) -> float | None:
-        """Of the newest statement that has one."""
-        return self.risk.risk_score if self.risk is not None else None
+            self.daily_pnl, self.exposure = said.daily_pnl or 0, said.total_exposure or 0
+            self.positions = said.positions or 0
+            self.drawdown, self.sharpe = said.max_drawdown or 0.0, said.sharpe_ratio or 0.0
+        self.known = bool(rows) or self.stated is not None
+        self.score: float | None = said.risk_score
+        self.var_1d = said.var_1d or 0
+        self.updated_ns = max(now["updated_ns"], said.updated_ns) or time.time_ns()
 
     @property
     def loss(self) -> int:

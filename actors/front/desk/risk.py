@@ -39,7 +39,7 @@ from .form import (
     objects,
 )
 from .legacy import bare, modelled
-from .measured import CHECKS, CURRENT, LIMITS, METRIC, SUMMARY, TOPIC, Measured
+from .measured import CHECKS, CURRENT, LIMITS, METRIC, SUMMARY, Measured
 from .params import (
     ACCOUNT,
     ANY_STRATEGY,
@@ -61,6 +61,7 @@ from .running import Span, Sum
 from .seam import Seam
 from .series import Series
 from .shelf import ALL
+from .stated import TOPIC
 from .stored import Table
 
 LONGEST_NS = 90 * DAY_NS
