@@ -221,6 +221,15 @@ def test_legacy_positions_are_one_for_each_symbol(front: FrontThread, portfolio:
     assert front.get("/api/positions/current").json["count"] == 1
 
 
+def test_price_of_an_inverse_position_is_that_of_its_fills(front: FrontThread, portfolio: Portfolio) -> None:
+    portfolio.position(
+        "default", "dipmaster", "binance", "BTCUSD_PERP", quantity=10 * UNIT, cost=2 * UNIT // 100,
+        avg_price=50_000 * UNIT, mark_price=50_000 * UNIT, market_value=2 * UNIT // 100,
+    )  # fmt: skip
+    (row,) = front.get("/api/positions").json["current_positions"]
+    assert (row["avg_price"], row["market_value"]) == ("50000", "0.02")
+
+
 def test_old_positions_need_a_range(front: FrontThread) -> None:
     answer = front.get("/api/v1/positions?latest=false")
     assert answer.status == 400 and answer.json["details"]["field"] == "start_time"

@@ -406,14 +406,11 @@ async def account_overview(state: FrontState, account: str | None, form: Form) -
     curve = await read_curve(state, account, (), "1d", day_ns, day_ns + DAY_NS)
     today = [(point.own_realized, point.own_unrealized) for point in curve.points] or [(0, 0)]
     realized, unrealized = today[-1] if state.history.configured and curve.answered else (None, None)
-    shelf = state.desk.statements("risk.metrics.v1")
-    item = shelf.latest((account,) if account else EVERY) if shelf is not None else None
-    risk = None
-    if item is not None:
+    said, risk = state.desk.risk.of(account), None
+    if said is not None:
         risk = {
-            "risk_score": item.value.risk_score, "max_drawdown": item.value.max_drawdown,
-            "var_1d": form.maybe(item.value.var_1d), "leverage": item.value.leverage,
-            "timestamp": form.moment(item.value.timestamp),
+            "risk_score": said.risk_score, "max_drawdown": said.max_drawdown, "var_1d": form.maybe(said.var_1d),
+            "leverage": said.leverage, "timestamp": form.moment(said.updated_ns),
         }  # fmt: skip
     return {
         "account_id": account or "*", "timestamp": form.moment(now["updated_ns"] or time.time_ns()),

@@ -120,7 +120,10 @@ def _as_one(rows: list[Latest]) -> Mapping[str, Any]:
     one: dict[str, Any] = {name: sum([row.values[name] for row in rows]) for name in _SUMMED}
     one["symbol"] = rows[0].symbol
     one["recv_ns"] = max(row.recv_ns for row in rows)
-    one["avg_price"] = abs(divide(one["cost"] * UNIT, one["quantity"])) if one["quantity"] else 0
+    if len(rows) == 1:  # of an inverse contract it is not what the quantity has cost
+        one["avg_price"] = rows[0].values["avg_price"]
+    else:
+        one["avg_price"] = abs(divide(one["cost"] * UNIT, one["quantity"])) if one["quantity"] else 0
     return one
 
 
