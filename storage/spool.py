@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import logging
 import os
 import threading
@@ -40,6 +41,7 @@ SEGMENT_BYTES = 64 << 20
 SEGMENT_BYTES_MIN = 1 << 20
 SEGMENTS_MIN = 8  # the bound holds at least so many files, so that little yields at a time
 YIELDED_SUFFIX = ".yielded"
+GONE = (errno.EIO, errno.ENOENT)  # what was written will not come back; any other error of a read may pass
 
 
 class SpoolRecordBroken(StorageError):
@@ -294,7 +296,7 @@ class Spool:
 
         Raises:
             SpoolRecordBroken: the first batch's bytes are not what was written; `sent` takes it out.
-            DiskUnusable: what is to be sent could not be entered into the file ``head``.
+            DiskUnusable: what is to be sent could not be read just now, or not be entered into the file ``head``.
         """
         with self._lock:
             if not self._entries:
@@ -320,7 +322,11 @@ class Spool:
             return Window(entries, batches)
 
     def _read(self, entries: Sequence[Entry]) -> list[bytes]:
-        """The blocks of entries of one file, up to the first that is not what was written."""
+        """The blocks of entries of one file, up to the first that is not what was written.
+
+        Raises:
+            DiskUnusable: no descriptor, no rights, no memory: what was written may be there all the same.
+        """
         path = next(segment.path for segment in self._segments if segment.number == entries[0].segment)
         bodies = []
         try:
@@ -333,6 +339,8 @@ class Spool:
             finally:
                 os.close(fd)
         except OSError as error:
+            if error.errno not in GONE:
+                raise DiskUnusable(f"spool {path}: {error.strerror}: it waits until it can be read") from error
             log.error("spool=%s: %s", path, error)
         return bodies
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -273,6 +275,26 @@ def test_spool_whose_head_cannot_be_written_waits_and_says_so(delivery, monkeypa
     monkeypatch.setattr(one.spool, "first", fails)
     replay(one)
     assert table.rows == {"trades": [0]}
+
+
+def test_spool_that_cannot_be_read_for_a_while_loses_nothing(delivery, monkeypatch):
+    table, refused = Table(), []
+    one = delivery(table)
+    for n in range(3):
+        one.spool.append(batch(n))
+    opens = os.open
+
+    def refuses(path, flags, *mode):
+        if str(path).endswith(".spool") and len(refused) < 3:
+            refused.append(time.monotonic())
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return opens(path, flags, *mode)
+
+    monkeypatch.setattr("tickring.storage.spool.os.open", refuses)
+    replay(one)
+    assert table.rows == {"trades": [0, 1, 2]}
+    assert one.metrics.spool_broken.value == 0
+    assert len(refused) == 3 and refused[2] - refused[0] >= 0.01, "it pauses between its attempts"
 
 
 def test_detail_says_that_it_catches_up_and_how_many_batches_are_left(delivery):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import shutil
@@ -189,6 +190,36 @@ def test_window_that_cannot_be_entered_is_not_handed_out(tmp_path, monkeypatch):
         with pytest.raises(DiskUnusable, match="make room"):
             spool.first()
     assert looked_at(spool) == [(0, False)]
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.ENOMEM])
+def test_window_that_cannot_be_read_just_now_stays(tmp_path, monkeypatch, code):
+    spool = Spool(tmp_path, 100 * MIB)
+    for n in range(3):
+        spool.append(batch(n))
+    for place in ("open", "pread"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"tickring.storage.spool.os.{place}", refuses(code))
+            with pytest.raises(DiskUnusable, match=os.strerror(code)):
+                spool.first()
+    assert looked_at(spool) == [(0, False), (1, False), (2, False)]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOENT])
+def test_window_that_will_never_be_read_is_broken(tmp_path, monkeypatch, code):
+    spool = Spool(tmp_path, 100 * MIB)
+    spool.append(batch(0))
+    with monkeypatch.context() as patched:
+        patched.setattr("tickring.storage.spool.os.open", refuses(code))
+        with pytest.raises(SpoolRecordBroken):
+            spool.first()
+
+
+def refuses(code):
+    def refuse(*_):
+        raise OSError(code, os.strerror(code))
+
+    return refuse
 
 
 def test_spool_used_up_and_filled_again_after_a_restart_keeps_nothing_old(tmp_path):
