@@ -172,8 +172,8 @@ class Delivery:
                 await asyncio.to_thread(self.spool.sent, (error.entry,))
                 continue
             if window is None:
-                if self._spooling:
-                    await asyncio.sleep(0.01)  # a batch is being written to the spool
+                if self._spooling or len(self.spool):
+                    await asyncio.sleep(0.01)  # a batch is being written to the spool, or was since we looked
                     continue
                 self._come_back(replayed)
                 return True

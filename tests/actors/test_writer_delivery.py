@@ -297,6 +297,22 @@ def test_spool_that_cannot_be_read_for_a_while_loses_nothing(delivery, monkeypat
     assert len(refused) == 3 and refused[2] - refused[0] >= 0.01, "it pauses between its attempts"
 
 
+def test_batch_spooled_while_the_spool_is_found_empty_is_sent(delivery, monkeypatch):
+    table = Table()
+    one = delivery(table)
+    first, late = one.spool.first, [batch(0)]
+
+    def empty_then_not():
+        window = first()
+        if window is None and late:
+            one.spool.append(late.pop())
+        return window
+
+    monkeypatch.setattr(one.spool, "first", empty_then_not)
+    replay(one)
+    assert (len(one.spool), table.rows) == (0, {"trades": [0]})
+
+
 def test_detail_says_that_it_catches_up_and_how_many_batches_are_left(delivery):
     async def inside() -> None:
         table = Table()
