@@ -106,7 +106,7 @@ class Feed:
         self._newest: NewestIds | None = None
         self._connections_lost = 0  # a snapshot asked for before is worth nothing afterwards
         self._ledger = Ledger(ctx.folder, self.config.exchange, clock=clock)
-        self.weight = weight_budget(self._ledger, self.config)
+        self.weight = weight_budget(self._ledger, self.config.product, self.config.weight_limit)
         self.rest = RestClient(self.config.rest_url, self.weight, self.config.rest_timeout_s, self.metrics.count_rest)
         self.listing = Listing(ctx, self.rest)
 

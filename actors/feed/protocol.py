@@ -46,10 +46,12 @@ def tier_of_channel(product: str, channel: str) -> str:
     return tier_of(CHANNELS.get(channel, channel)) if product == "usdm" else product
 
 
-def weight_budget(ledger: Ledger, config: Config) -> Budget:
-    """Request weight of the address, per minute."""
-    limit = config.weight_limit or WEIGHT_PER_MINUTE[config.product]
-    return ledger.budget(WEIGHT_BUDGETS[config.product], limit, 60.0)
+def weight_budget(ledger: Ledger, product: str, limit: int | None) -> Budget:
+    """Request weight of the address, per minute; without a limit it is the one known, at first the documented one."""
+    budget = ledger.budget(WEIGHT_BUDGETS[product], limit or WEIGHT_PER_MINUTE[product], 60.0)
+    if limit:
+        budget.set_limit(limit)  # the file may be older than the configuration
+    return budget
 
 
 def connect_budget(ledger: Ledger, config: Config) -> Budget:
@@ -57,7 +59,10 @@ def connect_budget(ledger: Ledger, config: Config) -> Budget:
 
     The exchange counts any five minutes, the ledger aligned ones: two neighbouring windows get half of it each.
     """
-    return ledger.budget(CONNECT_BUDGETS[config.product], config.connection_attempts_max // 2, CONNECT_WINDOW_S)
+    limit = config.connection_attempts_max // 2
+    budget = ledger.budget(CONNECT_BUDGETS[config.product], limit, CONNECT_WINDOW_S)
+    budget.set_limit(limit)  # the file may be older than the configuration
+    return budget
 
 
 def published_weight_limit(info: ExchangeInfo) -> int:

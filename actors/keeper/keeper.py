@@ -11,11 +11,10 @@ from pathlib import Path
 
 import msgspec
 
-from ...codecs.binance.rest import WEIGHT_PER_MINUTE
 from ...codecs.binance.rest_market import FUNDING_REQUESTS_PER_5_MIN
 from ...ringbuf.errors import TickringError
 from ...storage.client import Client
-from ..feed.protocol import WEIGHT_BUDGETS
+from ..feed.protocol import weight_budget
 from ..feed.rest import RestClient
 from ..ledger import Ledger
 from ..runtime import ActorContext
@@ -68,8 +67,7 @@ class Keeper:
             self.settlements = Settlements(config, ctx.folder, self.client, paying, budget, self.metrics)
 
     def _rest(self, product: str, url: str) -> RestClient:
-        limit = self.config.weight_limit or WEIGHT_PER_MINUTE[product]
-        budget = self.ledger.budget(WEIGHT_BUDGETS[product], limit, 60.0)
+        budget = weight_budget(self.ledger, product, self.config.weight_limit)
         return RestClient(url, budget, self.config.rest_timeout_s, self.metrics.count_rest)
 
     async def run(self) -> None:

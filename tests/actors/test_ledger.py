@@ -11,9 +11,13 @@ import textwrap
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from tickring.actors.feed.config import Config
+from tickring.actors.feed.protocol import connect_budget, weight_budget
 from tickring.actors.ledger import BUDGETS, Budget, BudgetExceeded, Ledger, Priority
+from tickring.codecs.binance.rest import WEIGHT_PER_MINUTE
 from tickring.ringbuf import LayoutMismatch
 from tickring.ringbuf.errors import DirectoryFull
 
@@ -106,6 +110,29 @@ def test_published_limit_replaces_the_documented_one(tmp_path: Path) -> None:
     again = ledger.budget("weight", 1000, 60.0)
     assert (again.limit, again.used) == (2000, 1800)
     ledger.close()
+
+
+def test_changed_configuration_changes_the_limits_of_a_file_that_is_there(tmp_path: Path) -> None:
+    ledger, _ = make(tmp_path, Clock())
+    assert weight_budget(ledger, "usdm", None).limit == WEIGHT_PER_MINUTE["usdm"]
+    assert connect_budget(ledger, feed_config()).limit == 150
+    weight_budget(ledger, "usdm", 100).try_reserve(90)
+    assert weight_budget(ledger, "usdm", 200).limit == 200
+    again = weight_budget(ledger, "usdm", None)
+    assert (again.limit, again.used) == (200, 90), "until the published one is read"
+    assert connect_budget(ledger, feed_config(connection_attempts_max=20)).limit == 10
+    assert connect_budget(ledger, feed_config()).limit == 150
+    ledger.close()
+
+
+def feed_config(connection_attempts_max: int = 300) -> Config:
+    return msgspec.convert(
+        {
+            "product": "usdm", "tier": "market", "symbols": [], "channels": [], "ws_url": "ws://x",
+            "rest_url": "http://x", "connection_attempts_max": connection_attempts_max,
+        },
+        Config,
+    )  # fmt: skip
 
 
 def test_clock_stepped_back_begins_a_window_and_keeps_working(tmp_path: Path) -> None:
