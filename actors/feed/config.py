@@ -65,7 +65,8 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     overlap_s: Seconds = 2.0  # how long old and new connection run side by side once both deliver
     overlap_max_s: Seconds = 30.0  # ... and where the new one delivers nothing, how long the old one is kept
     frame_bytes_max: Annotated[int, Meta(ge=1024)] = 8 << 20
-    connection_attempts_max: Annotated[int, Meta(ge=1)] = 300  # per address in five minutes, all processes together
+    # Per address in five minutes, all processes together. Of fewer than 4 no window has one to give, see the ledger.
+    connection_attempts_max: Annotated[int, Meta(ge=4)] = 300
 
     # REST
     rest_timeout_s: Seconds = 10.0

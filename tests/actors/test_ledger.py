@@ -125,6 +125,14 @@ def test_changed_configuration_changes_the_limits_of_a_file_that_is_there(tmp_pa
     ledger.close()
 
 
+def test_fewest_connection_attempts_that_may_be_configured_let_a_feed_connect(tmp_path: Path) -> None:
+    with pytest.raises(msgspec.ValidationError, match="connection_attempts_max"):
+        feed_config(connection_attempts_max=3)
+    ledger, _ = make(tmp_path, Clock())
+    assert connect_budget(ledger, feed_config(connection_attempts_max=4)).try_reserve(1) == 0.0
+    ledger.close()
+
+
 def feed_config(connection_attempts_max: int = 300) -> Config:
     return msgspec.convert(
         {
