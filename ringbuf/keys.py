@@ -76,16 +76,20 @@ class KeyReader:
         self.path = path
         self._fd, self._memory = open_segment(path, writable=self._writable)
         self._words = memoryview(self._memory).cast("Q")
-        if self._words[0] != MAGIC or self._words[1] != LAYOUT_VERSION:
-            raise LayoutMismatch(
-                f"key directory {path}: layout_version {self._words[1]}, expected {LAYOUT_VERSION} (offset 8): "
-                "an older daemon made it: stop that daemon, then start again"
-            )
-        self.keys_max = self._words[2]
         self._keys: list[Key] = []
         self._ids: dict[str, int] = {}
         self._revision = 0
-        self.refresh()
+        try:
+            if self._words[0] != MAGIC or self._words[1] != LAYOUT_VERSION:
+                raise LayoutMismatch(
+                    f"key directory {path}: layout_version {self._words[1]}, expected {LAYOUT_VERSION} (offset 8): "
+                    "an older daemon made it: stop that daemon, then start again"
+                )
+            self.keys_max = self._words[2]
+            self.refresh()
+        except BaseException:  # it is tried again and again
+            KeyReader.close(self)
+            raise
 
     def refresh(self) -> int:
         """Read what is new; returns the number of keys."""

@@ -376,6 +376,23 @@ class StreamReader:
         self.folder = folder
         self.path = folder / f"{producer}.{record}.ring"
         self._fd, self._memory, self.spec, self.epoch = _attach(self.path, writable=False)
+        try:
+            self.dtype = self._checked(record, dtype, fingerprint)
+        except BaseException:  # it is tried again and again
+            self._memory.close()
+            os.close(self._fd)
+            raise
+        self.producer, self.record = producer, record
+        self._words = memoryview(self._memory).cast("Q")
+        self._none = np.empty(0, self.dtype)
+        self._publish_word = layout.PUBLISH_AT // 8
+        self._claim_word = layout.CLAIM_AT // 8
+        self._counts_word = layout.COUNTS_AT // 8
+        self._key_reader: KeyReader | None = None
+        self._reader_file: ReaderFile | None = None
+
+    def _checked(self, record: str, dtype: np.dtype | None, fingerprint: int) -> np.dtype:
+        """The dtype of the records, which must be those of the file."""
         spec = self.spec
         if fingerprint and spec.fingerprint != fingerprint:
             raise LayoutMismatch(
@@ -390,15 +407,7 @@ class StreamReader:
             raise LayoutMismatch(
                 f"segment {self.path}: slots of {spec.slot_size} bytes, the reader's records have {dtype.itemsize}"
             )
-        self.dtype = dtype
-        self.producer, self.record = producer, record
-        self._words = memoryview(self._memory).cast("Q")
-        self._none = np.empty(0, dtype)
-        self._publish_word = layout.PUBLISH_AT // 8
-        self._claim_word = layout.CLAIM_AT // 8
-        self._counts_word = layout.COUNTS_AT // 8
-        self._key_reader: KeyReader | None = None
-        self._reader_file: ReaderFile | None = None
+        return dtype
 
     @property
     def keys(self) -> KeyReader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -51,6 +52,15 @@ def shm() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="tickring-test-", dir="/dev/shm"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def nothing_left_open() -> Iterator[None]:
+    """The test leaves no more descriptors open than it found."""
+    gc.collect()  # what other tests left to it
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,11 @@ class Follower:
             reader = StreamReader(
                 self._folder, self._producer, self._record.name, self._record.dtype, self._record.fingerprint
             )
-            texts = ByteRingReader(self._folder / bytes_filename(self._producer, TEXTS))
+            try:
+                texts = ByteRingReader(self._folder / bytes_filename(self._producer, TEXTS))
+            except BaseException:
+                reader.close()
+                raise
         except RingError:
             return  # it is being made: next time
         self.close()

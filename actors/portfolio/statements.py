@@ -59,7 +59,11 @@ class Statements:
             if known is None and inode:
                 try:
                     reader = StreamReader(self.folder, producer, STATEMENT.name, STATEMENT.dtype, STATEMENT.fingerprint)
-                    texts = ByteRingReader(self.folder / bytes_filename(producer, TEXTS))
+                    try:
+                        texts = ByteRingReader(self.folder / bytes_filename(producer, TEXTS))
+                    except BaseException:
+                        reader.close()
+                        raise
                 except RingError as error:
                     log.debug("producer=%s not yet: %s", producer, error)
                     continue

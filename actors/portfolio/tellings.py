@@ -57,6 +57,15 @@ class FillRing:
         except BaseException:
             self.reader.close()
             raise
+        try:
+            self._take_up(folder, doorbell_index)
+        except BaseException:  # it is tried again and again
+            self.close()
+            raise
+
+    def _take_up(self, folder: Path, doorbell_index: int | None) -> None:
+        """Take the line, and begin where the store says that the last life ended."""
+        producer, store = self.producer, self.store
         self.inode = self.reader.path.stat().st_ino
         self._positions = folder / f"{producer}{POSITIONS}"
         self.topic = EXECUTION_REPORTS

@@ -88,6 +88,18 @@ class Follower:
         self.leaving = False  # the ring was replaced or the daemon stops: empty it and return
         self._leave_at = 0  # sequence up to which the ring is emptied then
         self._last_receipt: int | None = None
+        self._has_doorbell = doorbell_index is not None
+        try:
+            self._take_up(inherited, replayed, doorbell_index)
+        except BaseException:  # it is tried again and again
+            self.journal.close()
+            raise
+
+    def _take_up(
+        self, inherited: Sequence[BatchHead], replayed: Collection[str], doorbell_index: int | None
+    ) -> None:  # fmt: skip
+        """Take the lines, and begin where the last life ended."""
+        reader = self.reader
         found = self.journal.position
         mine = [head for head in inherited if head.epoch == reader.epoch and self._final(head)]
         if found is not None and found.epoch != reader.epoch:
@@ -101,7 +113,6 @@ class Follower:
         self._open = found if found and found.open and found.stop > self.safe else None  # else it is in the spool
         self.stored = next((head.first for head in mine if head.token not in replayed), self.safe)
         self.stored_line = reader.register(STORED_LINE, ReaderKind.LOSSY, None, self.stored)
-        self._has_doorbell = doorbell_index is not None
         if found is None:
             self._begin()
 

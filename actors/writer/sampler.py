@@ -107,8 +107,12 @@ class Sampler:
         self._held: tuple[np.ndarray, Batch] | None = None  # samples that are not sent yet, and what they make
         self._send_at = 0.0  # monotonic, s
         self._repeat: Batch | None = None
-        self._take_up()
-        leave_lines(reader)
+        try:
+            self._take_up()
+            leave_lines(reader)
+        except BaseException:  # it is tried again and again
+            self.journal.close()
+            raise
 
     def _take_up(self) -> None:
         found, last = self.journal.position, self.file.load()

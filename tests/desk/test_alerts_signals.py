@@ -10,7 +10,8 @@ from tickring.actors.alerts.signals import Collected, Collector, labels_of
 from tickring.actors.alerts.told import RISK_FRESH_NS, Desk
 from tickring.actors.front.served import SECONDS
 from tickring.codecs.desk.canonical import Risk
-from tickring.ringbuf import PageView, State
+from tickring.codecs.desk.records import TEXTS
+from tickring.ringbuf import PageView, State, bytes_filename
 from tickring.ringbuf.page import Histogram, Sample
 
 from .desk_rig import Topic
@@ -58,6 +59,19 @@ def test_risk_that_was_stated_long_ago_says_nothing(shm: Path) -> None:
     topic, desk = Topic(shm, "risk.metrics.v1"), Desk(shm)
     topic.say(stated(time.time_ns() - 2 * RISK_FRESH_NS, 9.0), "acct-7")
     assert collected(desk) is None
+    desk.close()
+    topic.close()
+
+
+def test_stream_whose_texts_are_not_there_yet_leaves_nothing_open(shm: Path, nothing_left_open: None) -> None:
+    topic, desk = Topic(shm, "risk.metrics.v1"), Desk(shm)
+    texts = shm / bytes_filename(topic.name, TEXTS)
+    aside = texts.rename(shm / "aside")
+    for _ in range(3):
+        assert collected(desk) is None
+    aside.rename(texts)
+    topic.say(stated(time.time_ns(), 2.0), "acct-7")
+    assert collected(desk) == 2.0
     desk.close()
     topic.close()
 

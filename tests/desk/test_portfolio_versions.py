@@ -13,6 +13,8 @@ from tickring.actors.portfolio.tellings import FillRing
 from tickring.actors.topic.positions import Positions
 from tickring.codecs.desk.canonical import MarketData
 from tickring.codecs.desk.money import UNIT
+from tickring.codecs.desk.records import TEXTS
+from tickring.ringbuf import DirectoryFull, StreamReader, bytes_filename
 
 from .desk_rig import Topic
 from .test_front_streams import a_fill
@@ -53,6 +55,24 @@ def test_statement_of_another_version_is_counted(shm: Path) -> None:
     assert (statements.unreadable, prices) == (1, [("SOLUSDT", UNIT, 5)])
     statements.close()
     topic.close()
+
+
+def test_streams_that_cannot_be_followed_yet_leave_nothing_open(
+    shm: Path, store: Store, monkeypatch: pytest.MonkeyPatch, nothing_left_open: None
+) -> None:
+    def full(*_: object) -> None:
+        raise DirectoryFull("all lines belong to live readers")
+
+    fills, prices = Topic(shm, "exec.reports.v1"), Topic(shm, "market.data.v1")
+    statements = Statements(shm, lambda *_: None, lambda *_: None)
+    (shm / bytes_filename(prices.name, TEXTS)).unlink()
+    monkeypatch.setattr(StreamReader, "register", full)
+    for _ in range(3):
+        with pytest.raises(DirectoryFull):
+            FillRing(shm, fills.name, store, None)
+        statements.refresh()
+    for part in (statements, fills, prices):
+        part.close()
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["positions-known", "positions-unknown"])

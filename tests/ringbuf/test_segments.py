@@ -17,6 +17,7 @@ from tickring.ringbuf import (
     KeyReader,
     KeyTooLong,
     KeyWriter,
+    LayoutMismatch,
     MetricsPage,
     NoSpace,
     RingError,
@@ -70,6 +71,21 @@ def test_key_directory_full_and_too_long_are_named_errors(shm):
         writer.add("c", {})
     with pytest.raises(KeyTooLong, match="a row holds"):
         writer.add("x" * 600, {})
+
+
+@pytest.mark.parametrize("at", [8, 4096 + 8], ids=["version", "row"])
+def test_key_directory_that_is_refused_again_and_again_leaves_nothing_open(shm, nothing_left_open, at):
+    path = shm / "feed.keys"
+    create_keys(path, 16)
+    writer = KeyWriter(path)
+    writer.add("a", {})
+    writer.close()
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(b"\xff")
+    for _ in range(3):
+        with pytest.raises(LayoutMismatch):
+            KeyReader(path)
 
 
 def test_byte_ring_gives_back_spans_until_they_are_overwritten(shm):

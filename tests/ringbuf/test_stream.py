@@ -297,6 +297,14 @@ def test_other_record_declaration_is_refused_by_readers(stream, shm):
         StreamReader(shm, "feed", "rec", np.dtype([("x", "<u8", (16,))]))
 
 
+def test_readers_that_are_refused_again_and_again_leave_nothing_open(shm, stream, nothing_left_open):
+    for _ in range(3):
+        with pytest.raises(LayoutMismatch):
+            StreamReader(shm, "feed", "rec", ROW_DTYPE, fingerprint=99)
+        with pytest.raises(LayoutMismatch):
+            StreamReader(shm, "feed", "rec", np.dtype([("x", "<u8", (16,))]))
+
+
 @pytest.mark.parametrize(("field", "value"), [("slot_size", 65), ("capacity", 100), ("tail", 3), ("keys_max", 0)])
 def test_geometry_that_cannot_work_is_refused(field, value):
     arguments = {
