@@ -93,10 +93,10 @@ class Gate:
             target = PAGE_PATH
         now_ns = time.time_ns()
         request_id = self._request_id()
-        remaining, reset_s = self._limiter.take(request.remote or "", now_ns / NS)
+        remaining, reset_s = self._limiter.take(request.remote or "", started, now_ns / NS)
         try:
             if remaining < 0:
-                raise self._too_many()
+                raise self._too_many(started)
             if self.state.catalog.generation != self._generation:
                 self._forget()
             prepared = self._prepared.get(target)
@@ -186,12 +186,12 @@ class Gate:
 
     # -- failing --------------------------------------------------------------------------------------------------
 
-    def _too_many(self) -> RateLimitExceeded:
+    def _too_many(self, now_s: float) -> RateLimitExceeded:
         config = self.state.config
         return RateLimitExceeded(
             f"more than {config.rate_limit_calls:,} calls in {config.rate_limit_period_s:g} s: wait for Retry-After",
             details={"limit": config.rate_limit_calls, "period_s": config.rate_limit_period_s},
-            headers={"Retry-After": str(self._limiter.retry_after_s())},
+            headers={"Retry-After": str(self._limiter.retry_after_s(now_s))},
         )
 
     def _failure(self, error: Exception, target: str) -> FrontError:

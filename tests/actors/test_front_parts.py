@@ -192,15 +192,24 @@ def test_gzip_is_used_only_where_allowed(header: str, allowed: bool) -> None:
 
 def test_limiter_counts_each_client_and_forgets_at_the_end_of_the_window() -> None:
     limiter = RateLimiter(2, 10.0, 100)
-    assert [limiter.take("a", 0.5)[0] for _ in range(3)] == [1, 0, -1]
-    assert limiter.take("b", 5.0)[0] == 1
-    assert limiter.take("a", 10.6) == (1, 21)
+    assert [limiter.take("a", 0.5, 1000.5)[0] for _ in range(3)] == [1, 0, -1]
+    assert limiter.retry_after_s(0.5) == 11
+    assert limiter.take("b", 5.0, 1005.0) == (1, 1011)
+    assert limiter.take("a", 10.6, 1010.6) == (1, 1021)
+
+
+def test_limiter_lets_calls_in_again_when_the_wall_clock_was_set_back() -> None:
+    limiter = RateLimiter(1, 10.0, 100)
+    assert [limiter.take("a", 5.0, 9005.0)[0] for _ in range(2)] == [0, -1]
+    assert limiter.take("a", 7.0, 5407.0) == (-1, 5416)
+    assert limiter.retry_after_s(7.0) == 9
+    assert limiter.take("a", 15.0, 5415.0)[0] == 0
 
 
 def test_limiter_with_too_many_clients_stays_bounded() -> None:
     limiter = RateLimiter(5, 1000.0, 10)
     for i in range(1000):
-        limiter.take(str(i), 1.0)
+        limiter.take(str(i), 1.0, 1.0)
     assert len(limiter._counts) <= 11
 
 
