@@ -31,7 +31,7 @@ class Statements:
     """The `statement` streams that matter here, read now and then; what was missed is told again soon.
 
     Args:
-        price: takes a symbol's price: ``(symbol, price in units of 1e-8, event time)``.
+        price: takes a symbol's price: ``(symbol, price in units of 1e-8, event time, at the latest its receipt)``.
         claim: takes the quantity of a position: ``(account, strategy, symbol, quantity in units of 1e-8)``.
     """
 
@@ -81,7 +81,8 @@ class Statements:
             if reader.published() == self._cursors[producer]:
                 continue
             rows, self._cursors[producer], _ = reader.read(self._cursors[producer], READ_MAX)
-            for at, size in zip(rows["text_at"].tolist(), rows["text_size"].tolist(), strict=True):
+            columns = (rows[name].tolist() for name in ("text_at", "text_size", "ts_recv_ns"))
+            for at, size, recv_ns in zip(*columns, strict=True):
                 text = texts.read(at, size)
                 if text is None:
                     continue
@@ -91,14 +92,15 @@ class Statements:
                     self.unreadable += 1
                     log.debug("producer=%s statement unreadable: %s", producer, error)
                     continue
-                self._take(event)
+                self._take(event, recv_ns)
 
-    def _take(self, event: object) -> None:
+    def _take(self, event: object, recv_ns: int) -> None:
+        # A producer's clock may be ahead: a price of the future would stand until then.
         if isinstance(event, MarketData):
             price = (event.bid + event.ask) // 2 if event.bid and event.ask else event.price
-            self._price(event.symbol, price, event.timestamp)
+            self._price(event.symbol, price, min(event.timestamp, recv_ns))
         elif isinstance(event, PositionUpdate) and event.current_price:
-            self._price(event.symbol, event.current_price, event.timestamp)
+            self._price(event.symbol, event.current_price, min(event.timestamp, recv_ns))
         elif isinstance(event, Risk):
             self._take_positions(event)
 

@@ -13,11 +13,13 @@ from tickring.actors.portfolio.book import Position
 from tickring.actors.portfolio.config import Config, Contract
 from tickring.actors.portfolio.fold import FIRST, RATE_UNIT, Execution, State, Terms
 from tickring.actors.portfolio.marks import EVENT, FILL, QUOTE, Marks
+from tickring.actors.portfolio.statements import Statements
+from tickring.codecs.desk.canonical import MarketData
 from tickring.codecs.desk.money import UNIT
 from tickring.codecs.records import QUOTE as QUOTES
 from tickring.codecs.symbols import Instrument
 
-from .desk_rig import DeskProducer
+from .desk_rig import DeskProducer, Topic
 
 NOW = time.time_ns()
 
@@ -88,6 +90,22 @@ def test_symbol_without_quotes_takes_the_newest_of_event_and_fill(marks):
     marks.told("ZZZ-USDT", 5 * UNIT, 101)
     marks.told("ZZZ-USDT", 6 * UNIT, 100)  # an older one
     assert marks.mark(one) == (5 * UNIT, 101, EVENT)
+
+
+def test_price_of_the_future_is_replaced_by_the_next(shm, marks):
+    topic, now = Topic(shm, "market.data.v1"), time.time_ns()
+    statements = Statements(shm, marks.told, lambda *_: None)
+    held = position("SOLUSDT", "nasdaq", ts_ns=now - 1)
+    for ahead_ns, price in ((3600 * 10**9, 90 * UNIT), (0, 100 * UNIT)):
+        ts_ns = time.time_ns() + ahead_ns
+        topic.say(MarketData(event_id=f"e{price}", timestamp=ts_ns, variant="api", symbol="SOLUSDT", price=price))
+        statements.refresh()
+        statements.read()
+        mark = marks.mark(held)
+        assert mark.price == price
+        assert now <= mark.seen_ns <= time.time_ns()
+    statements.close()
+    topic.close()
 
 
 def test_quotes_that_appear_later_are_found(shm, feeds, marks):
