@@ -32,6 +32,7 @@ import logging
 import mmap
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +40,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from .errors import LayoutMismatch
+from .errors import LayoutMismatch, RingError
 from .segment import create_segment, open_segment
 
 log = logging.getLogger("tickring.ringbuf.page")
@@ -55,6 +56,9 @@ HIDDEN = "tickring_page_hidden_metrics"
 HIDDEN_BYTES = 256  # kept for the definition of HIDDEN
 DETAIL = struct.Struct("<II")
 assert DEFINITIONS_AT + DEFINITIONS_SIZE == VALUES_AT
+
+
+Identity = tuple[str, str, tuple[tuple[str, str], ...]]  # of a metric: kind, name, labels
 
 
 class State(IntEnum):
@@ -138,7 +142,10 @@ class PageView:
 
 
 class MetricsPage:
-    """The actor's side of its page. Made anew at each start of the actor: counters then begin at zero."""
+    """The actor's side of its page. Made anew at each start of the actor: counters then begin at zero.
+
+    Metrics may be asked for in any thread.
+    """
 
     def __init__(self, folder: Path, actor: str, started_ns: int, group: str | None = None) -> None:
         self.path = folder / page_filename(actor)
@@ -150,12 +157,13 @@ class MetricsPage:
         self._fd, self._memory = open_segment(self.path, writable=True)
         self._words = memoryview(self._memory).cast("Q")
         self._values = memoryview(self._memory)[VALUES_AT:].cast("d")
-        self._metrics: dict[tuple[str, str, tuple[tuple[str, str], ...]], Counter | Gauge | Histogram] = {}
+        self._metrics: dict[Identity, Counter | Gauge | Histogram] = {}
         self._order: list[Counter | Gauge | Histogram] = []
         self._next_slot = 0
         self._definitions = 0
         self._detail: Mapping[str, Any] = {}
         self._hidden: Gauge | None = None
+        self._making = threading.Lock()  # held while a metric gets its place
 
     def counter(self, name: str, help: str, **labels: str) -> Counter:
         """The counter of that name and labels, made at first use."""
@@ -184,6 +192,15 @@ class MetricsPage:
         found = self._metrics.get(identity)
         if found is not None:
             return found
+        with self._making:
+            found = self._metrics.get(identity)  # another thread may have come first
+            return found if found is not None else self._make(identity, help, labels, slots, make, bounds)
+
+    def _make(
+        self, identity: Identity, help: str, labels: Mapping[str, str], slots: int, make: Any,
+        bounds: tuple[float, ...] = (),
+    ) -> Any:  # fmt: skip
+        kind, name, _ = identity
         definition = {
             "kind": kind,
             "name": name,
@@ -207,10 +224,12 @@ class MetricsPage:
         self._order.append(metric)
         return metric
 
-    def _hide(self, identity: tuple[str, str, tuple[tuple[str, str], ...]], make: Any) -> Any:
+    def _hide(self, identity: Identity, make: Any) -> Any:
         """A metric that works and is not shown."""
         if self._hidden is None:
-            self._hidden = self.gauge(HIDDEN, "Metrics for which the page has no room: too many label values")
+            why = "Metrics for which the page has no room: too many label values"
+            self._hidden = self._make(("gauge", HIDDEN, ()), why, {}, 1, Gauge)
+            assert self._hidden is not None, "room for it is kept"
             log.warning(
                 "page=%s no room for metric=%s and what comes after it: they are counted and not shown. "
                 "Run fewer streams in one process (shards, instances)", self.path.name, identity[1],
@@ -318,6 +337,6 @@ def read_pages(folder: Path) -> list[PageView]:
     for path in sorted(folder.glob("*.page")):
         try:
             views.append(read_page(path))
-        except (LayoutMismatch, OSError):
+        except (RingError, OSError, ValueError, struct.error):  # gone, of another version, or damaged
             continue
     return views

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import struct
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,7 @@ from tickring.ringbuf import (
     read_pages,
 )
 from tickring.ringbuf.inspect import inspect_folder
+from tickring.ringbuf.page import STATE_AT, VALUES_USED_AT
 
 from .processes import ROW_FORMAT, fork, join, spec_of, values_of
 
@@ -168,6 +172,49 @@ def test_metrics_page_without_room_counts_on_and_shows_how_many_it_hides(shm, ca
     [line] = [record for record in caplog.records if "no room" in record.getMessage()]
     assert line.levelname == "WARNING"
     page.close()
+
+
+def test_metrics_made_by_many_threads_at_once_have_each_its_place(shm, monkeypatch):
+    page, threads, each = MetricsPage(shm, "writer", 1), 8, 20
+    start, dumps, made = threading.Barrier(threads), json.dumps, []
+
+    def slow(*args, **options):
+        time.sleep(1e-4)  # let the others come in between
+        return dumps(*args, **options)
+
+    def count() -> None:
+        start.wait()
+        made.append([page.counter("rows_total", "rows", stream=str(n)) for n in range(each)])
+
+    monkeypatch.setattr("tickring.ringbuf.page.json.dumps", slow)
+    running = [threading.Thread(target=count) for _ in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    assert len(made) == threads
+    for n, counters in enumerate(zip(*made, strict=True)):
+        assert all(counter is counters[0] for counter in counters)
+        counters[0].inc(n)
+    page.beat(1)
+    samples = read_page(shm / "writer.page").samples
+    assert sorted((int(sample.labels["stream"]), *sample.values) for sample in samples) == [(n, n) for n in range(each)]
+    page.close()
+
+
+def test_pages_that_cannot_be_read_are_left_out(shm, monkeypatch):
+    for actor in ("a", "b", "c", "d"):
+        MetricsPage(shm, actor, 1).close()
+    for actor, at in (("a", STATE_AT), ("b", VALUES_USED_AT)):
+        with (shm / f"{actor}.page").open("r+b") as file:
+            file.seek(at)
+            file.write(b"\xff" * 8)
+    (shm / "c.page").write_bytes(b"short")
+    assert [view.actor for view in read_pages(shm)] == ["d"]
+    paths = [*shm.glob("*.page")]
+    (shm / "d.page").unlink()  # after it was listed
+    monkeypatch.setattr(Path, "glob", lambda *_: paths)
+    assert read_pages(shm) == []
 
 
 def test_inspection_shows_everything_and_survives_rubbish(shm):
