@@ -429,6 +429,20 @@ def test_client_that_does_not_authenticate_in_time_is_closed_with_1008(shm):
         asyncio.run(run(d))
 
 
+def test_client_that_does_not_authenticate_in_time_is_closed_though_the_clock_is_set_back(shm, tmp_path, monkeypatch):
+    clock, set_back = time.time_ns, tmp_path / "set-back"
+    monkeypatch.setattr(time, "time_ns", lambda: clock() - 3600 * 10**9 * set_back.exists())  # the worker inherits it
+
+    async def run(d):
+        async with client(d.front) as c:
+            set_back.touch()
+            assert await c.closed() == 1008
+            assert c.frames[-1]["type"] == "auth_error"
+
+    with desk(shm, authenticator=Keys(), auth_timeout_s=1.0) as d:
+        asyncio.run(run(d))
+
+
 def test_channels_of_the_address_wait_for_authentication(shm):
     async def run(d):
         d.producer.trades(0, 0, 3)

@@ -80,6 +80,7 @@ class Connection:
         self.frames_received = 0
         self.dropped = 0
         now = time.monotonic()
+        self.opened_at = now
         self.heard_at = now
         self.ping_at = now + config.ping_s
         self.heartbeat_at = now + config.heartbeat_s

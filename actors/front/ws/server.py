@@ -267,7 +267,7 @@ class WsServer:
             connection.close(CLOSE_SLOW, "slow consumer")
         elif now - connection.heard_at >= connection.idle_timeout_s:
             connection.close(CLOSE_IDLE, "idle timeout")
-        elif connection.identity is None and time.time_ns() - connection.connected_ns >= config.auth_timeout_s * 1e9:
+        elif connection.identity is None and now - connection.opened_at >= config.auth_timeout_s:
             self._dialects[connection.id].refuse(MISSING_AUTH_TOKEN, "no auth frame came in time")
         if now >= connection.ping_at:
             connection.ping_at = now + config.ping_s
