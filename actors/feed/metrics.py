@@ -1,4 +1,4 @@
-"""What a feed shows on its page. Filled in a few times a second from counters that cost the hot path nothing."""
+"""What a feed shows on its page. Filled in once a second from counters that cost the hot path nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ class FeedMetrics:
         self._counts("rejected", "Frames that gave no record, by reason.", "reason", decoder.rejected)
         self._counts("gaps", "Holes in the exchange's numbering.", "kind", hooks.gap_events)
         self._counts("missing", "Ids in those holes.", "kind", hooks.missing_ids)
-        self._count("gaps_unwritten", "Gaps that could not be written to disk.", feed.gaps.failed)
+        unwritten = feed.gaps.failed + feed.outages.ledger.failed
+        self._count("gaps_unwritten", "Gaps and outages that could not be written to disk.", unwritten)
+        self._count("unexpected_records", "Records that have no stream here, dropped.", feed.sink.unexpected)
         self._counts("duplicates", "Messages that had come before.", "kind", feed.duplicates())
         self._count("off_book", "Trades outside the book, not recorded.", decoder.off_book)
         self._count("other_events", "Events without a record type.", decoder.other_events + decoder.other_product)
@@ -100,6 +102,9 @@ class FeedMetrics:
             stale = sum(sync.snapshots_stale for sync in syncs)
             self._count("snapshots_stale", "Snapshots older than the stream.", stale)
             self._count("snapshots_failed", "Snapshot requests that failed.", feed.snapshots.failed)
+            self._count("snapshots_given_up", "Books left without a snapshot by an error.", feed.snapshots.given_up)
+            dropped = sum(sync.buffer_dropped for sync in syncs)
+            self._count("book_events_dropped", "Events of books whose snapshot took too long.", dropped)
             states = Counter(sync.book.state for sync in syncs)
             for state in BookState:
                 self._gauge("books", "Books by state.", float(states[state]), state=state.name.lower())

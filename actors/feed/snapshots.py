@@ -42,6 +42,7 @@ class Snapshots:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self.outdated = 0  # snapshots that were older than the stream
         self.failed = 0
+        self.given_up = 0  # keys that an unexpected error left without one
 
     def want(self, key_id: int) -> None:
         """Fetch a snapshot for the key, unless one is being fetched. Cheap; may be called from a frame's callback."""
@@ -53,6 +54,7 @@ class Snapshots:
     def _done(self, key_id: int, task: asyncio.Task[None]) -> None:
         del self._tasks[key_id]
         if not task.cancelled() and (error := task.exception()) is not None:
+            self.given_up += 1
             log.error("snapshot=%s gave up", self._name_of(key_id), exc_info=error)
 
     async def _obtain(self, key_id: int) -> None:

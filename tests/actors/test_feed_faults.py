@@ -334,3 +334,25 @@ def test_feed_goes_on_where_the_one_before_it_ended(shm: Path, tmp_path: Path) -
                 assert json.dumps(running.feed.ctx.page.detail)
 
     asyncio.run(scenario())
+
+
+def test_whatever_a_feed_gives_up_is_on_its_page(shm: Path, tmp_path: Path) -> None:
+    async def breaks(key_id: int) -> bool:
+        raise RuntimeError("nobody expects it")
+
+    async def scenario() -> None:
+        async with exchange() as simulator, feeding(shm, tmp_path, feed_config(simulator)) as running:
+            await until(running.synced, "books")
+            feed = running.feed
+            assert feed is not None
+            feed.sink.ticker(0, 1, 2, 0)  # it has no stream for them
+            feed.gaps.failed, feed.outages.ledger.failed = 1, 2
+            feed.book_routes()[0].sync.buffer_dropped = 3
+            feed.snapshots._fetch, feed.snapshots._wanted = breaks, lambda key_id: True
+            feed.snapshots.want(0)
+            await until(lambda: running.counter("snapshots_given_up") == 1, "the snapshot is given up")
+            assert running.counter("unexpected_records") == 1
+            assert running.counter("gaps_unwritten") == 3
+            assert running.counter("book_events_dropped") == 3
+
+    asyncio.run(scenario())
