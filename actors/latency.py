@@ -2,7 +2,7 @@
 
 | histogram | from | to | who samples which records |
 |---|---|---|---|
-| `tickring_exchange_to_socket_seconds` | the exchange's own time of the event | receipt of its bytes | feed: the newest of each stream, twice a second |
+| `tickring_exchange_to_socket_seconds` | the exchange's own time of the event | receipt of its bytes | feed: the newest of each stream, once a second |
 | `tickring_socket_to_ring_seconds` | receipt | published, bells rung | feed: any one of each read of a socket |
 | `tickring_ring_to_front_seconds` | published | read from the ring | front: the last of each look at a ring |
 | `tickring_front_to_client_seconds` | read from the ring | written to the sockets of the clients | front: the same |

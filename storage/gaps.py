@@ -58,8 +58,10 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     certain: bool = True  # False: an insert of them was under way, and may have been carried out
     kind: str = "range"  # range, or sample: then first and stop count samples
     rows: int | None = None  # where it differs from the extent
-    after_ns: int | None = None  # receipt of the last row before the gap, where known
-    before_ns: int | None = None  # receipt of the first row behind it
+    # Receipt of the rows around the gap, the last before and the first behind it, where known. Where a batch was lost
+    # (`of_batch`), receipt of its own first and last row.
+    after_ns: int | None = None
+    before_ns: int | None = None
 
     @classmethod
     def of_batch(cls, head: BatchHead, reason: str, noticed_ns: int, *, certain: bool = True) -> Gap:

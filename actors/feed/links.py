@@ -173,7 +173,7 @@ class Links:
             self._changed.set()
 
     def watch(self) -> None:
-        """Look for silence. Called a few times a second from the feed's loop.
+        """Look for silence. Called once a second from the feed's loop.
 
         Only market data counts: a server can answer pings and acknowledge for hours while it delivers nothing.
         """
