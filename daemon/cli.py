@@ -6,6 +6,7 @@ raised on purpose ends as one line on stderr and the exit code of its class (see
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,9 @@ import click
 from ..ringbuf.errors import TickringError
 from .errors import exit_code_of
 from .logs import setup
+from .rights import explained
+
+log = logging.getLogger(__name__)
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -324,6 +328,11 @@ def main(arguments: list[str] | None = None) -> int:
     except TickringError as error:
         print(f"tickring: {error}", file=sys.stderr)
         return exit_code_of(error)
+    except PermissionError as error:
+        log.debug("permission denied", exc_info=True)
+        refusal = explained(error)
+        print(f"tickring: {refusal}", file=sys.stderr)
+        return refusal.exit_code
     except BrokenPipeError:
         # whoever read our output has seen enough; the interpreter must not complain about it at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -34,6 +34,7 @@ from typing import Any, Protocol
 
 from ..ringbuf.errors import TickringError
 from .errors import EXIT_SOFTWARE, DaemonError, NotRunning, UnknownName, exit_code_of
+from .rights import not_permitted
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +230,7 @@ def ask(path: Path, command: str, *, timeout_s: float = TIMEOUT_S, **members: An
 
     Raises:
         NotRunning: nobody answers there.
+        NotPermitted: this user may not ask there.
         Refused: the daemon says no.
     """
     with contextlib.closing(connect(path)) as client:
@@ -241,6 +243,9 @@ def connect(path: Path) -> socket.socket:
     client.settimeout(TIMEOUT_S)
     try:
         client.connect(str(path))
+    except PermissionError:
+        client.close()
+        raise not_permitted(path) from None
     except OSError as error:
         client.close()
         raise NotRunning(

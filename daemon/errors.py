@@ -9,6 +9,7 @@
         ├── NotRunning            69  no daemon answers for this instance
         ├── ExtraMissing          69  an optional part is not installed; the message names the command that installs it
         ├── FolderUnusable        73  a folder cannot be made or written
+        ├── NotPermitted          73  a folder or file belongs to another user
         ├── SpaceShort            73  the rings do not fit into their file system
         ├── NotReady              75  it cannot be done yet
         ├── InstanceBusy          75  another supervisor already runs this instance
@@ -96,6 +97,10 @@ class ExtraMissing(DaemonError):
 
 
 class FolderUnusable(DaemonError):
+    exit_code = EXIT_CANNOT_CREATE
+
+
+class NotPermitted(DaemonError):
     exit_code = EXIT_CANNOT_CREATE
 
 

@@ -23,6 +23,7 @@ from ..ringbuf.segment import free_bytes, prepare_folder
 from ..ringbuf.stream import StreamReader, create_stream, read_spec
 from .errors import FolderUnusable, InstanceBusy, SpaceShort
 from .plan import ActorPlan, Plan
+from .rights import may_look_into
 
 log = logging.getLogger(__name__)
 
@@ -287,8 +288,13 @@ def tidy(folder: Path) -> None:
 
 
 def instances(base: Path) -> Iterator[Path]:
-    """Folders of all instances under a folder, running or not."""
+    """Folders of all instances under a folder that this user may look into, running or not."""
     yield from sorted(path.parent for path in base.glob(f"{FOLDER_PREFIX}*/{LOCK_FILE}"))
+
+
+def forbidden_instances(base: Path) -> list[Path]:
+    """Folders of what may be instances of other users, who keep them to themselves."""
+    return sorted(path for path in base.glob(f"{FOLDER_PREFIX}*") if path.is_dir() and not may_look_into(path))
 
 
 def remove_dead(base: Path, prefix: str) -> None:

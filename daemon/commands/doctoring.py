@@ -12,10 +12,11 @@ from ..control import ask
 from ..cpus import HOT_KINDS
 from ..doctor import Needs, Verdict, examine
 from ..doctor.finding import FILES_SPARE
-from ..errors import NotRunning
+from ..errors import NotPermitted, NotRunning
 from ..instance import memory_needed
 from ..loading import load
 from ..plan import Plan, make_plan
+from ..rights import see_allowed
 from .output import print_json, print_table
 
 EXIT_FINDINGS = 1
@@ -37,8 +38,9 @@ def doctor(config_file: Path | None, *, as_json: bool) -> int:
 
 
 def needs_of(settings: Settings, source: str) -> Needs:
-    """What a configuration asks of the machine."""
+    """What a configuration asks of the machine. Raises NotPermitted: its instance is another user's."""
     plan = make_plan(settings, source)
+    see_allowed(plan.folder)
     needed, held = memory_needed(plan)
     return Needs(
         folder=Path(settings.instance.folder),
@@ -63,6 +65,6 @@ def _clients(plan: Plan) -> int:
 
 
 def _running(plan: Plan) -> int:
-    with contextlib.suppress(NotRunning):
+    with contextlib.suppress(NotRunning, NotPermitted):
         return ask(plan.folder / CONTROL_SOCKET, "status")["pid"]
     return 0

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from ...actors.control import CONTROL_SOCKET
 from ..control import ask
-from ..errors import InputMissing, NotRunning
-from ..instance import FOLDER_PREFIX, instances
+from ..errors import InputMissing, NotPermitted, NotRunning
+from ..instance import FOLDER_PREFIX, forbidden_instances, instances
+from ..rights import not_permitted, see_allowed
 
 ANSWER_TIMEOUT_S = 1.0
 
@@ -18,16 +19,21 @@ def find_folder(config_file: Path | None, instance: str | None, folder: str) -> 
     Without a name it is the only one that runs, else the only one that is there.
 
     Raises:
-        InputMissing: none, or several and none named.
+        InputMissing: several and none named, or none of that name.
+        NotRunning: there is none.
+        NotPermitted: this user may not look into it.
     """
     if config_file is not None:
         from ..loading import load
 
-        return load(config_file).folder
+        found = load(config_file).folder
+        see_allowed(found)
+        return found
     if instance is not None:
         found = Path(folder) / f"{FOLDER_PREFIX}{instance}"
         if not found.is_dir():
             raise InputMissing(f"there is no instance {instance!r} in {folder}: {_listing(folder)}")
+        see_allowed(found)
         return found
     there = list(instances(Path(folder)))
     if len(there) == 1:
@@ -38,6 +44,8 @@ def find_folder(config_file: Path | None, instance: str | None, folder: str) -> 
             return candidates[0]
         if candidates:
             raise InputMissing(f"there are several instances in {folder}, choose with --instance: {_listing(folder)}")
+    if others := forbidden_instances(Path(folder)):
+        raise not_permitted(others[0])
     raise NotRunning(f"there is no instance in {folder}: start one with `tickring run` or `tickring demo`")
 
 
@@ -49,7 +57,7 @@ def find_instance(config_file: Path | None, instance: str | None, folder: str) -
 def _answers(folder: Path) -> bool:
     try:
         ask(folder / CONTROL_SOCKET, "status", timeout_s=ANSWER_TIMEOUT_S)
-    except NotRunning:
+    except (NotRunning, NotPermitted):
         return False
     return True
 
