@@ -23,7 +23,7 @@ from ..ringbuf.segment import free_bytes, prepare_folder
 from ..ringbuf.stream import StreamReader, create_stream, read_spec
 from .errors import FolderUnusable, InstanceBusy, SpaceShort
 from .plan import ActorPlan, Plan
-from .rights import may_look_into
+from .rights import is_others, may_look_into, owner_of
 
 log = logging.getLogger(__name__)
 
@@ -91,13 +91,18 @@ def open_folder(plan: Plan, facts: dict[str, Any] | None = None) -> InstanceLock
     try:
         prepare_folder(plan.folder, plan.group or None)
         plan.data.mkdir(parents=True, exist_ok=True, mode=0o750)
+        return InstanceLock.take(plan.folder, {"data": str(plan.data), **(facts or {})})
     except (OSError, KeyError) as error:
-        where = plan.folder if not plan.folder.is_dir() else plan.data
+        where = Path(getattr(error, "filename", None) or plan.folder)
+        if where in (plan.folder, plan.folder / LOCK_FILE) and is_others(where):
+            raise FolderUnusable(
+                f"{where} belongs to user {owner_of(where)[1]}: remove it (sudo rm -r {plan.folder}) if no daemon "
+                f"of that user runs there, or choose another instance.name"
+            ) from None
         raise FolderUnusable(
             f"folder {where} cannot be made or handed to group {plan.group or '(none)'!r}: {error}. "
             f"Set instance.folder and instance.data to places this user may write."
         ) from None
-    return InstanceLock.take(plan.folder, {"data": str(plan.data), **(facts or {})})
 
 
 def prepare_streams(plan: Plan) -> int:

@@ -26,6 +26,14 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
+def is_others(path: Path) -> bool:
+    """Whether a file or folder is there and belongs to another user."""
+    try:
+        return path.stat().st_uid != os.geteuid()
+    except OSError:
+        return False
+
+
 def may_look_into(folder: Path) -> bool:
     """Whether this user may open what is in a folder; what is not there is nobody's."""
     return not os.path.exists(folder) or os.access(folder, os.R_OK | os.X_OK)

@@ -16,6 +16,8 @@ from tickring.daemon.plan import ActorPlan, Plan
 from tickring.ringbuf.keys import KeyWriter
 from tickring.ringbuf.layout import StreamSpec
 
+from .rights import give_away, needs_root, tickring_without_rights
+
 
 def stream(producer: str, record: str = "trade", capacity: int = 1024) -> StreamSpec:
     return StreamSpec(producer, record, 64, capacity, 4, 64, 1)
@@ -106,6 +108,29 @@ def test_folder_that_cannot_be_made_says_which_setting_to_change(shm):
     plan = dataclasses.replace(plan_of(shm), folder=shm / "file" / "tickring-test")
     with pytest.raises(FolderUnusable, match=r"instance\.folder"):
         instance.open_folder(plan)
+
+
+@needs_root
+@pytest.mark.parametrize("left", ["tickring-theirs", "tickring-theirs/lock"])
+def test_run_on_what_another_user_left_says_whose_it_is_and_what_to_do(shm, tmp_path, left):
+    (shm / "tickring-theirs").mkdir()
+    (shm / "tickring-theirs" / "lock").touch()
+    owner = give_away(shm / left)
+    file = tmp_path / "tickring.toml"
+    file.write_text(
+        f'[instance]\nname = "theirs"\nfolder = "{shm}"\ndata = "{tmp_path}/data"\n[front]\nport = 0\n'
+        '[clickhouse]\nurl = "http://127.0.0.1:9"\n[exchanges.binance.spot]\nsymbols = ["BTC-USDT"]\n'
+    )
+    result = tickring_without_rights("run", "-c", str(file))
+    assert (result.returncode, result.stderr.count("\n")) == (73, 1), result.stderr
+    assert result.stderr.startswith(f"tickring: {shm / left} belongs to user {owner}: remove it")
+    assert "instance.name" in result.stderr
+
+
+def test_data_folder_that_cannot_be_made_is_the_one_that_is_named(shm):
+    (shm / "data").touch()
+    with pytest.raises(FolderUnusable, match=rf"folder {shm}/data cannot be made"):
+        opened(plan_of(shm))
 
 
 def test_killed_temporary_instance_is_removed_with_its_data_by_the_next(shm):
