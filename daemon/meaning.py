@@ -22,6 +22,7 @@ from .errors import Mistake
 from .kinds import KINDS
 from .markets import check_feeds
 from .plan import actor_names
+from .rights import owner_of, user_name
 
 PASSWORD_MODE_FORBIDDEN = 0o077
 NO_FILE = "is no file that this user can see: make it, or name another"
@@ -110,7 +111,7 @@ def _cpus(settings: Settings) -> Iterator[Mistake]:
 
 def _instance(settings: Settings) -> Iterator[Mistake]:
     folder = Path(settings.instance.folder)
-    if not folder.is_absolute() or not folder.is_dir():
+    if not folder.is_absolute() or not os.path.isdir(folder):
         yield Mistake("instance.folder", "expected the absolute path of an existing folder", shown(str(folder)))
     elif reason := _not_writable(folder):
         yield Mistake("instance.folder", f"cannot be written by this user ({reason}): name another", shown(str(folder)))
@@ -226,13 +227,21 @@ def _kafka(settings: Settings) -> Iterator[Mistake]:
         if count > 1:
             yield Mistake("kafka.topics", f"{topic!r} stands there {count} times: leave it once", shown(topics))
     for name in ("sasl_password_file", "ssl_ca_file", "ssl_cert_file", "ssl_key_file"):
-        path = Path(table.get(name, "")).expanduser()
-        if not table.get(name):
-            continue
-        if not path.is_file():
-            yield Mistake(join("kafka", name), NO_FILE, shown(table[name]))
-        elif name in ("sasl_password_file", "ssl_key_file") and path.stat().st_mode & PASSWORD_MODE_FORBIDDEN:
-            yield Mistake(join("kafka", name), f"others may read it; run: chmod 600 {path}", shown(table[name]))
+        if table.get(name):
+            yield from _file(join("kafka", name), table[name], secret=name in ("sasl_password_file", "ssl_key_file"))
+
+
+def _file(path: str, name: str, *, secret: bool) -> Iterator[Mistake]:
+    """A file that this user must be able to read, and of a secret one nobody else."""
+    file = Path(name).expanduser()
+    if not os.path.isfile(file):
+        yield Mistake(path, NO_FILE, shown(name))
+    elif not os.access(file, os.R_OK):
+        mend = f"sudo chown {user_name(os.geteuid())} {file}"
+        whose = f"cannot be read by this user: it belongs to user {owner_of(file)[1]}; run: {mend}"
+        yield Mistake(path, whose, shown(name))
+    elif secret and file.stat().st_mode & PASSWORD_MODE_FORBIDDEN:
+        yield Mistake(path, f"others may read it; run: chmod 600 {file}", shown(name))
 
 
 def _alerts(settings: Settings) -> Iterator[Mistake]:
@@ -244,18 +253,18 @@ def _alerts(settings: Settings) -> Iterator[Mistake]:
 
 
 def _clickhouse(settings: Settings) -> Iterator[Mistake]:
+    if settings.embedded and importlib.util.find_spec("chdb") is None:
+        needs = "the embedded engine needs the library 'chdb': pip install 'tickring[embedded]', or name a server"
+        yield Mistake("clickhouse.url", needs, shown(""))
     name = settings.clickhouse.password_file
     if not name:
         return
-    path = Path(name).expanduser()
     if settings.embedded:
         yield Mistake(
             "clickhouse.password_file", "needs clickhouse.url: the embedded engine has a file of its own", shown(name)
         )
-    elif not path.is_file():
-        yield Mistake("clickhouse.password_file", NO_FILE, shown(name))
-    elif path.stat().st_mode & PASSWORD_MODE_FORBIDDEN:
-        yield Mistake("clickhouse.password_file", f"others may read it; run: chmod 600 {path}", shown(name))
+    else:
+        yield from _file("clickhouse.password_file", name, secret=True)
 
 
 def _supervisor(settings: Settings) -> Iterator[Mistake]:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
 from pathlib import Path
@@ -15,6 +17,8 @@ from tickring.daemon.instance import memory_needed
 from tickring.daemon.loading import check, load, parse
 from tickring.daemon.markets import feed_shards, spread
 from tickring.daemon.plan import make_plan
+
+from .rights import give_away, needs_root, tickring_without_rights
 
 GOOD = """
 [exchanges.binance.spot]
@@ -131,6 +135,44 @@ def test_password_file_that_others_may_read_is_refused(tmp_path):
     file.chmod(0o644)
     [line] = mistakes(GOOD + f'[clickhouse]\nurl = "http://db:8123"\npassword_file = "{file}"\n')
     assert f"chmod 600 {file}" in line
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("closed", "problem"),
+    [("file", "cannot be read by this user: it belongs to user {}"), ("folder", "is no file that this user can see")],
+)
+def test_files_that_this_user_cannot_read_are_refused(tmp_path, closed, problem):
+    folder, config = tmp_path / "folder", tmp_path / "tickring.toml"
+    folder.mkdir()
+    file = folder / "file"
+    file.touch(0o600)
+    owner = give_away(file if closed == "file" else folder)
+    config.write_text(
+        f'{GOOD}[clickhouse]\nurl = "http://db:8123"\npassword_file = "{file}"\n'
+        f'[kafka]\nbootstrap_servers = "a:9092"\nsasl_password_file = "{file}"\nssl_ca_file = "{file}"\n'
+        f'[instance]\ndata = "{tmp_path}/data"\n'
+    )
+    result = tickring_without_rights("check", "--json", str(config))
+    assert result.returncode == 78, result.stderr
+    found = {mistake["path"]: mistake["problem"] for mistake in json.loads(result.stdout)["mistakes"]}
+    assert set(found) == {"clickhouse.password_file", "kafka.sasl_password_file", "kafka.ssl_ca_file"}
+    assert all(text.startswith(problem.format(owner)) for text in found.values()), found
+
+
+@pytest.mark.parametrize("url", ["", "http://db:8123"])
+def test_library_of_the_embedded_engine_is_needed_where_that_runs(monkeypatch, url):
+    def find_spec(name: str) -> object:
+        return None if name == "chdb" else real(name)
+
+    real = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    text = f'{GOOD}[clickhouse]\nurl = "{url}"\n'
+    if url:
+        parse(text, "file.toml")
+        return
+    [line] = mistakes(text)
+    assert line.startswith("clickhouse.url = \"\": the embedded engine needs the library 'chdb': pip install 'tickring")
 
 
 def test_plan_has_one_feed_for_each_routed_tier_that_carries_a_channel():
