@@ -24,7 +24,7 @@ from . import child
 from .child import Shared
 from .control import ControlServer, Refused
 from .drain import drain
-from .errors import ActorFailed
+from .errors import ActorFailed, UnknownName
 from .instance import (
     RINGS_READ_WAIT_S,
     InstanceLock,
@@ -413,7 +413,7 @@ class Supervisor:
 
     def request_restart(self, name: str) -> None:
         if name not in self.processes:
-            raise Refused(f"unknown actor {name!r}; known: {', '.join(self.processes)}")
+            raise UnknownName("actor", f"unknown actor {name!r}; known: {', '.join(self.processes)}")
         if self.stop_reason:
             raise Refused("the daemon is stopping")
         self.restarts_asked.add(name)

@@ -255,8 +255,9 @@ def test_control_socket_is_private_and_refuses_what_it_does_not_know(tree):
     assert path.stat().st_mode & 0o777 == 0o600
     with pytest.raises(Refused, match="known: status, stop, restart, reload, subscribe, take_over, listeners"):
         ask(path, "dance")
-    with pytest.raises(Refused, match="unknown actor 'z'; known: a"):
+    with pytest.raises(Refused, match="unknown actor 'z'; known: a") as refused:
         ask(path, "restart", actor="z")
+    assert refused.value.exit_code == 65
     ask(path, "stop")
     assert tree.process.wait(60) == 0
 
