@@ -50,7 +50,7 @@ RESERVED: Mapping[str, Mapping[str, str]] = {
 def load(path: Path) -> Settings:
     """Read and check a file. Raises InputMissing or ConfigError (with every mistake)."""
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # Windows editors begin a file with a mark, which TOML does not know
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputMissing(f"configuration {path} cannot be read: {reason}. Name another file with -c.") from None

@@ -95,6 +95,15 @@ def test_config_that_is_no_toml_says_where():
     assert line.startswith("document: is not TOML") and "line 2" in line
 
 
+def test_config_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    file = tmp_path / "tickring.toml"
+    file.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").lstrip().encode())
+    assert load(file).exchanges.binance is not None
+    file.write_text("[front]\nport = = 1\n", "utf-8-sig")
+    with pytest.raises(ConfigError, match="line 2"):
+        load(file)
+
+
 def test_config_without_a_market_says_what_to_add():
     [line] = mistakes("[front]\nport = 8000\n")
     assert line == "exchanges: names no market; add [exchanges.binance.spot] or [exchanges.binance.usdm] with symbols"
