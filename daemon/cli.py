@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
+FILE = click.Path(path_type=Path, readable=False)  # commands say themselves what they cannot read, with their code
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -43,9 +44,7 @@ def cli(context: click.Context, log_level: str | None, log_format: str | None) -
 def instance_options(command: Command) -> Command:
     """Which running instance a command is about; without any, the only one there is."""
     for option in (
-        click.option(
-            "-c", "--config", "config_file", type=click.Path(path_type=Path), help="The instance of this configuration."
-        ),
+        click.option("-c", "--config", "config_file", type=FILE, help="The instance of this configuration."),
         click.option("--instance", envvar="TICKRING_INSTANCE", help="Its name."),
         click.option(
             "--folder", envvar="TICKRING_FOLDER", default="/dev/shm", show_default=True, help="Where instances live."
@@ -59,9 +58,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print data a
 
 
 @cli.command()
-@click.option(
-    "-c", "--config", "config_file", type=click.Path(path_type=Path), default=Path("tickring.toml"), show_default=True
-)
+@click.option("-c", "--config", "config_file", type=FILE, default=Path("tickring.toml"), show_default=True)
 @click.option("--purge", is_flag=True, help="Remove the instance's shared memory at the end.")
 @click.option("--take-over", is_flag=True, help="From the daemon that runs this instance now; `restart` starts this.")
 @click.pass_obj
@@ -88,7 +85,7 @@ def demo(log_options: dict[str, str], port: int | None, symbols: int, duration: 
 
 
 @cli.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=FILE)
 @json_option
 def check(file: Path, as_json: bool) -> None:
     """Check a configuration FILE: print all mistakes, or what would run."""
@@ -162,7 +159,7 @@ def reload(config_file: Path | None, instance: str | None, folder: str, as_json:
 
 @cli.command()
 @click.option(
-    "-c", "--config", "config_file", type=click.Path(path_type=Path),
+    "-c", "--config", "config_file", type=FILE,
     help="What is to run [default: tickring.toml, if there is one]",
 )  # fmt: skip
 @json_option
@@ -215,9 +212,7 @@ def deadletters_list(
 @click.option("--topic", help="Only of this topic.")
 @click.option("--reason", help="Only those that died of this.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
-@click.option(
-    "-c", "--config", "config_file", type=click.Path(path_type=Path), required=True, help="Names brokers and instance."
-)
+@click.option("-c", "--config", "config_file", type=FILE, required=True, help="Names brokers and instance.")
 def deadletters_replay(topic: str | None, reason: str | None, dry_run: bool, config_file: Path) -> None:
     """Produce those to their topic again that can be understood by now, each at most once."""
     from .commands import deadletters as letters
@@ -253,7 +248,7 @@ def tail(
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True, type=FILE)
 @click.option("--exchange", help="Exchange of the captures [default: from the folder's name]")
 @click.option("--product", help="spot or usdm [default: from the folder's name]")
 @click.option("--books", is_flag=True, help="Print only the books at the end, one line each.")
@@ -265,7 +260,7 @@ def replay(files: tuple[Path, ...], exchange: str | None, product: str | None, b
 
 
 @cli.command()
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("output", type=FILE)
 @click.option("--product", type=click.Choice(["spot", "usdm"]), default="spot", show_default=True)
 @click.option("--symbols", required=True, help="Canonical names with commas between them: BTC-USDT,ETH-USDT")
 @click.option("--channels", default="trade,quote,book", show_default=True, help="trade, agg_trade, quote, book")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 
 from ..errors import InputMissing
+from ..rights import owner_of
 
 WRITE_BYTES = 1 << 18  # lines are written in pieces of about this size
 PROGRESS_LINES = 10_000
@@ -19,14 +21,16 @@ def replay(files: Sequence[Path], exchange: str | None, product: str | None, *, 
     """Print the records of capture files in the order of the files.
 
     Raises:
-        InputMissing: a file is not there.
+        InputMissing: a file is not there, or cannot be read.
         CodecError: a file is no capture, or neither its folder nor an option says of which market.
     """
     from ...codecs.replay import replay_books, replay_lines
 
     for file in files:
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise InputMissing(f"there is no capture {file}: name files as `tickring record` writes them")
+        if not os.access(file, os.R_OK):
+            raise InputMissing(f"capture {file} cannot be read: it belongs to user {owner_of(file)[1]}")
     work = replay_books if books else replay_lines
     write_lines(_watched(work(files, exchange=exchange, product=product), len(files)))
 

@@ -82,6 +82,17 @@ def test_any_other_file_without_rights_ends_with_one_line(theirs):
     assert f"Permission denied: {folder} belongs to user {owner}, this is user" in result.stderr
 
 
+@needs_root
+@pytest.mark.parametrize("command", [("check",), ("run", "-c"), ("replay",)], ids="-".join)
+def test_file_of_the_command_line_that_cannot_be_read_is_input_that_is_missing(tmp_path, command):
+    file = tmp_path / "file"
+    file.touch()
+    give_away(file)
+    result = tickring_without_rights(*command, str(file))
+    assert (result.returncode, result.stderr.count("\n")) == (66, 1), result.stderr
+    assert f"{file} cannot be read" in result.stderr
+
+
 def test_ones_own_instance_is_found_beside_one_that_is_closed(shm, monkeypatch):
     for name in ("mine", "theirs"):
         (shm / f"tickring-{name}").mkdir()
