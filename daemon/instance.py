@@ -253,7 +253,7 @@ def memory_needed(plan: Plan) -> tuple[int, int]:
 def check_space(plan: Plan) -> None:
     """Refuse to start if the streams cannot all be held, instead of failing at some later record. Raises SpaceShort."""
     needed, held = memory_needed(plan)
-    free = free_bytes(plan.folder)
+    free = free_bytes(plan.folder if plan.folder.exists() else plan.folder.parent)
     if needed - held > free:
         raise SpaceShort(
             f"the rings need {needed:,} bytes in {plan.folder}, which has {free:,} free"

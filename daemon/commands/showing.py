@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..control import ask
-from ..errors import EXIT_CONFIG, EXIT_OK, EXIT_SOFTWARE, ConfigError, InputMissing
+from ..errors import EXIT_CONFIG, EXIT_OK, EXIT_SOFTWARE, ConfigError, InputMissing, SpaceShort
+from ..rights import explained
 from .output import print_json, print_table
 
 RELOAD_TIMEOUT_S = 120.0  # the daemon answers when what it restarted runs again, or has had time enough
@@ -18,7 +19,11 @@ LIBRARIES = ("aiohttp", "chdb", "clickhouse-connect", "msgspec", "numpy", "picow
 
 
 def check(file: Path, *, as_json: bool) -> int:
-    """Print every mistake of a configuration, or the plan it makes; returns the exit code."""
+    """Print every mistake of a configuration, or the plan it makes; returns the exit code.
+
+    Rings that do not fit are no mistake of the file, and the machine may be another one: they are told of beside it.
+    """
+    from ..instance import check_space
     from ..loading import load
     from ..markets import streams_carried
     from ..plan import make_plan
@@ -30,6 +35,13 @@ def check(file: Path, *, as_json: bool) -> int:
             raise
         print_json({"ok": False, "file": str(file), "mistakes": error.mistakes})
         return EXIT_CONFIG
+    warnings = []
+    try:
+        check_space(plan)
+    except SpaceShort as short:
+        warnings.append(f"`run` would refuse: {short}")
+    except PermissionError as error:
+        warnings.append(f"`run` would refuse: {explained(error)}")
     actors = [
         {
             "name": actor.name,
@@ -45,10 +57,12 @@ def check(file: Path, *, as_json: bool) -> int:
     ]
     if as_json:
         summary = {"ok": True, "file": str(file), "instance": plan.name, "folder": plan.folder, "data": plan.data}
-        print_json({**summary, "memory_bytes": plan.memory_bytes, "actors": actors})
+        print_json({**summary, "memory_bytes": plan.memory_bytes, "warnings": warnings, "actors": actors})
         return EXIT_OK
     print(f"{file}: no mistakes. Instance {plan.name!r} in {plan.folder}, data in {plan.data}.")
     print(f"The rings take {plan.memory_bytes:,} bytes of shared memory.")
+    for warning in warnings:
+        print(f"tickring: {warning}", file=sys.stderr)
     columns = ["name", "kind", "cpus", "listen", "channels", "subscriptions", "streams", "keys"]
     rows = [[_cell(actor[column]) for column in columns] for actor in actors]
     print_table(columns, rows)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tickring.daemon.commands import running
+from tickring.daemon import instance
+from tickring.daemon.commands import running, showing
 from tickring.storage.engine import lock_store
 
 from ..ports import free_port
@@ -73,6 +74,19 @@ def test_check_prints_the_plan_or_every_mistake(tmp_path, shm):
         "front.prt",
     ]
     assert tickring("run", "-c", str(file)).returncode == 78
+
+
+def test_check_tells_of_rings_that_do_not_fit_and_finds_no_mistake(tmp_path, shm, monkeypatch, capsys):
+    file = tmp_path / "tickring.toml"
+    file.write_text(GOOD.format(name="large", folder=shm))
+    monkeypatch.setattr(instance, "free_bytes", lambda folder: 1_000_000)
+    assert showing.check(file, as_json=False) == 0
+    said = capsys.readouterr()
+    assert "no mistakes" in said.out and "1,000,000 free" in said.err
+    assert showing.check(file, as_json=True) == 0
+    [warning] = json.loads(capsys.readouterr().out)["warnings"]
+    assert warning.startswith("`run` would refuse: the rings need ")
+    assert not (shm / "tickring-large").exists()
 
 
 def test_store_that_another_process_has_open_ends_the_start_with_one_line(tmp_path, shm):
