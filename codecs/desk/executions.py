@@ -224,8 +224,7 @@ class Executions:
         else:
             orders.append(Order(
                 **names, type=order_type, quantity=quantity, price=price, status=status, filled_quantity=cum_qty,
-                remaining_quantity=quantity - cum_qty if cum_qty is not None and 0 <= cum_qty <= quantity else None,
-                create_time=order_time, update_time=time,
+                remaining_quantity=_remaining(quantity, cum_qty), create_time=order_time, update_time=time,
             ))  # fmt: skip
         return ExecReport(
             event_id=identity, timestamp=time, variant="dashboard", **names, orders=orders, fills=fills,
@@ -353,6 +352,8 @@ class Executions:
 
     def _api_order(self, order: ApiOrder, names: dict[str, Any]) -> Order:
         """An order that names what it is; its prices and its past may be missing."""
+        quantity = self._amounts.over(1, order.quantity, "quantity")
+        filled = self._amount(order.filled_quantity, 0, least=0)
         return Order(
             **names,
             order_id=need_text(order.order_id, "order_id"),
@@ -360,15 +361,20 @@ class Executions:
             symbol=need_text(order.symbol, "symbol"),
             side=SIDES.need(order.side, "side"),
             type=_order_type(order.type),
-            quantity=self._amounts.over(1, order.quantity, "quantity"),
+            quantity=quantity,
             price=self._amount(order.price),
             stop_price=self._amount(order.stop_price),
             status=STATUSES.need(order.status, "status"),
-            filled_quantity=self._amount(order.filled_quantity, 0, least=0),
-            remaining_quantity=self._amount(order.remaining_quantity, 0, least=0),
+            filled_quantity=filled,
+            remaining_quantity=self._amount(order.remaining_quantity, _remaining(quantity, filled), least=0),
             create_time=self._time(order.create_time),
             update_time=need_time(order.update_time, "update_time"),
         )
+
+
+def _remaining(quantity: int, filled: int | None) -> int | None:
+    """What remains of an order that does not say it."""
+    return quantity - filled if filled is not None and 0 <= filled <= quantity else None
 
 
 def _order_type(value: Text) -> str | None:

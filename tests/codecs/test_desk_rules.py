@@ -390,6 +390,22 @@ def test_dashboard_report_is_a_state_of_its_order() -> None:
     assert order.status == "PARTIALLY_FILLED"
 
 
+@pytest.mark.parametrize(
+    ("filled", "remaining", "expected"),
+    [
+        ("2.5", None, "10"), (None, None, "12.5"), ("12.5", None, "0"), ("2.5", "4", "4"), ("2.5", "0", "0"),
+        ("13", None, None), ("x", None, None), ("2.5", "x", None),
+    ],
+)  # fmt: skip
+def test_what_remains_of_an_api_order_is_what_it_says_or_what_is_not_filled(
+    filled: str | None, remaining: str | None, expected: str | None
+) -> None:
+    good = body(EXECUTIONS, "api", random.Random(4))["orders"][0]
+    changes = {"quantity": "12.5", "filled_quantity": filled, "remaining_quantity": remaining}
+    (order,) = decode(EXECUTIONS, "api", orders=[{**good, **changes}]).orders
+    assert order.remaining_quantity == (None if expected is None else units(expected))
+
+
 # -- risk ---------------------------------------------------------------------------------------------------------
 
 
