@@ -7,6 +7,9 @@ the first is the hot path and leaves out what no fill needs. It tries plain mess
 What a fill says is strict: account, symbol, side, quantity, price, commission, time, status. A report of which one of
 these cannot be read is undecidable as a whole. Everything else that cannot be read is left out and counted: a fill is
 not lost because of a total that the producer claims, nor for an order beside it.
+
+An amount above zero that is rounded to 0 is told as every other that is rounded. A fill of such a quantity changes no
+position and is left out; one at such a price is a fill at 0, so that its quantity is not lost.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from .reading import (
     Moment,
     Number,
     Text,
+    above_zero,
     bad,
     each,
     event_id,
@@ -191,7 +195,10 @@ class Executions:
         if m.trade_time is not None:
             time = need_time(m.trade_time, "trade_time")
         if quantity <= 0 or price <= 0:
-            bad("quantity and price of a fill", (size, at), "both above zero")
+            if not (above_zero(quantity, size) and above_zero(price, at)):
+                bad("quantity and price of a fill", (size, at), "both above zero")
+            if not quantity:
+                return []
         exec_id, venue = m.exec_id, m.venue
         if type(exec_id) is not str or not exec_id:
             exec_id = maybe_text(exec_id) or identity
@@ -260,7 +267,10 @@ class Executions:
             names = "quantity" if m.fill_qty is None else "fill_qty", "price" if m.fill_price is None else "fill_price"
             quantity, price, commission = self._amounts_of(m, *names, "commission" if m.fees is None else "fees")
         if quantity <= 0 or price <= 0:
-            bad("quantity and price of a fill", (size, at), "both above zero")
+            if not (above_zero(quantity, size) and above_zero(price, at)):
+                bad("quantity and price of a fill", (size, at), "both above zero")
+            if not quantity:
+                return []
         slippage, latency = m.slippage_bps, m.latency_ms
         if type(slippage) is not float:
             slippage = lenient_ratio(slippage)
@@ -303,12 +313,16 @@ class Executions:
         venue = VENUE if venue == VENUE or not venue else venue.lower()
         if len(items) == 1:
             try:
-                return [self._api_fill(items[0], account, strategy, venue)]
+                row = self._api_fill(items[0], account, strategy, venue)
             except Undecidable:
                 self._amounts.rounded = 0  # read once more, to say where it is
-        return each(items, "fills", lambda fill: self._api_fill(fill, account, strategy, venue))
+            else:
+                return [] if row is None else [row]
+        rows = each(items, "fills", lambda fill: self._api_fill(fill, account, strategy, venue))
+        return [row for row in rows if row is not None]
 
-    def _api_fill(self, fill: ApiFill, account: str, strategy: str, venue: str) -> FillRow:
+    def _api_fill(self, fill: ApiFill, account: str, strategy: str, venue: str) -> FillRow | None:
+        """The fill; None where its quantity is rounded to 0."""
         kept, fill_id, trade_id, order_id = self._amounts.kept, fill.fill_id, fill.trade_id, fill.order_id
         symbol, size, at, fees, moment = fill.symbol, fill.quantity, fill.price, fill.commission, fill.timestamp
         if type(fill_id) is not str or not fill_id:
@@ -321,15 +335,20 @@ class Executions:
             quantity, price, commission = kept[size], kept[at], 0 if fees is None else kept[fees]
         except KeyError:
             quantity, price, commission = self._amounts_of(fill, "quantity", "price", "commission")
-        time = need_time(moment, "timestamp")
+        time, side = need_time(moment, "timestamp"), SIDES.get(fill.side) or SIDES.need(fill.side, "side")
         if quantity <= 0 or price <= 0 or commission < 0:
-            name = "quantity" if quantity <= 0 else "price" if price <= 0 else "commission"
-            bad(name, getattr(fill, name), "above zero" if name != "commission" else "not below zero")
+            for name, units, value in (("quantity", quantity, size), ("price", price, at)):
+                if not above_zero(units, value):
+                    bad(name, value, "above zero")
+            if commission < 0:
+                bad("commission", fees, "not below zero")
+            if not quantity:
+                return None
         return (
             fill_id, trade_id if type(trade_id) is str and trade_id else maybe_text(trade_id),
             order_id if type(order_id) is str and order_id else maybe_text(order_id), symbol,
-            SIDES.get(fill.side) or SIDES.need(fill.side, "side"), quantity, price, commission,
-            fill.commission_asset or "", time, strategy, account, venue, None, None, None, None,
+            side, quantity, price, commission, fill.commission_asset or "", time, strategy, account, venue,
+            None, None, None, None,
         )  # fmt: skip
 
     def _api_report(self, m: ExecMessage, identity: str, time: int, fills: list[Fill]) -> ExecReport:

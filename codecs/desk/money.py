@@ -76,6 +76,16 @@ def _parse_slowly(text: str) -> tuple[int, bool]:
     return (-units if sign else units), exact
 
 
+def vanishes(value: str | int | float) -> bool:
+    """Whether an amount is above zero, and so small that it is rounded to 0.
+
+    Raises:
+        MalformedAmount
+    """
+    units, exact = parse_amount(value)
+    return not (units or exact) and not str(value).startswith("-")
+
+
 def amount_text(units: int) -> str:
     """The shortest exact decimal: no exponent, no zeros at the end, no minus before zero."""
     sign, units = ("-", -units) if units < 0 else ("", units)

@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 
 from ..errors import MalformedAmount, MalformedTime, Undecidable
 from .canonical import DEFAULT_ACCOUNT, DEFAULT_STRATEGY
-from .money import FACTORS, FLOAT_SHORT, SCALE, UNIT, parse_amount
+from .money import FACTORS, FLOAT_SHORT, SCALE, UNIT, parse_amount, vanishes
 from .times import time_ns
 
 Text = str | None
@@ -117,16 +117,21 @@ class Amounts:
         return None if value is None else self.need(value, name)
 
     def over(self, least: int, value: Number, name: str) -> int:
-        """An amount of at least `least` units."""
+        """An amount of at least `least` units; where that is 1, also one above zero that is rounded to 0."""
         if value is None:
             missing(name)
         try:
             units = self[value]
         except MalformedAmount as error:
             raise Undecidable(f"{name}: {error}", "bad_amount") from None
-        if units < least:
+        if units < least and not (least == 1 and above_zero(units, value)):
             raise Undecidable(f"{name}: {str(value)[:60]!r} is too small", "bad_value")
         return units
+
+
+def above_zero(units: int, value: str | int | float) -> bool:
+    """Whether an amount that was read is above zero as it was written, whatever it was rounded to."""
+    return units > 0 or (units == 0 and vanishes(value))
 
 
 def missing(name: str) -> NoReturn:

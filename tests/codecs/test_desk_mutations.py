@@ -61,7 +61,7 @@ def check(topic: str, value: bytes) -> Event | Undecidable:
         assert [fill_of(row) for row in fills] == event.fills
         assert plainly(value) in (None, (identity, time, variant, 0, fills))
         assert rounded <= event.rounded
-        assert all(fill.quantity > 0 and fill.price > 0 and fill.fill_id and fill.symbol for fill in event.fills)
+        assert all(fill.quantity > 0 and fill.price >= 0 and fill.fill_id and fill.symbol for fill in event.fills)
     return event
 
 

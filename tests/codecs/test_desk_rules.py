@@ -367,6 +367,45 @@ def test_slippage_in_quote_currency_and_in_basis_points_stay_apart() -> None:
     assert (flat.slippage, flat.slippage_bps, flat.fills[0].slippage_bps) == (None, 3.1, 3.1)
 
 
+@pytest.mark.parametrize("dust", ["0.000000004", "0.000000005", 4e-9, "1e-400", 5e-324])
+def test_fill_of_a_quantity_that_is_rounded_to_nothing_costs_no_other_fill(dust: Any) -> None:
+    good = body(EXECUTIONS, "api", random.Random(4))["fills"][0]
+    small = {**good, "fill_id": "dust", "quantity": dust}
+    expected = decode(EXECUTIONS, "api", fills=[good]).fills
+    for fills in ([good, small], [small, good]):
+        report = decode(EXECUTIONS, "api", fills=fills)
+        assert (report.fills, report.rounded, report.malformed) == (expected, 1, 0)
+    alone = decode(EXECUTIONS, "api", fills=[small])
+    assert (alone.fills, alone.rounded) == ([], 1)
+
+
+@pytest.mark.parametrize(("variant", "size", "at"), [
+    ("dashboard", "last_qty", "last_price"), ("mon-rich", "quantity", "price"), ("mon-flat", "fill_qty", "fill_price"),
+])  # fmt: skip
+def test_execution_of_nearly_nothing_is_an_event_without_a_fill_and_one_at_nearly_nothing_a_fill_at_zero(
+    variant: str, size: str, at: str
+) -> None:
+    small: dict[str, Any] = {size: 4e-9}
+    report = decode(EXECUTIONS, variant, status="FILLED", **small)
+    assert (report.fills, report.rounded) == ([], 1)
+    cheap: dict[str, Any] = {size: 3.0, at: "0.000000004"}
+    report = decode(EXECUTIONS, variant, status="FILLED", **cheap)
+    assert (report.fills[0].quantity, report.fills[0].price, report.rounded) == (3 * UNIT, 0, 1)
+    for name in (size, at):
+        assert reason(EXECUTIONS, variant, status="FILLED", **{name: "-0.000000004"})[0] == "bad_value"
+
+
+def test_api_fill_and_order_of_nearly_nothing_are_above_zero() -> None:
+    good = body(EXECUTIONS, "api", random.Random(4))
+    (fill,) = decode(EXECUTIONS, "api", fills=[{**good["fills"][0], "price": "0.000000004"}]).fills
+    assert (fill.quantity > 0, fill.price) == (True, 0)
+    report = decode(EXECUTIONS, "api", orders=[{**good["orders"][0], "quantity": "0.000000004"}])
+    assert (report.orders[0].quantity, report.rounded, report.malformed) == (0, 1, 0)
+    for changes in ({"quantity": "-0.000000004"}, {"price": "-0.000000004"}, {"quantity": "4e-9", "price": "0"}):
+        assert reason(EXECUTIONS, "api", fills=[{**good["fills"][0], **changes}])[0] == "bad_value"
+    assert decode(EXECUTIONS, "api", orders=[{**good["orders"][0], "quantity": "-0.000000004"}]).malformed == 1
+
+
 # -- orders -------------------------------------------------------------------------------------------------------
 
 
