@@ -45,6 +45,7 @@ class Flag(IntFlag):
     HEADERS = 1 << 17  # an event whose bytes begin with its headers
     REPEATED = 1 << 18  # an event whose event_id came before: kept, and counted by nothing
     MALFORMED = 1 << 19  # a stored event of which members that decide nothing could not be read, and are left out
+    CUT = 1 << 20  # an event of which only a part is kept: its headers, its key or its value are too large
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,10 @@ log = logging.getLogger("tickring.storage.deskbatch")
 
 Decode = Callable[[bytes, int, int, int], Event]  # (value, partition, offset, broker's UNIX ms), raises Undecidable
 HEADERS_SIZE_BYTES = 4
+REFUSED = "refused"  # why an event that can be read is a dead letter: its topic's log has the true reason
 Row = tuple[Any, ...]
 _UNSTORABLE = (OverflowError, ValueError, TypeError)  # what a value that fits no column raises
-_DEAD, _HEADERS = int(Flag.DEAD), int(Flag.HEADERS)
+_DEAD, _CUT, _HEADERS = int(Flag.DEAD), int(Flag.CUT), int(Flag.HEADERS)
 _ROUNDED, _MALFORMED = int(Flag.ROUNDED), int(Flag.MALFORMED)
 _decode_headers = msgspec.msgpack.Decoder(list[tuple[str, bytes | None]]).decode
 _decode_alert = msgspec.json.Decoder(Alert).decode
@@ -167,6 +168,8 @@ class Deriver:
         """
         if error := refused.get((origin.partition, origin.offset)):
             raise error
+        if origin.flags & _CUT:  # what is left of it may read well, or fail for another reason
+            raise Undecidable("only a part of it is kept: its headers, its key or its value are too large", "too_large")
         try:
             event = self.decode(origin.value, origin.partition, origin.offset, origin.broker_ms)
         except Undecidable:
@@ -175,8 +178,8 @@ class Deriver:
             # Our own mistake. The event is kept, and neither the writer nor the events behind it must stay behind.
             log.exception("topic=%s partition=%d offset=%d not decoded", self.topic, origin.partition, origin.offset)
             raise Undecidable(f"{type(error).__name__}: {error}"[:500], "internal_error") from error
-        if origin.flags & _DEAD:  # its topic did not take it whole, though what is left of it reads well
-            raise Undecidable("only a part of it is kept: its key or its value is too large", "too_large")
+        if origin.flags & _DEAD:  # nothing of it was told live: stored rows alone would disagree with that
+            raise Undecidable("its topic refused it when it came, though it can be read by now", REFUSED)
         return event
 
     def _batch(self, raw: RawEvents, table: DeskTable, rows: list[Row]) -> Batch | None:

@@ -168,7 +168,7 @@ class Rows:
                             number += 1  # noqa: SIM113 - `enumerate` costs more than the one item
                         known = len(ids)
                     except Undecidable as error:
-                        flags |= Flag.DEAD
+                        flags |= Flag.DEAD | Flag.CUT if refused else Flag.DEAD
                         ts_event_ns = _broker_ns(stamp)
                         at += self._take_dead(chunk, error, value, partition, offset, ts_recv_ns, ts_event_ns, at)
                     except Exception as error:  # noqa: BLE001 - our own mistake: the event is kept, the topic goes on

@@ -112,5 +112,7 @@ def test_events_whose_batch_could_not_be_decoded_to_its_end_have_not_come_before
 def test_event_with_headers_larger_than_the_ring_takes_is_a_dead_letter(producer: Producer) -> None:
     producer.take(b"a +", headers=[("h", b"x" * (1 << 21))])
     producer.take(b"b +", headers=[("h", b"x")])
-    assert flagged(producer.rig.rows("event"), Flag.DEAD) == [True, False]
+    producer.take(b"c !")
+    assert flagged(producer.rig.rows("event"), Flag.DEAD) == [True, False, True]
+    assert flagged(producer.rig.rows("event"), Flag.CUT) == [True, False, False]
     assert producer.rig.events()[1] == (0, 1, [["h", b"x"]], None, b"b +")

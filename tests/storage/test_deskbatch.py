@@ -10,7 +10,7 @@ import pytest
 
 from tickring.codecs.desk.records import EVENT, NO_KEY
 from tickring.codecs.record import Flag
-from tickring.storage.deskbatch import Deriver, RawEvents, topic_deriver
+from tickring.storage.deskbatch import REFUSED, Deriver, RawEvents, topic_deriver
 
 from ..desk.messages import compose, execution_stream
 
@@ -66,9 +66,17 @@ def test_event_that_is_not_understood_is_a_dead_letter_and_a_raw_row(deriver, va
     assert (found["dead_letters"], found["raw_events"]) == (1, 2)
 
 
-def test_event_that_its_topic_did_not_take_whole_is_a_dead_letter(deriver, values):
-    found = rows_of(deriver.batches(raw_of(values[:1], flags=int(Flag.DEAD)), {}))
-    assert found == {"dead_letters": 1, "raw_events": 1}
+@pytest.mark.parametrize("value", [None, b'{"event_id": "cut of'])
+def test_event_that_its_topic_did_not_keep_whole_is_too_large_whatever_is_left_of_it(deriver, values, value):
+    batches = deriver.batches(raw_of([value or values[0]], flags=int(Flag.DEAD | Flag.CUT)), {})
+    assert rows_of(batches) == {"dead_letters": 1, "raw_events": 1}
+    assert b"too_large" in batches[0].block
+
+
+def test_whole_event_that_its_topic_refused_is_a_dead_letter_that_can_be_replayed(deriver, values):
+    batches = deriver.batches(raw_of(values[:1], flags=int(Flag.DEAD)), {})
+    assert rows_of(batches) == {"dead_letters": 1, "raw_events": 1}
+    assert b"too_large" not in batches[0].block and REFUSED.encode() in batches[0].block
 
 
 def test_event_that_no_table_can_hold_is_a_dead_letter_and_the_others_are_stored(values):
