@@ -288,6 +288,6 @@ def test_dead_letters_are_listed_and_replayed_once(
     _, _, headers, key, value = rig.events()[-1]
     assert (headers, key, value) == ([["h", b"v"], ["tickring-replay", f"{topic}/0/1".encode()]], b"k", b"[]")
     outcome = asyncio.run(deadletters._replay(rig.shm, config, None, topic, None, dry_run=False))
-    # one is not understood yet; the other was replayed, and what came of it is no letter to replay either
-    assert outcome["replayed"] == 0 and outcome["not understood yet"] == 1 and outcome["replayed before"] == 2
+    # what came of the replay is a letter of the same event, and was not understood either
+    assert (outcome["replayed"], outcome["replayed before"], outcome["not understood yet"]) == (0, 0, 2)
     rig.stop()
