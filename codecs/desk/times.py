@@ -21,9 +21,10 @@ TIME_MS_MAX = 2**63 // 10**6  # from there on a time in ms, which a producer may
 _NS = 1_000_000_000
 _FIRST_NS = int(datetime(FIRST_YEAR, 1, 1, tzinfo=UTC).timestamp()) * _NS
 _END_NS = int(datetime(LAST_YEAR + 1, 1, 1, tzinfo=UTC).timestamp()) * _NS
-_MINUTE = re.compile(r"(\d{4})-(\d\d)-(\d\d)[T ](\d\d):(\d\d)", re.ASCII)
+_MINUTE = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ](\d\d):(\d\d)", re.ASCII)
 _REST = re.compile(r"(?:[.,](\d{1,18}))?(?:[Zz]|([+-])(\d\d):?(\d\d)?)?", re.ASCII)
 _IN_UTC = frozenset({"", "Z", "z", "+00:00"})
+_NO_SECONDS = frozenset({"", "Z", "z", "+", "-"})  # behind the minute: Java writes no seconds where they are 0
 _NUMBER = re.compile(r"\d{8,13}(\.\d{1,9})?", re.ASCII)
 
 
@@ -88,7 +89,11 @@ def _slowly(value: str | int | float) -> int:
     try:
         text: str = value[:16]  # type: ignore[index]
         minute = _minutes.get(text)
-        second = (_minute(text) if minute is None else minute) + _second[value[16:19]]  # type: ignore[index]
+        if minute is None:
+            minute = _minute(text)
+        if value[16:17] in _NO_SECONDS:  # type: ignore[index]
+            return minute + _rest(value[16:])  # type: ignore[index]
+        second = minute + _second[value[16:19]]  # type: ignore[index]
         return _keep(_seconds, value[:19], second) + _rest(value[19:])  # type: ignore[index]
     except (TypeError, ValueError, KeyError):
         return _epoch_ns(value)
@@ -105,7 +110,7 @@ def _epoch_ns(value: str | int | float) -> int:
             raise ValueError
     except ValueError:
         raise MalformedTime(
-            f"time {str(value)[:60]!r}: expected ISO 8601 with date and time to the second, epoch seconds or epoch"
+            f"time {str(value)[:60]!r}: expected ISO 8601 with date and time to the minute, epoch seconds or epoch"
             f" milliseconds, from {FIRST_YEAR} to {LAST_YEAR}"
         ) from None
     return ns
