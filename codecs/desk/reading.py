@@ -32,6 +32,7 @@ INT64_MAX = 2**63 - 1
 ITEMS_MAX = 65_535  # of one kind in one event: an item's number has 16 bits
 KEPT_MAX = 16_384  # amounts kept with what they mean
 KEPT_DIGITS = 24  # of texts that are kept
+FLOAT_WHOLE = 2**53  # from there on a whole number and the float that equals it may be different amounts
 
 # Why an event is undecidable. What does not fit its topic's byte ring is `too_large` as well.
 REASONS = (
@@ -96,7 +97,8 @@ class Amounts:
         if not exact:
             self.rounded += 1
             return units
-        return self._keep(value, units) if type(value) is not str or len(value) <= KEPT_DIGITS else units
+        short = len(value) <= KEPT_DIGITS if isinstance(value, str) else abs(value) < FLOAT_WHOLE
+        return self._keep(value, units) if short else units
 
     def _keep(self, value: str | int | float, units: int) -> int:
         if len(self.kept) >= KEPT_MAX:

@@ -123,6 +123,14 @@ def test_amounts_remembered_are_bounded_and_inexact_ones_counted_each_time() -> 
     assert amounts.rounded == 3
 
 
+@pytest.mark.parametrize("number", [2**60, 2**53, 10**23, -(2**60), 2**53 - 1, 10**9])
+def test_whole_number_and_the_float_that_equals_it_are_not_taken_for_each_other(number: int) -> None:
+    for values in ((number, float(number)), (float(number), number)):
+        amounts = Amounts()
+        for value in values * 2:
+            assert amounts[value] == by_decimal(repr(value))[0]
+
+
 @given(UNITS, UNITS.filter(bool))
 def test_quotient_is_rounded_half_even(a: int, b: int) -> None:
     exact = CONTEXT.divide(Decimal(a), Decimal(b))
