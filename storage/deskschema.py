@@ -75,7 +75,7 @@ class DeskTable:
     identity: Sequence[str] = ("topic", "partition", "offset", "item")  # first columns of a row, which name it
     values_of: Callable[[Any], Iterable[Sequence[Any]]] = lambda event: ()
     time: str = "timestamp"  # column of `own` that says when it happened
-    version: str = ""  # the newest row of a key wins by it
+    version: str = ""  # the newest row of a key wins by it; in ns: states of an order may be less than 1 ms apart
     indices: Sequence[str] = ("offset",)
     looked_up: Sequence[str] = ()
 
@@ -186,7 +186,7 @@ def _health() -> DeskTable:
 DERIVED: Mapping[str, Sequence[DeskTable]] = {
     "exec.reports.v1": (
         _of_items("orders", Order, name="orders", doc="The newest state of each order; read it with FINAL.",
-                  order=("account_id", "venue", "order_id"), days=365, time="update_time", version="update_time"),
+                  order=("account_id", "venue", "order_id"), days=365, time="update_time", version="ts_event_ns"),
         _of_items("fills", Fill, name="fills", doc="What was executed.", order=_ACCOUNT_TIME, days=365,
                   looked_up=("fill_id", "order_id")),
         _executions(),

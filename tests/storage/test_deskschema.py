@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from decimal import Decimal
 
+import msgspec
 import numpy as np
 import pytest
 
 from tickring.codecs.desk.money import UNIT, amount_bytes
-from tickring.codecs.desk.records import PNL, POSITION
+from tickring.codecs.desk.records import EVENT, NO_KEY, PNL, POSITION
 from tickring.ringbuf import Key
+from tickring.storage.deskbatch import RawEvents, topic_deriver
 from tickring.storage.deskcurve import CURVE, CURVE_STATES
 from tickring.storage.deskschema import DESK_TABLES, ensure_desk
 from tickring.storage.native import column_names, encode_block
@@ -126,12 +128,41 @@ def test_one_fill_is_found_without_reading_the_others(with_client):
 def test_tables_of_a_cluster_are_replicated_in_their_variant():
     chosen = SchemaOptions(engine="ReplicatedMergeTree('/t/{table}', '{replica}')")
     orders = create_table(DESK_TABLES["orders"].spec(chosen), chosen)
-    assert "ENGINE = ReplicatedReplacingMergeTree('/t/{table}', '{replica}', update_time)" in orders
+    assert "ENGINE = ReplicatedReplacingMergeTree('/t/{table}', '{replica}', ts_event_ns)" in orders
     assert "ORDER BY (account_id, venue, order_id)" in orders
     fills = create_table(DESK_TABLES["fills"].spec(SchemaOptions()), SchemaOptions())
     assert "ENGINE = MergeTree\n" in fills
     assert "ORDER BY (account_id, ts_event_ns, topic, partition, offset, item)" in fills
     assert "INDEX by_offset offset TYPE minmax" in fills
+
+
+@pytest.mark.parametrize("newest_first", [False, True])
+def test_newest_state_of_an_order_is_told_by_less_than_a_millisecond(with_client, newest_first):
+    order = {"order_id": "1", "symbol": "SOLUSDT", "side": "BUY", "type": "LIMIT", "quantity": "2"}
+    states = [("NEW", "27.4000001"), ("FILLED", "27.4000002")]
+    values = [
+        msgspec.json.encode({
+            "event_id": status, "timestamp": "2025-03-04T09:15:28Z", "account_id": "a",
+            "orders": [{**order, "status": status, "update_time": f"2025-03-04T09:15:{second}Z"}],
+        })
+        for status, second in (reversed(states) if newest_first else states)
+    ]  # fmt: skip
+    rows = np.zeros(len(values), EVENT.dtype)
+    rows["offset"], rows["key_size"], rows["ts_recv_ns"] = np.arange(len(values)), NO_KEY, time.time_ns()
+
+    async def work(client):
+        await ensure_desk(client, options(client))
+        table = f"{client.server.database}.orders"
+        for n, value in enumerate(values):
+            deriver = topic_deriver("exec.reports.v1", "default", "dipmaster")
+            batch = deriver.batches(RawEvents("exec.reports.v1", "t", 7, n, rows[n : n + 1], [value]), {})[0]
+            await client.insert(table, batch.head.columns, batch.block, batch.head.token)
+        return await client.rows(
+            f"SELECT status, toUnixTimestamp64Nano(ts_event_ns) % 1000000000, "
+            f"toUnixTimestamp64Milli(update_time) % 1000 FROM {table} FINAL"
+        )
+
+    assert with_client(work) == [("FILLED", 400_000_200, 400)]
 
 
 def samples(record, times, **values):
