@@ -34,6 +34,8 @@ def _finish(m: Any, variant: str, values: Values, amounts: Amounts, defaults: De
     values.setdefault("code", values.get("alert_type") or values.get("category") or "")
     if variant == "api":
         values.setdefault("strategy_id", defaults.strategy)
+        values.setdefault("context", "{}")
+        values.setdefault("metrics", "{}")
         if values.get("auto_resolved"):
             values["resolved"] = True
     status = values.get("status", "").upper()

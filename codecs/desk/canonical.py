@@ -25,6 +25,8 @@ Severity = Literal["INFO", "LOW", "MEDIUM", "HIGH", "CRITICAL"]
 ALL_SYMBOLS = "ALL"  # what belongs to no symbol
 DEFAULT_ACCOUNT = "default"
 DEFAULT_STRATEGY = "dipmaster"
+DEFAULT_SOURCE = "dipmaster-monitoring"  # of mon-rich
+DEFAULT_VERSION = "v1"  # of dashboard and mon-rich
 
 
 class Event(Struct, kw_only=True, omit_defaults=True, gc=False):  # none refers to itself, and many are kept

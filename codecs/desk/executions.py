@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ..errors import MalformedAmount, Undecidable
-from .canonical import VARIANTS, ExecReport, Fill, Order
+from .canonical import DEFAULT_SOURCE, DEFAULT_VERSION, VARIANTS, ExecReport, Fill, Order
 from .execution_message import ApiFill, ApiOrder, ExecCore, ExecMessage, read_slowly
 from .plain_executions import REFUSALS, FillRow, Live, Plain
 from .reading import (
@@ -124,7 +124,8 @@ class Executions:
                 report = self._dashboard_report(m, identity, time, fills)
             else:
                 report = self._monitoring_report(m, variant, identity, time, fills)
-        report.source, report.version = m.source or None, maybe_text(m.version)
+        report.source = m.source or (DEFAULT_SOURCE if variant == RICH else None)
+        report.version = maybe_text(m.version) or (DEFAULT_VERSION if variant in (DASHBOARD, RICH) else None)
         report.rounded, report.malformed = self._amounts.rounded, self._malformed
         return report
 
@@ -285,7 +286,8 @@ class Executions:
     def _monitoring_report(
         self, m: ExecMessage, variant: int, identity: str, time: int, fills: list[Fill]
     ) -> ExecReport:
-        amount, commission = self._amount, self._amount(m.commission if m.fees is None else m.fees)
+        amount, fees = self._amount, m.commission if m.fees is None else m.fees
+        commission = amount(fees, 0 if variant == RICH else None)
         quality = m.execution_quality
         return ExecReport(
             event_id=identity, timestamp=time, variant=VARIANTS[variant], strategy_id=m.strategy or self._strategy,
@@ -366,7 +368,7 @@ class Executions:
             total_commission=amount(m.total_commission, 0), total_cost=amount(m.total_cost, 0),
             slippage=amount(m.slippage, 0), market_impact=amount(m.market_impact, 0),
             execution_time_ms=0 if m.execution_time_ms is None else self._or_none(maybe_count, m.execution_time_ms),
-            metadata=self._or_none(lambda raw, _: json_text(raw), m.metadata),
+            metadata=self._or_none(lambda raw, _: json_text(raw) or "{}", m.metadata),
         )  # fmt: skip
 
     def _api_order(self, order: ApiOrder, names: dict[str, Any]) -> Order:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from .canonical import Event
+from .canonical import DEFAULT_SOURCE, DEFAULT_VERSION, Event
 from .kinds import Member, members
 from .reading import (
     DECODE_ERRORS,
@@ -144,9 +144,11 @@ class Statements:
             if found is not None:
                 values[name] = found
         self._family.finish(m, variant, values, amounts, self._defaults)
+        source = m.source or (DEFAULT_SOURCE if variant == "mon-rich" else None)
+        version = maybe_text(m.version) or (DEFAULT_VERSION if variant in ("dashboard", "mon-rich") else None)
         return self._family.event(
             event_id=event_id(m.event_id, self._topic, partition, offset), timestamp=time, variant=variant,
-            source=m.source or None, version=maybe_text(m.version), rounded=amounts.rounded, **values,
+            source=source, version=version, rounded=amounts.rounded, **values,
         )  # fmt: skip
 
 

@@ -57,8 +57,10 @@ def _finish(m: Any, variant: str, values: Values, amounts: Amounts, defaults: De
     values["overall_status"] = _state(values.get("overall_status"))
     if variant == "api":
         values.setdefault("strategy_id", defaults.strategy)
-    elif "component" not in values:
-        missing("component")
+    else:
+        if "component" not in values:
+            missing("component")
+        values.setdefault("health_score", 100.0)
     values["components"] = each(m.components, "components", _component)
 
 

@@ -28,6 +28,8 @@ class Analysis(Struct):
 def _finish_signal(m: Any, variant: str, values: Values, amounts: Amounts, defaults: Defaults) -> None:
     values["signal_type"] = SIGNALS.need(values["signal_type"], "signal_type")
     values.setdefault("strategy", defaults.strategy)
+    if variant == "mon-rich":
+        values.setdefault("expected_holding_minutes", 60)
     quality: Quality | None = m.signal_quality
     if quality is not None:
         values["strength_score"] = maybe_ratio(quality.strength_score, "signal_quality.strength_score")

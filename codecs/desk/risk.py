@@ -31,6 +31,7 @@ _API_AMOUNTS = {
 }  # fmt: skip
 _API_COUNTS = {"max_positions": 3, "current_positions": 0}
 _API_RATIOS = {"volatility": 0.0, "sharpe_ratio": 0.0, "max_drawdown": 0.0, "risk_score": 0.0}
+_API_JSON = {"position_concentration": "{}", "risk_metrics_detail": "[]", "correlation_matrix": "{}", "metadata": "{}"}
 
 
 class Position(Struct):
@@ -61,7 +62,7 @@ def _variant(m: Any) -> str:
 def _finish(m: Any, variant: str, values: Values, amounts: Amounts, defaults: Defaults) -> None:
     fill_owner(variant, values, defaults)
     if variant == "api":
-        for name, default in {**_API_AMOUNTS, **_API_COUNTS, **_API_RATIOS}.items():
+        for name, default in {**_API_AMOUNTS, **_API_COUNTS, **_API_RATIOS, **_API_JSON}.items():
             values.setdefault(name, default)
         values["max_drawdown"] = of_percent(values["max_drawdown"])  # a limit of 5 means 5 percent
     elif variant == "dashboard":

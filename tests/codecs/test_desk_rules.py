@@ -101,6 +101,47 @@ def test_topic_without_a_schema_gives_bare_events() -> None:
         decoder("exec.reports.v2")
 
 
+@pytest.mark.parametrize("empty", [..., None, ""])
+@pytest.mark.parametrize(("topic", "variant"), ALL_VARIANTS)
+def test_version_and_source_are_those_that_the_producer_means_by_leaving_them_out(
+    topic: str, variant: str, empty: Any
+) -> None:
+    event = decode(topic, variant, version=empty, source="x" if variant != "mon-rich" else empty)
+    assert event.version == ("v1" if variant in ("dashboard", "mon-rich") else None)
+    assert event.source == ("dipmaster-monitoring" if variant == "mon-rich" else "x")
+    assert decode(topic, variant, version="v2", source="y").version == "v2"
+
+
+@pytest.mark.parametrize("absent", [..., None])
+@pytest.mark.parametrize(
+    ("topic", "variant", "name", "expected"),
+    [
+        (EXECUTIONS, "mon-rich", "commission", 0), (EXECUTIONS, "mon-flat", "commission", None),
+        (EXECUTIONS, "mon-rich", "commission_asset", "USDT"), (EXECUTIONS, "api", "metadata", "{}"),
+        (EXECUTIONS, "dashboard", "metadata", None), (RISK, "api", "metadata", "{}"),
+        (RISK, "api", "position_concentration", "{}"), (RISK, "api", "correlation_matrix", "{}"),
+        (RISK, "dashboard", "metadata", None), (ALERTS, "api", "context", "{}"), (ALERTS, "api", "metrics", "{}"),
+        (ALERTS, "dashboard", "context", None), (HEALTH, "mon-rich", "health_score", 100.0),
+        (HEALTH, "mon-flat", "health_score", 100.0), (HEALTH, "api", "health_score", None),
+        ("trade.signals.v1", "mon-rich", "expected_holding_minutes", 60),
+        ("trade.signals.v1", "mon-flat", "expected_holding_minutes", None),
+    ],
+)  # fmt: skip
+def test_member_that_is_left_out_has_the_default_of_its_producer(
+    topic: str, variant: str, name: str, expected: Any, absent: Any
+) -> None:
+    changes: dict[str, Any] = {name: absent}
+    if (variant, name) == ("mon-flat", "commission"):
+        changes["fees"] = absent
+    if name == "commission_asset":
+        changes["commission"] = absent
+    assert getattr(decode(topic, variant, **changes), name) == expected
+
+
+def test_api_risk_without_a_list_of_metrics_has_an_empty_one() -> None:
+    assert decode(RISK, "api", risk_metrics=...).risk_metrics_detail == "[]"
+
+
 # -- identity and time --------------------------------------------------------------------------------------------
 
 
