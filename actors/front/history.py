@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from ...codecs.record import Flag, RecordType
-from ...storage import history as storage_history
+from ...storage.client import Client
 from ...storage.errors import StorageError, Unavailable
+from ...storage.history import CLOCK_SKEW_NS, Rows, parse_rows, row_columns
 from ...storage.schema import EVENT_TIME, qualified_table
 from ..catalog import Source
 from ..runtime import ActorContext
@@ -31,7 +32,7 @@ ERROR_MAX = 300  # characters of the last error that status shows
 TOTALS_MAX = 4096  # kept at once
 TOOK_MAX = 1000  # questions whose times are remembered
 ROWS_A_TURN = 256  # of an answer of ClickHouse, read between two turns of the event loop
-NEARBY_NS = storage_history.DAY_NS
+NEARBY_NS = 86_400 * NS
 NEWEST_FIRST = (
     f"bitAnd(flags, {int(Flag.VOID)}) = 0 "
     "ORDER BY exchange DESC, instrument DESC, epoch DESC, nth DESC LIMIT {limit:UInt64}"
@@ -86,8 +87,8 @@ def older_than(
     ]
     return " AND ".join(conditions), {
         "exchange": source.exchange, "instrument": source.instrument, "epoch": seam.epoch, "nth": seam.nth,
-        "start": start_ns, "end": end_ns, "received": max(0, start_ns - storage_history.CLOCK_SKEW_NS),
-        "until": seam.recv_ns + storage_history.CLOCK_SKEW_NS if seam.recv_ns else FOREVER_NS,
+        "start": start_ns, "end": end_ns, "received": max(0, start_ns - CLOCK_SKEW_NS),
+        "until": seam.recv_ns + CLOCK_SKEW_NS if seam.recv_ns else FOREVER_NS,
     }  # fmt: skip
 
 
@@ -121,9 +122,7 @@ class History:
         self._patient = 0  # questions under way that may take long
         self.totals: Keeper[tuple[Seam, int]] = Keeper(config.history_total_keep_s, TOTALS_MAX)
         self.firsts: Keeper[int] = Keeper(config.history_total_keep_s, TOTALS_MAX)  # open_ts of a key's first bar
-        self._store = storage_history.History(
-            config.clickhouse, ctx.folder, ctx.data, deadline_s=config.history_timeout_s
-        )
+        self._client = Client(config.clickhouse, ctx.folder, ctx.data)
         self._answered, self._failed, self._skipped = (
             ctx.page.counter("tickring_front_history_total", "Questions to ClickHouse", outcome=outcome)
             for outcome in ("answered", "failed", "skipped")
@@ -149,7 +148,7 @@ class History:
 
     async def _probe(self) -> None:
         started = time.monotonic()
-        alive = await self._store.client.ping(self._timeout_s)  # later than a request waits is as good as never
+        alive = await self._client.ping(self._timeout_s)  # later than a request waits is as good as never
         self.checked_ns = time.time_ns()
         if alive:
             self.response_s = time.monotonic() - started
@@ -158,7 +157,7 @@ class History:
             answers = "answers" if alive else "does not answer"
             # at the start of the tree it may simply come up later than we do
             level = logging.WARNING if self.alive else logging.INFO
-            log.log(level, "clickhouse=%s %s", self._store.client.url, answers)
+            log.log(level, "clickhouse=%s %s", self._client.url, answers)
         self.alive = alive
 
     def fetcher(self, record: RecordType, source: Source, *, hint: bool) -> FetchOlder | None:
@@ -202,11 +201,11 @@ class History:
 
     async def rows_where(
         self, record: RecordType, condition: str, parameters: Mapping[str, Any], *, hint: bool = False
-    ) -> storage_history.Rows | None:
+    ) -> Rows | None:
         """Whole rows that fit a condition, which may go on with ORDER BY and LIMIT; None without an answer."""
-        query = self._query(record, storage_history.row_columns(record), condition)
+        query = self._query(record, row_columns(record), condition)
         answer = await self._fetch(query, parameters, "RowBinary", hint=hint)
-        return None if answer is None else storage_history.parse_rows(record, answer)
+        return None if answer is None else parse_rows(record, answer)
 
     async def values(
         self, record: RecordType, columns: str, condition: str, parameters: Mapping[str, Any]
@@ -234,10 +233,10 @@ class History:
     @property
     def database(self) -> str:
         """Where our tables are."""
-        return self._store.database
+        return self._client.server.database
 
     def _query(self, record: RecordType, columns: str, condition: str) -> str:
-        return f"SELECT {columns} FROM {qualified_table(self._store.database, record)} WHERE {condition}"
+        return f"SELECT {columns} FROM {qualified_table(self.database, record)} WHERE {condition}"
 
     async def _fetch(
         self, query: str, parameters: Mapping[str, Any], fmt: str, *, hint: bool = False, patient: bool = False
@@ -249,7 +248,7 @@ class History:
         settings = {"max_execution_time": max(1, round(longest * 2)), "optimize_read_in_order": 1}
         if fmt.startswith("JSON"):
             settings |= {"output_format_json_quote_64bit_integers": 0, "output_format_json_quote_decimals": 1}
-        question = self._store.client.fetch(query, parameters, fmt=fmt, timeout_s=seconds, settings=settings)
+        question = self._client.fetch(query, parameters, fmt=fmt, timeout_s=seconds, settings=settings)
         return await self._ask(question, hint, patient)
 
     async def spans(
@@ -322,4 +321,4 @@ class History:
     async def close(self) -> None:
         await self.totals.close()
         await self.firsts.close()
-        await self._store.close()
+        await self._client.close()

@@ -189,7 +189,7 @@ def test_question_that_may_take_long_and_fails_late_does_not_tell_that_clickhous
         raise Unavailable("no answer")
 
     async def asked() -> bool | None:
-        history._store.client.fetch = fails  # type: ignore[method-assign]
+        history._client.fetch = fails  # type: ignore[method-assign]
         history.alive = True
         assert await history.ask("SELECT 1", patient=patient) is None
         return history.alive

@@ -437,7 +437,7 @@ def test_funding_statistics_and_rows_cover_both_places(front: FrontThread, desk:
 def test_statistics_without_clickhouse_are_memorys_and_not_kept(front: FrontThread, desk: Desk) -> None:
     history = front.front.history
     alive, history.alive = history.alive, False
-    probe, history._store.client.ping = history._store.client.ping, _no_ping  # type: ignore[method-assign]
+    probe, history._client.ping = history._client.ping, _no_ping  # type: ignore[method-assign]
     try:
         for _ in range(2):
             answer = front.get("/api/v1/trades/stats?symbol=BTC-USDT&hours=36")
@@ -446,7 +446,7 @@ def test_statistics_without_clickhouse_are_memorys_and_not_kept(front: FrontThre
             assert "did not answer" in answer.json["metadata"]["note"]
             assert answer.json["data"]["total_trades"] >= FRESH
     finally:
-        history.alive, history._store.client.ping = alive, probe  # type: ignore[method-assign]
+        history.alive, history._client.ping = alive, probe  # type: ignore[method-assign]
 
 
 async def _no_ping(timeout_s: float = 0.0) -> bool:

@@ -37,6 +37,9 @@ from tickring.ringbuf import (
     keys_filename,
     read_page,
 )
+from tickring.storage.client import Client
+from tickring.storage.history import Rows, parse_rows, row_columns
+from tickring.storage.schema import qualified_table
 
 DEADLINE_S = 60.0
 DRAIN_S = 70.0  # an actor told to stop does all that it has to do, however slow the machine
@@ -162,6 +165,13 @@ def random_rows(record: RecordType, n: int, keys: int, seed: int = 0, start: int
         else:
             rows[field.name] = random.integers(1, 2**31, shape) + (start if field.length == 1 else 0)
     return rows
+
+
+async def fetch_rows(client: Client, record: RecordType) -> Rows:
+    """All that the record's table holds, in the order in which it came."""
+    table = qualified_table(client.server.database, record)
+    query = f"SELECT {row_columns(record)} FROM {table} ORDER BY exchange, instrument, epoch, nth"
+    return parse_rows(record, await client.fetch(query, fmt="RowBinary"))
 
 
 def stored_columns(record: RecordType, rows: np.ndarray, epoch: int) -> set[tuple[Any, ...]]:

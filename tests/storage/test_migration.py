@@ -11,11 +11,10 @@ from tickring.codecs.record import COUNT, Field, RecordType
 from tickring.codecs.records import QUOTE, SMALL, TRADE, UPDATE_ID
 from tickring.ringbuf import Key
 from tickring.storage.errors import SchemaConflict
-from tickring.storage.history import History
 from tickring.storage.native import column_names, encode_block
 from tickring.storage.schema import SchemaOptions, ensure_schema, qualified_table
 
-from .processes import key_attributes, random_rows
+from .processes import fetch_rows, key_attributes, random_rows
 
 KEYS = {0: Key(0, "binance.S0-USDT", key_attributes(0))}
 EPOCH = 1_795_000_000_000_000_000
@@ -56,13 +55,8 @@ async def fill(client, record, rows):
     )  # fmt: skip
 
 
-async def stored(client, record, **conditions):
-    history = History(client.server, deadline_s=20.0)
-    try:
-        found = await history.rows(record, "binance", "S0-USDT", newest_first=False, **conditions)
-    finally:
-        await history.close()
-    return found.rows
+async def stored(client, record):
+    return (await fetch_rows(client, record)).rows
 
 
 def same(record, found, expected):

@@ -10,11 +10,10 @@ import numpy as np
 from tickring.codecs.record import Field, RecordType, Store
 from tickring.codecs.records import COUNT, PRICE, QUANTITY
 from tickring.ringbuf import Key
-from tickring.storage.history import History
 from tickring.storage.native import column_names, encode_block
 from tickring.storage.schema import SchemaOptions, create_table, ensure_schema, qualified_table, table_spec
 
-from .processes import key_attributes
+from .processes import fetch_rows, key_attributes
 
 FIELDS = [
     Field("bid", PRICE, "quote currency"),
@@ -76,9 +75,7 @@ def test_field_added_by_one_line_alters_a_filled_store_and_old_rows_read_its_def
         run = await ensure_schema(client, [AFTER], options)
         await insert(client, AFTER, 3, orders=7)
         await insert(client, BEFORE, 4)  # a spool filled before the change is replayed after it
-        history = History(server, deadline_s=20.0)
-        found = await history.rows(AFTER, "binance", "S0-USDT", newest_first=False)
-        await history.close()
+        found = await fetch_rows(client, AFTER)
         return run, found, await ensure_schema(client, [AFTER], options)
 
     run, found, again = with_client(work)
