@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..codecs.desk.money import divide, parse_amount
 from ..codecs.records import BY_NAME
 from ..ringbuf import Key, LayoutMismatch, SegmentMissing, StreamReader, keys_filename
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 RETIRE_AFTER_S = 30.0
 ANY = "*"
+PRICE_MAX = 1e18  # of a quote that is believed
 
 FileId = tuple[int, int]  # device, inode: names a file for good while one of its descriptors is open
 
@@ -64,6 +66,17 @@ class Source:
     def epoch(self) -> int:
         """Creation time of the stream, UNIX ns: numbering restarts only with another one."""
         return self.reader.epoch
+
+
+def mid(source: Source) -> tuple[int, int] | None:
+    """`(price in units of 1e-8, when it was received)` between best bid and ask; None where one of them is missing."""
+    row = source.reader.latest(source.key_id)
+    if row is None:
+        return None
+    bid, ask = float(row["bid"]), float(row["ask"])
+    if not 0 < bid < PRICE_MAX or not 0 < ask < PRICE_MAX:
+        return None
+    return divide(parse_amount(bid)[0] + parse_amount(ask)[0], 2), int(row["ts_recv_ns"])
 
 
 class _Attached:
@@ -115,7 +128,6 @@ class Catalog:
         self._attached: dict[tuple[str, str], _Attached] = {}
         self._retired: list[tuple[float, StreamReader]] = []
         self._refused: dict[tuple[str, str], tuple[FileId, FileId]] = {}
-        self._index: dict[str, dict[tuple[str, str, str, str], Source]] = {}
         self._by_instrument: dict[str, dict[tuple[str, str, str], Source]] = {}
         self._by_native: dict[str, dict[tuple[str, str], list[Source]]] = {}
         self.refresh()
@@ -200,22 +212,16 @@ class Catalog:
             self._retired.pop(0)[1].close()
 
     def _reindex(self) -> None:
-        self._index = {}
         self._by_instrument = {}
         for (_, record), attached in sorted(self._attached.items()):
-            index = self._index.setdefault(record, {})
             by_instrument = self._by_instrument.setdefault(record, {})
             for source in attached.sources:
-                place = (source.exchange, source.market_type, source.symbol, source.interval)
                 name = (source.exchange, source.instrument, source.interval)
                 # Two producers of one instrument are left over from another plan: the newer stream is the one in use.
                 # A pair has several dated futures, and those are told apart by their instrument alone.
                 known = by_instrument.get(name)
                 if known is None or known.epoch < source.epoch:
                     by_instrument[name] = source
-                known = index.get(place)
-                if known is None or known.epoch < source.epoch:
-                    index[place] = source
         self._by_native = {}
         for record, by_instrument in self._by_instrument.items():
             by_native = self._by_native.setdefault(record, {})
@@ -229,7 +235,7 @@ class Catalog:
         for _, reader in self._retired:
             reader.close()
         self._attached, self._retired = {}, []
-        self._index, self._by_instrument, self._by_native = {}, {}, {}
+        self._by_instrument, self._by_native = {}, {}
 
     # -- looking up -----------------------------------------------------------------------------------------------
 
@@ -241,13 +247,8 @@ class Catalog:
         """Every stream, by producer and record type."""
         return [attached.reader for _, attached in sorted(self._attached.items())]
 
-    def find(self, record: str, exchange: str, market_type: str, symbol: str, interval: str = "") -> Source | None:
-        """Where a pair's records are; None when nothing produces them."""
-        index = self._index.get(record)
-        return index.get((exchange, market_type, symbol, interval)) if index else None
-
     def find_instrument(self, record: str, exchange: str, instrument: str, interval: str = "") -> Source | None:
-        """The same by canonical instrument name, which also tells dated futures apart."""
+        """Where an instrument's records are, by its canonical name; None when nothing produces them."""
         index = self._by_instrument.get(record)
         return index.get((exchange, instrument, interval)) if index else None
 

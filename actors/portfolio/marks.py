@@ -12,7 +12,7 @@ from pathlib import Path
 from ...codecs.desk.money import UNIT, divide, parse_amount
 from ...codecs.errors import UnknownExchange, UnknownSymbol
 from ...codecs.symbols import EXCHANGES, parse_exchange, parse_symbol
-from ..catalog import Catalog, FileId, Source
+from ..catalog import Catalog, FileId, Source, mid
 from .book import Position
 from .config import Config
 from .fold import RATE_UNIT, Execution, Terms
@@ -22,17 +22,6 @@ QUOTE_STREAM = "quote"
 QUOTE, FILL, EVENT = 1, 2, 3  # indices in `records.MARKS`
 NS = 1_000_000_000
 _SCALE = RATE_UNIT // UNIT
-
-
-def mid(source: Source) -> tuple[int, int] | None:
-    """`(price in units of 1e-8, when it was received)` between best bid and ask; None where one of them is missing."""
-    row = source.reader.latest(source.key_id)
-    if row is None:
-        return None
-    bid, ask = float(row["bid"]), float(row["ask"])
-    if not 0 < bid < 1e18 or not 0 < ask < 1e18:
-        return None
-    return divide(parse_amount(bid)[0] + parse_amount(ask)[0], 2), int(row["ts_recv_ns"])
 
 
 class Quotes(Catalog):

@@ -39,16 +39,15 @@ def test_catalog_of_a_missing_folder_is_empty() -> None:
 
 def test_source_is_found_by_every_name(folder: Path, producer: Producer) -> None:
     catalog = Catalog(folder)
-    found = catalog.find("trade", "binance", "spot", "BTC-USDT")
+    found = catalog.find_instrument("trade", "binance", "BTC-USDT")
     assert found is not None
     assert (found.exchange, found.market_type) == ("binance", "spot")
     assert found.symbol == found.instrument == "BTC-USDT"
-    assert catalog.find_instrument("trade", "binance", "BTC-USDT") is found
     assert catalog.find_native("trade", "binance", "btcusdt") is found
     assert catalog.find_native("trade", "binance", "BTCUSDT", "perpetual") is None
-    assert catalog.find("quote", "binance", "spot", "BTC-USDT") is not found
-    assert catalog.find("trade", "binance", "perpetual", "BTC-USDT") is None
-    assert catalog.find("funding", "binance", "spot", "BTC-USDT") is None
+    assert catalog.find_instrument("quote", "binance", "BTC-USDT") is not found
+    assert catalog.find_instrument("trade", "binance", "BTC-USDT-PERP") is None
+    assert catalog.find_instrument("funding", "binance", "BTC-USDT") is None
     catalog.close()
 
 
@@ -66,9 +65,9 @@ def test_new_key_grows_the_generation_once(folder: Path, producer: Producer) -> 
     assert not catalog.refresh()
     assert catalog.generation == before
     producer.add(instrument("SOL"))
-    assert catalog.find("trade", "binance", "spot", "SOL-USDT") is None
+    assert catalog.find_instrument("trade", "binance", "SOL-USDT") is None
     assert catalog.refresh()
-    assert catalog.find("trade", "binance", "spot", "SOL-USDT") is not None
+    assert catalog.find_instrument("trade", "binance", "SOL-USDT") is not None
     assert catalog.generation == before + 1
     assert not catalog.refresh()
     catalog.close()
@@ -78,14 +77,14 @@ def test_replaced_stream_is_attached_anew_and_the_old_reader_lives_on_for_a_whil
     folder: Path, producer: Producer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog = Catalog(folder)
-    old = catalog.find("trade", "binance", "spot", "BTC-USDT")
+    old = catalog.find_instrument("trade", "binance", "BTC-USDT")
     assert old is not None
     producer.trade(old.key_id)
     producer.writers["trade"].close()
     (folder / f"{PRODUCER}.trade.ring").unlink()
     create_stream(folder, TRADE.spec(PRODUCER, capacity=1 << 14, keys_max=64), time.time_ns())
     assert catalog.refresh()
-    new = catalog.find("trade", "binance", "spot", "BTC-USDT")
+    new = catalog.find_instrument("trade", "binance", "BTC-USDT")
     assert new is not None
     assert new.epoch > old.epoch
     assert old.reader.count(old.key_id) == 1
@@ -127,7 +126,7 @@ def test_instrument_of_two_producers_is_taken_from_the_newer_stream(folder: Path
     newer = Producer(folder, "feed-binance-spot-1", records=(TRADE,), epoch_ns=time.time_ns() + 10**9)
     newer.add(instrument("BTC"))
     catalog = Catalog(folder)
-    found = catalog.find("trade", "binance", "spot", "BTC-USDT")
+    found = catalog.find_instrument("trade", "binance", "BTC-USDT")
     assert found is not None
     assert found.reader.producer == "feed-binance-spot-1"
     assert len(catalog.streams("trade")) == 2
