@@ -146,7 +146,7 @@ def _futures_only(path: str, market: Spot | Usdm) -> Iterator[Mistake]:
 
 
 def _check_market(path: str, product: str, market: Spot | Usdm, settings: Settings) -> Iterator[Mistake]:
-    most = PRODUCTS[product].limits.streams_max
+    most = PRODUCTS[product].streams_max
     for name, fields in feed_shards(settings):
         if fields["product"] != product:
             continue

@@ -131,7 +131,7 @@ def streams_of(config: Config, natives: Mapping[str, str]) -> list[str]:
     ]
     if not streams:
         raise FeedConfigError(f"feed: channels {config.channels} have no stream: add one that the exchange sends")
-    most = PRODUCTS[config.product].limits.streams_max
+    most = PRODUCTS[config.product].streams_max
     if len(streams) > most:
         raise FeedConfigError(
             f"feed: {len(streams)} streams, one {config.product} connection carries {most}: "

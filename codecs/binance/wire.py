@@ -1,4 +1,4 @@
-"""Binance's messages as they are on the wire: what is decoded of each, what is sent, and the limits of a connection.
+"""Binance's messages as they are on the wire: what is decoded of each, and what is sent.
 
 Sources: https://developers.binance.com/docs/binance-spot-api-docs/web-socket-streams (text of 2026-07-21) and
 https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams (client 17.2.0 of
@@ -142,18 +142,6 @@ class Raw:
 
 
 @dataclass(frozen=True)
-class Limits:
-    """What one connection may do, and what an address may."""
-
-    messages_per_second: int  # client messages, pings and pongs included; more disconnects
-    streams_max: int  # per connection
-    connects_per_5_min: int  # per address
-    life_s: int  # the exchange closes the connection after this
-    ping_s: int  # the server's ping interval
-    pong_s: int  # a pong must come within
-
-
-@dataclass(frozen=True)
 class Product:
     """One of Binance's markets with streams of its own."""
 
@@ -162,7 +150,7 @@ class Product:
     futures: bool  # depth chains by `pu`, quotes have times
     st: int | None  # its value of `st`; None where the field does not exist
     inverse: bool  # quantities count contracts worth quote currency
-    limits: Limits
+    streams_max: int  # per connection
 
     @property
     def st_type(self) -> Any:
@@ -172,11 +160,11 @@ class Product:
 PRODUCTS = {
     product.name: product
     for product in (
-        # 1,024 streams, 5 messages/s, ping every 20 s answered within 60 s: spot page of 2026-07-21.
-        Product("spot", "spot", False, None, False, Limits(5, 1024, 300, 24 * 3600, 20, 60)),
-        # 10 messages/s, ping every 3 min with 10 min grace; 1,024 streams on an older page, 200 on a newer one.
-        Product("usdm", "perpetual", True, 1, False, Limits(10, 200, 300, 24 * 3600, 180, 600)),
-        Product("coinm", "perpetual", True, 2, True, Limits(10, 200, 300, 24 * 3600, 180, 600)),
+        # Spot page of 2026-07-21.
+        Product("spot", "spot", False, None, False, 1024),
+        # 1,024 streams on an older page, 200 on a newer one.
+        Product("usdm", "perpetual", True, 1, False, 200),
+        Product("coinm", "perpetual", True, 2, True, 200),
     )
 }
 

@@ -193,7 +193,7 @@ def _demo_desk(natives: list[str]) -> dict[str, Any]:
 
 def _demo_market(product: str, symbols: list[str], channels: tuple[str, ...]) -> dict[str, Any]:
     tiers = Counter(tier_of_channel(product, channel) for channel in channels if channel in (*CHANNELS, "kline"))
-    shards = fewest_shards(symbols, max(tiers.values()), PRODUCTS[product].limits.streams_max)
+    shards = fewest_shards(symbols, max(tiers.values()), PRODUCTS[product].streams_max)
     return {"symbols": symbols, "channels": list(channels), "shards": shards or 1}
 
 
