@@ -38,7 +38,7 @@ class BookState(IntEnum):
     EMPTY = 0  # nothing is known yet
     RESYNCING = 1  # what is held is from before a gap or a lost connection; a snapshot was asked for
     SYNCED = 2  # every event since the snapshot was applied
-    STALE = 3  # nothing came for longer than it should
+    STALE = 3  # nothing came for longer than it should; set by no producer of ours
     CROSSED = 4  # the best bid is not below the best ask: something was missed
 
 

@@ -157,11 +157,6 @@ class BookSync:
             self.resyncs += 1
             self._set_state(BookState.RESYNCING, ts_recv_ns)
 
-    def stale(self, ts_recv_ns: int) -> None:
-        """Nothing came for too long: say so until the next event."""
-        if self.book.state in (BookState.SYNCED, BookState.CROSSED):
-            self._set_state(BookState.STALE, ts_recv_ns)
-
     # -- state ------------------------------------------------------------------------------------------------
 
     def _apply(self, event: DepthEvent) -> None:

@@ -173,15 +173,6 @@ def test_lost_connection_makes_the_book_old_until_a_new_snapshot() -> None:
     assert world.state is BookState.SYNCED
 
 
-def test_stale_book_is_trusted_again_after_the_next_event() -> None:
-    world = World()
-    world.snapshot(10)
-    world.sync.stale(world.now)
-    assert world.state is BookState.STALE
-    world.event(11, 12)
-    assert world.state is BookState.SYNCED
-
-
 def test_crossed_book_says_so_and_is_taken_anew_when_it_stays_crossed() -> None:
     world = World()
     world.snapshot(10)
