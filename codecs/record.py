@@ -1,7 +1,7 @@
 """Record types, each declared once.
 
 From one declaration come the numpy dtype and `struct` layout of a slot, the ClickHouse columns, the JSON and msgpack
-shape on REST and WebSocket, the OpenAPI schema and the documentation row. Adding a field is one line in `records`.
+shape on REST and WebSocket, and the OpenAPI schema. Adding a field is one line in `records`.
 
 A slot begins with the header that all records share (see `ringbuf.layout`); the declared fields follow in order, and
 the slot is filled up to a multiple of 64 bytes.
@@ -272,11 +272,3 @@ class RecordType:
         """Columns that name one row for good, and the order of the table."""
         base = ("exchange", "instrument") if self._key_base else ()
         return (*base, *(name for name, _, _ in self.key_columns), "epoch", "nth")
-
-    # -- documentation ------------------------------------------------------------------------------------------
-
-    def doc_row(self) -> str:
-        """One row of the table of records in the documentation (Markdown)."""
-        names = ", ".join(f.name if f.length == 1 else f"{f.name}[{f.length}]" for f in self.fields)
-        kept = f"{self.tail:,} per key" if self.tail else "–"
-        return f"| `{self.name}` | {self.doc} | {names} | {self.slot_size} | {kept} | {self.store.value} |"

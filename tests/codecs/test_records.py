@@ -18,7 +18,7 @@ def test_slot_and_table_follow_from_the_declaration(record: RecordType) -> None:
     names = [name for name, _, _ in record.columns()]
     assert len(set(names)) == len(names) and set(record.identity) <= set(names)
     assert record.spec("feed", capacity=1024, keys_max=4).slot_size == record.slot_size
-    assert BY_NAME[record.name] is record and f"`{record.name}`" in record.doc_row()
+    assert BY_NAME[record.name] is record
 
 
 @pytest.mark.parametrize("record", MARKET_RECORDS, ids=lambda record: record.name)

@@ -48,7 +48,7 @@ def test_field_added_by_one_line_appears_in_slot_and_struct():
     assert AFTER.slot_size == 64
 
 
-def test_field_added_by_one_line_appears_in_text_schema_and_documentation():
+def test_field_added_by_one_line_appears_in_text_and_schema():
     members = AFTER.to_dict(row(AFTER, 0, orders=7)[0], KEY.attributes)
     assert members == {"bid": "10.50", "bid_qty": "1.25000", "orders": 7}
     assert msgspec.json.decode(msgspec.json.encode(members)) == members
@@ -56,8 +56,6 @@ def test_field_added_by_one_line_appears_in_text_schema_and_documentation():
     schema = AFTER.json_schema()
     assert schema["properties"]["orders"] == {"type": "integer", "minimum": 0, "description": ADDED.doc}
     assert schema["required"] == ["bid", "bid_qty"]
-    assert "orders" in AFTER.doc_row()
-    assert "orders" not in BEFORE.doc_row()
 
 
 def test_field_added_by_one_line_alters_a_filled_store_and_old_rows_read_its_default(with_client, server):
