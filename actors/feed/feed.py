@@ -311,15 +311,14 @@ class Feed:
 
     # -- books ----------------------------------------------------------------------------------------------------
 
-    async def _fetch_snapshot(self, key_id: int) -> bool:
-        """Fetch one book and hand it over; False when it was too old, or its connection is gone."""
+    async def _fetch_snapshot(self, key_id: int) -> None:
+        """Fetch one book and hand it over, unless its connection was lost meanwhile."""
         config = self.config
         lost = self._connections_lost
         path = depth_path(config.product, self.instruments[key_id].native, config.snapshot_limit)
         body = await self.rest.get(path, depth_weight(config.product, config.snapshot_limit))
-        if lost != self._connections_lost:
-            return False
-        return self.decoder.on_snapshot(key_id, body, self.clock())
+        if lost == self._connections_lost:
+            self.decoder.on_snapshot(key_id, body, self.clock())
 
     # -- bars -----------------------------------------------------------------------------------------------------
 

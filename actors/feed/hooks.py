@@ -48,7 +48,6 @@ class FeedHooks:
         self.missing_ids = dict.fromkeys(KINDS.values(), 0)
         self.controls = 0  # frames that answered a control frame, or announced a shutdown
         self.refusals = 0
-        self.shutdowns = 0
         self._want_snapshot = want_snapshot
         self._name = name
         self._instruments = instruments
@@ -121,5 +120,4 @@ class FeedHooks:
 
     def on_shutdown(self, ts_event_ns: int) -> None:
         self.controls += 1
-        self.shutdowns += 1
         self._shutdown("the exchange announced a shutdown")

@@ -21,8 +21,7 @@ class Snapshots:
     """Works off the keys that want a snapshot, a few at a time, each with its own backoff.
 
     Args:
-        fetch: the snapshot of a key from REST, handed to its book; True when the book is content with it, False when
-            it is too old and another one is needed.
+        fetch: the snapshot of a key from REST, handed to its book.
         wanted: whether the key still needs one.
         name_of: of a key, for the log.
         at_once: requests in flight.
@@ -30,7 +29,7 @@ class Snapshots:
 
     def __init__(
         self,
-        fetch: Callable[[int], Awaitable[bool]],
+        fetch: Callable[[int], Awaitable[None]],
         wanted: Callable[[int], bool],
         name_of: Callable[[int], str],
         at_once: int,
@@ -40,7 +39,6 @@ class Snapshots:
         self._name_of = name_of
         self._slots = asyncio.Semaphore(at_once)
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self.outdated = 0  # snapshots that were older than the stream
         self.failed = 0
         self.given_up = 0  # keys that an unexpected error left without one
 
@@ -68,8 +66,7 @@ class Snapshots:
                 if not self._wanted(key_id):
                     return
                 try:
-                    if not await self._fetch(key_id):
-                        self.outdated += 1
+                    await self._fetch(key_id)
                 except (RestFailed, CodecError) as error:
                     self.failed += 1
                     log.warning("snapshot=%s attempt=%d: %s", self._name_of(key_id), attempt, error)

@@ -72,7 +72,6 @@ class Connection(WSListener):
         self.frames_sent = 0
         self.bytes_sent = 0
         self.messages_received = 0
-        self.pongs_late = 0
         self.opened_at = time.monotonic()
         self._window_start = 0.0
         self._window_count = 0

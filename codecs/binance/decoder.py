@@ -92,7 +92,6 @@ class BinanceDecoder:
         self.other_product = 0  # events of the product that shares the streams
         self.off_book = 0  # trades that were no matches in the book
         self.duplicate_quotes = 0
-        self.shape_resets = 0
         self._sink = sink
         self._hooks: Hooks = hooks or NoHooks()
         self._flags = int(Flag.INVERSE) if self.product.inverse else 0
@@ -381,7 +380,6 @@ class BinanceDecoder:
             if route is not None and (shape := depth_shape(frame, len(x["b"]), len(x["a"]))):
                 if len(route.depth_shapes) >= DEPTH_SHAPES_MAX:
                     route.depth_shapes.clear()
-                    self.shape_resets += 1
                 route.depth_shapes[frame_prefix(frame)] = shape
             return
         if BRACKET in frame or kind == "serverShutdown" or (route is not None and strict.is_off_book(x)):
@@ -406,7 +404,6 @@ class BinanceDecoder:
     def _keep_shape(self, shapes: dict[Any, Any], shape: Any, value: Any) -> None:
         if len(shapes) >= max(SHAPES_MIN, SHAPES_PER_KEY * len(self._routes)):
             shapes.clear()
-            self.shape_resets += 1
         shapes[shape] = value
 
     def _shape(self, kind: str, x: dict[str, Any], route: Route, combined: bool) -> Shape:

@@ -77,7 +77,6 @@ class Connection:
         self.subs: dict[str, Subscription] = {}
         self.patterns: list[ChannelRequest] = []
         self.replaying: deque[Subscription] = deque()
-        self.frames_received = 0
         self.dropped = 0
         now = time.monotonic()
         self.opened_at = now

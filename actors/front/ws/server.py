@@ -239,7 +239,6 @@ class WsServer:
             kind = message.type
             if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
                 received.value += 1
-                connection.frames_received += 1
                 await self._dialects[connection.id].receive(message.data, kind is WSMsgType.BINARY)
             elif kind is WSMsgType.PING or kind is WSMsgType.PONG:
                 if not connection.heard(time.monotonic()):
