@@ -23,8 +23,6 @@ class Reason(StrEnum):
     UNKNOWN_SYMBOL = "unknown_symbol"
     UNKNOWN_STREAM = "unknown_stream"
     UNKNOWN_EVENT = "unknown_event"
-    WRONG_PRODUCT = "wrong_product"  # of the other product on a stream that carries both
-    OTHER = "other"
 
 
 class Sink(Protocol):

@@ -27,8 +27,7 @@ from dataclasses import dataclass
 
 from ..ringbuf.errors import TickringError
 
-EXIT_OK = 0
-EXIT_USAGE = 2  # click's own
+EXIT_OK = 0  # 2 is click's own: a wrong command line
 EXIT_CANNOT_BOOT = 3  # an actor process: starting it again would fail the same way
 EXIT_DATA = 65
 EXIT_NO_INPUT = 66

