@@ -38,7 +38,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..ringbuf.errors import DirectoryFull, LayoutMismatch, TickringError
-from ..ringbuf.segment import create_segment, locked, open_segment
+from ..ringbuf.segment import SHARED_MODE, create_segment, locked, open_segment
 
 MAGIC = int.from_bytes(b"TICKLEDG", "little")
 LAYOUT_VERSION = 1
@@ -72,7 +72,7 @@ def ledger_filename(exchange: str) -> str:
     return f"{exchange}.ledger"
 
 
-def create_ledger(path: Path, *, mode: int = 0o660, group: str | None = None) -> None:
+def create_ledger(path: Path) -> None:
     """Make the file unless it is there; of several processes that try at once, one makes it."""
     if path.exists():
         return
@@ -81,7 +81,7 @@ def create_ledger(path: Path, *, mode: int = 0o660, group: str | None = None) ->
         memory[0:16] = struct.pack("<QQ", MAGIC, LAYOUT_VERSION)
 
     fresh = path.with_name(f".{path.name}.new.{os.getpid()}")
-    create_segment(fresh, FILE_SIZE, fill, mode=mode, group=group)
+    create_segment(fresh, FILE_SIZE, fill, mode=SHARED_MODE)
     try:
         with contextlib.suppress(FileExistsError):
             os.link(fresh, path)  # unlike a rename it never replaces a file that others already have mapped
@@ -101,11 +101,9 @@ class Ledger:
         LayoutMismatch, NoSpace
     """
 
-    def __init__(
-        self, folder: Path, exchange: str, *, group: str | None = None, clock: Callable[[], int] = time.time_ns
-    ) -> None:
+    def __init__(self, folder: Path, exchange: str, *, clock: Callable[[], int] = time.time_ns) -> None:
         self.path = folder / ledger_filename(exchange)
-        create_ledger(self.path, group=group)
+        create_ledger(self.path)
         self._fd, self._memory = open_segment(self.path, writable=True)
         self.words = memoryview(self._memory).cast("Q")
         self.clock = clock

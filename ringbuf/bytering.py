@@ -36,7 +36,7 @@ def bytes_filename(producer: str, name: str) -> str:
     return f"{producer}.{name}.bytes"
 
 
-def create_byte_ring(path: Path, capacity: int, epoch_ns: int, *, mode: int = 0o640, group: str | None = None) -> bool:
+def create_byte_ring(path: Path, capacity: int, epoch_ns: int, *, group: str | None = None) -> bool:
     """Make a byte ring unless one of that capacity is there; True when it made a new one."""
     if not layout.is_power_of_two(capacity):
         raise RingError(f"byte ring {path.name}: capacity is {capacity}, expected a power of two")
@@ -50,7 +50,7 @@ def create_byte_ring(path: Path, capacity: int, epoch_ns: int, *, mode: int = 0o
     def fill(memory: mmap.mmap) -> None:
         memory[0 : HEADER.size] = HEADER.pack(MAGIC, LAYOUT_VERSION, capacity, epoch_ns)
 
-    create_segment(path, BYTES_AT + capacity, fill, mode=mode, group=group)
+    create_segment(path, BYTES_AT + capacity, fill, group=group)
     return True
 
 

@@ -58,13 +58,13 @@ class Key:
         return self.attributes[name]
 
 
-def create_keys(path: Path, keys_max: int, *, mode: int = 0o640, group: str | None = None) -> None:
+def create_keys(path: Path, keys_max: int, *, group: str | None = None) -> None:
     """Make an empty directory."""
 
     def fill(memory: mmap.mmap) -> None:
         memory[0:24] = struct.pack("<QQQ", MAGIC, LAYOUT_VERSION, keys_max)
 
-    create_segment(path, pages(ROWS_AT + ROW_SIZE * keys_max), fill, mode=mode, group=group)
+    create_segment(path, pages(ROWS_AT + ROW_SIZE * keys_max), fill, group=group)
 
 
 class KeyReader:

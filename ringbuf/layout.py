@@ -60,18 +60,13 @@ LAYOUT_VERSION = 2
 PAGE = mmap.PAGESIZE
 
 ROW_HEADER = struct.Struct("<QqqII")
-ROW_NTH, ROW_TS_RECV, ROW_TS_EVENT, ROW_KEY_ID, ROW_FLAGS = 0, 8, 16, 24, 28
+ROW_NTH, ROW_KEY_ID = 0, 24
 ROW_ALIGN = 64
 assert ROW_HEADER.size == 32
 
 # Fields by byte offset; the u64 ones are used as index // 8 of a memoryview("Q").
 MAGIC_AT = 0
 VERSION_AT = 8
-SLOT_SIZE_AT = 12
-CAPACITY_AT = 16
-TAIL_AT = 24
-KEYS_MAX_AT = 32
-FINGERPRINT_AT = 40
 EPOCH_AT = 48
 PRODUCER_PID_AT = 64
 LIVE_SINCE_AT = 72

@@ -39,7 +39,7 @@ from pathlib import Path
 
 from . import doorbell
 from .errors import DirectoryFull, LayoutMismatch, SegmentMissing
-from .segment import create_segment, locked, open_segment
+from .segment import SHARED_MODE, create_segment, locked, open_segment
 
 MAGIC = int.from_bytes(b"TICKREAD", "little")
 LAYOUT_VERSION = 2
@@ -76,14 +76,14 @@ def process_start_time(pid: int) -> int:
         return 0
 
 
-def create_readers(path: Path, *, mode: int = 0o660, group: str | None = None) -> None:
+def create_readers(path: Path, *, group: str | None = None) -> None:
     """Make an empty reader file."""
 
     def fill(memory: mmap.mmap) -> None:
         memory[0:16] = struct.pack("<QQ", MAGIC, LAYOUT_VERSION)
         memory[ALARM_AT : ALARM_AT + 8] = NEVER.to_bytes(8, "little")
 
-    create_segment(path, FILE_SIZE, fill, mode=mode, group=group)
+    create_segment(path, FILE_SIZE, fill, mode=SHARED_MODE, group=group)
 
 
 def is_reader_file(path: Path) -> bool:

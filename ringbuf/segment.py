@@ -18,6 +18,7 @@ from pathlib import Path
 from .errors import LayoutMismatch, NoSpace, SegmentBusy, SegmentMissing
 
 FILE_MODE = 0o640
+SHARED_MODE = 0o660  # of a file that others of the group write too
 FOLDER_MODE = 0o750
 _MADV_POPULATE_WRITE = 23  # of linux/mman.h; `mmap` does not know its name
 

@@ -92,15 +92,7 @@ def _attach(path: Path, *, writable: bool, expect: StreamSpec | None = None) -> 
     return fd, memory, spec, epoch
 
 
-def create_stream(
-    folder: Path,
-    spec: StreamSpec,
-    epoch_ns: int,
-    *,
-    mode: int = 0o640,
-    readers_mode: int = 0o660,
-    group: str | None = None,
-) -> bool:
+def create_stream(folder: Path, spec: StreamSpec, epoch_ns: int, *, group: str | None = None) -> bool:
     """Make a stream's files unless files of the same declaration and geometry are there; True when it made new ones.
 
     A kept stream keeps its records, numbering and epoch: that is a warm restart.
@@ -112,7 +104,7 @@ def create_stream(
     with contextlib.suppress(SegmentMissing, LayoutMismatch):
         if read_spec(path)[0] == spec:
             if not is_reader_file(readers):
-                create_readers(readers, mode=readers_mode, group=group)
+                create_readers(readers, group=group)
             return False
 
     def fill(memory: mmap.mmap) -> None:
@@ -130,8 +122,8 @@ def create_stream(
             encoded = text.encode()
             memory[at : at + len(encoded)] = encoded
 
-    create_readers(readers, mode=readers_mode, group=group)
-    create_segment(path, spec.file_size, fill, reserved=spec.tails_at, mode=mode, group=group)
+    create_readers(readers, group=group)
+    create_segment(path, spec.file_size, fill, reserved=spec.tails_at, group=group)
     return True
 
 
