@@ -134,9 +134,9 @@ class RepeatFilter(logging.Filter):
     """Let a line through once for each window, of lines that are alike a few, and count the rest; errors with a
     traceback are alike where the same place raised them."""
 
-    def __init__(self, window_s: float = REPEAT_WINDOW_S) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.window_s = window_s
+        self.window_s = REPEAT_WINDOW_S
         self.emit = lambda record: None
         self._seen: dict[tuple, _Repeats] = {}
         self._alike: Counter[tuple] = Counter()  # lines in `_seen` by what they have in common

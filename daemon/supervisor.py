@@ -66,7 +66,6 @@ class Supervisor:
         *,
         leave_nothing: bool = False,
         facts: dict[str, Any] | None = None,
-        notifier: Notifier | None = None,
         on_ready: Callable[[Supervisor], None] | None = None,
         replan: Callable[[], Plan] | None = None,
         subscriptions: Subscriptions | None = None,
@@ -94,7 +93,7 @@ class Supervisor:
         self.predecessor = predecessor
         self.handover = Handover(self, successor)
         self.generation = 0  # of the plan: how often it was changed
-        self.notifier = notifier or Notifier()
+        self.notifier = Notifier()
         self.processes = {actor.name: Process(actor, plan.supervisor) for actor in plan.actors}
         self.listeners: dict[str, socket.socket] = {}
         self.doorbells: list[int] = []

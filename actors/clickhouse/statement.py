@@ -72,9 +72,9 @@ class Statement:
         return self.kind in _STREAMABLE and output_format in STREAM_FORMATS and not self.words & {b"TOTALS", b"INSERT"}
 
 
-def tokens(text: bytes, start: int = 0) -> Iterator[tuple[str, int, int]]:
+def tokens(text: bytes) -> Iterator[tuple[str, int, int]]:
     """Yield (kind, start, end) of every token but space and comments."""
-    for match in _TOKEN.finditer(text, start):
+    for match in _TOKEN.finditer(text):
         kind = match.lastgroup or "mark"
         if kind == "tag":
             kind = "heredoc"

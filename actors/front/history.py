@@ -74,14 +74,14 @@ def missing_of(spans: Sequence[Span], seam: Seam) -> int:
 
 
 def older_than(
-    record: RecordType, source: Source, seam: Seam, start_ns: int, end_ns: int, time_column: str = EVENT_TIME
+    record: RecordType, source: Source, seam: Seam, start_ns: int, end_ns: int
 ) -> tuple[str, dict[str, Any]]:
     """Condition and parameters for a key's records before a seam, in ``[start_ns, end_ns)``."""
     conditions = [
         "exchange = {exchange:String} AND instrument = {instrument:String}",
         "(epoch < {epoch:UInt64} OR (epoch = {epoch:UInt64} AND nth < {nth:UInt64}))",
-        f"{time_column} >= fromUnixTimestamp64Nano({{start:Int64}}, 'UTC')",
-        f"{time_column} < fromUnixTimestamp64Nano({{end:Int64}}, 'UTC')",
+        f"{EVENT_TIME} >= fromUnixTimestamp64Nano({{start:Int64}}, 'UTC')",
+        f"{EVENT_TIME} < fromUnixTimestamp64Nano({{end:Int64}}, 'UTC')",
         "ts_recv_ns >= fromUnixTimestamp64Nano({received:Int64}, 'UTC')",
         "ts_recv_ns <= fromUnixTimestamp64Nano({until:Int64}, 'UTC')",
     ]

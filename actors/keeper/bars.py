@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -82,10 +82,9 @@ class BarFetcher:
     """
 
     def __init__(
-        self, config: Config, client: Client, rests: Mapping[str, RestClient], metrics: Metrics,
-        clock: Callable[[], int] = time.time_ns,
+        self, config: Config, client: Client, rests: Mapping[str, RestClient], metrics: Metrics
     ) -> None:  # fmt: skip
-        self._config, self._client, self._rests, self._metrics, self._clock = config, client, rests, metrics, clock
+        self._config, self._client, self._rests, self._metrics = config, client, rests, metrics
         self._works: dict[tuple[Any, ...], Work] = {}
         self._slots = asyncio.Semaphore(config.fetches_at_once)
         self._absent: dict[tuple[str, str, str], tuple[float, np.ndarray]] = {}  # key -> (since, open_ts)
@@ -150,7 +149,7 @@ class BarFetcher:
             temporary: whether a bar of a temporary range counts as stored.
         """
         interval = key["interval"]
-        over = bar_start(interval, self._clock() // MS - CLOSE_MS)
+        over = bar_start(interval, time.time_ns() // MS - CLOSE_MS)
         starts = np.array(bar_starts(interval, max(0, start_ms), min(stop_ms, over)), np.int64)
         if not len(starts):
             return starts
@@ -172,11 +171,11 @@ class BarFetcher:
         weight = klines_weight(product, limit)
         body = await self._rests[product].get(path, weight, Priority.ON_DEMAND, self._config.weight_patience_s)
         wanted = set(chunk.tolist())
-        told_ms = self._rests[product].exchange_ms(self._clock)
+        told_ms = self._rests[product].exchange_ms(time.time_ns)
         bars = [bar for bar in parse_klines(body) if bar_start(interval, bar.open_ts) in wanted]
         bars = [bar for bar in bars if bar.close_ts + CLOSE_MS <= told_ms]
         if bars:
-            rows = bar_rows(bars, self._clock())
+            rows = bar_rows(bars, time.time_ns())
             await insert_rows(self._client, self._config.clickhouse.database, KLINE, rows, key, epoch)
             self._metrics.bars.inc(len(bars))
         self._remember_absent(key, wanted - set(_slots(interval, [bar.open_ts for bar in bars]).tolist()), told_ms)

@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +57,9 @@ class TemporaryRanges:
     """
 
     def __init__(
-        self, config: Config, folder: Path, client: Client, fetcher: BarFetcher, metrics: Metrics,
-        clock: Callable[[], int] = time.time_ns,
+        self, config: Config, folder: Path, client: Client, fetcher: BarFetcher, metrics: Metrics
     ) -> None:  # fmt: skip
-        self._config, self._client, self._fetcher, self._metrics, self._clock = config, client, fetcher, metrics, clock
+        self._config, self._client, self._fetcher, self._metrics = config, client, fetcher, metrics
         self._path = folder / FILE
         self._works: dict[str, Work] = {}  # by temp_id
         self._gone: dict[str, asyncio.Event] = {}  # by temp_id, for those who wait for its end
@@ -110,7 +108,7 @@ class TemporaryRanges:
             raise KeeperRefused(f"a life of {ttl_minutes:,} minutes: at most {most:,} are kept", "bad_request")
         if len(self._ranges) >= self._config.temporary_ranges_max:
             raise KeeperRefused(f"{len(self._ranges)} temporary ranges are kept already: delete one", "too_many")
-        number, now_ns = secrets.randbits(62), self._clock()
+        number, now_ns = secrets.randbits(62), time.time_ns()
         one = Range(
             temp_id=f"{number:016x}", epoch=BACKFILL_EPOCH + 1 + number, key=dict(key), start_ms=start_ms,
             stop_ms=stop_ms, expires_ns=now_ns + ttl_minutes * MINUTE_NS,
@@ -156,7 +154,7 @@ class TemporaryRanges:
             retry = False
             for one in list(self._ranges.values()):
                 try:
-                    if one.expires_ns <= self._clock():
+                    if one.expires_ns <= time.time_ns():
                         await self._remove(one)
                     elif not one.complete:
                         retry |= self._go_on(one)
@@ -173,7 +171,7 @@ class TemporaryRanges:
 
     def _until_next_s(self) -> float:
         first = min((one.expires_ns for one in self._ranges.values()), default=1 << 62)
-        return min(SLEEP_MAX_S, max(0.0, (first - self._clock()) / 1e9))
+        return min(SLEEP_MAX_S, max(0.0, (first - time.time_ns()) / 1e9))
 
     def _fetch(self, one: Range) -> Work:
         work = self._works[one.temp_id] = self._fetcher.fetch(

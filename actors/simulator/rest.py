@@ -133,7 +133,7 @@ class RestServer:
             try:
                 body = answer(product, Query(request.query), unit)
             except ApiError as error:
-                status = error.status
+                status = 400
                 body = _encode({"code": error.code, "msg": str(error)})
             if self._ledger_answers_max and status == 200:
                 told = product, name, request.query.get("symbol", "")

@@ -32,12 +32,11 @@ FUNDINGS = 200  # answered when nothing is asked for
 
 
 class ApiError(Exception):
-    """An answer `{code, msg}` with an HTTP status; never leaves the REST server."""
+    """An answer `{code, msg}` with HTTP status 400; never leaves the REST server."""
 
-    def __init__(self, code: int, message: str, status: int = 400) -> None:
+    def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
-        self.status = status
 
 
 class Query:

@@ -69,7 +69,7 @@ def permission(refused: OSError | None, needs: Needs) -> Finding:
     return wrong(check, found, "the daemon runs without the limit", how_to_allow(refused))
 
 
-def measure_us(pings: int = PINGS, pause_s: float = PAUSE_S) -> float:
+def measure_us(pings: int = PINGS) -> float:
     """Median time from one process's write into an eventfd to another's return from reading it, µs.
 
     The reader waits on the last CPU that we may use, the writer runs on the first; with one CPU they share it.
@@ -90,7 +90,7 @@ def measure_us(pings: int = PINGS, pause_s: float = PAUSE_S) -> float:
         os.sched_setaffinity(0, cpus[:1])
         taken = []
         for _ in range(pings):
-            time.sleep(pause_s)
+            time.sleep(PAUSE_S)
             rung_ns = time.monotonic_ns()
             os.eventfd_write(bell, 1)
             taken.append(_STAMP.unpack(os.read(stamps_read, _STAMP.size))[0] - rung_ns)

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ROWS_PER_TURN = 512  # of one ring; then the event loop gets to its sockets before the next turn
+TURNS_MAX = 64  # in a row, where all that is new goes out at once
 LEVELS_PER_TURN = 16_384  # only their keys are looked at
 BOOK_REST_S = 0.01  # books go out ten times a second; a bell for each level would be a waste
 SWEEP_S = 1.0
@@ -199,9 +200,9 @@ class Engine:
                     self._failed(follower.topics.values(), f"ring {follower.producer}.{follower.record}")
         return more
 
-    def pump_all(self, turns_max: int = 64) -> None:
+    def pump_all(self) -> None:
         """Hand out everything that is new, as far as a bounded number of turns goes."""
-        for _ in range(turns_max):
+        for _ in range(TURNS_MAX):
             if not self.pump():
                 return
 
