@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +11,8 @@ from ....ringbuf import StreamReader
 from .desk_channels import DeskChannel, DeskSource
 from .epochs import epoch_text
 from .liveness import producer_runs
-from .topics import GapReason, State, Topic
+from .looking import LookedAt
+from .topics import GapReason, State
 from .wire import Frame, Snapshot, Update
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from ..desk.portfolio import Latest
     from .meters import Meters
     from .subscription import Subscription
-
-log = logging.getLogger(__name__)
 
 NOTHING = "none"  # the epoch while there is no portfolio
 _NS_PER_MS = 1_000_000
@@ -46,7 +43,7 @@ class Standing:
     frames: dict[Any, Frame | None] = field(default_factory=dict)  # made of it, by form
 
 
-class StateTopic(Topic):
+class StateTopic(LookedAt):
     """A state of one account, or of several together.
 
     Args:
@@ -54,7 +51,6 @@ class StateTopic(Topic):
         interval_s: how often it is looked at.
     """
 
-    followed = False
     channel: DeskChannel
 
     def __init__(
@@ -67,7 +63,6 @@ class StateTopic(Topic):
         self.shapes = shapes_of(channel.kind, desk.portfolio)
         self.interval_s = interval_s
         self._open_reader = open_reader
-        self._timer: asyncio.TimerHandle | None = None
         self._told = Standing()  # what the last frame for all was made of
         self._now = Standing()
         super().__init__(channel, source, None, {}, meters, compress_from)  # type: ignore[arg-type] - see `bind`
@@ -109,28 +104,13 @@ class StateTopic(Topic):
     # -- the timer ----------------------------------------------------------------------------------------------
 
     def opened(self) -> None:
-        """Somebody is subscribed."""
         if self._timer is None:
             self._told = self.look()
-            self._plan()
+        super().opened()
 
-    def closed(self) -> None:
-        """Nobody is any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _plan(self) -> None:
-        """At full multiples of the interval by the wall clock, so that all workers look at the same time."""
-        wait = self.interval_s - time.time() % self.interval_s
-        self._timer = asyncio.get_running_loop().call_later(wait, self._due)
-
-    def _due(self) -> None:
-        self._plan()
-        try:
-            self._check()
-        except Exception:
-            log.exception("channel %s failed; it is looked at again", self.name)
+    def _wait_s(self) -> float:
+        """To the next full multiple of the interval by the wall clock, so that all workers look at the same time."""
+        return self.interval_s - time.time() % self.interval_s
 
     def _check(self) -> None:
         epoch = self.epoch

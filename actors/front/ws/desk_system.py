@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ....ringbuf import RingError, read_page
 from ..stamps import rfc3339
 from .desk_channels import SUPERVISOR, DeskChannel, DeskSource
+from .looking import LookedAt
 from .names import passes
-from .topics import GapReason, State, Topic
+from .topics import GapReason, State
 from .wire import Frame, Snapshot, Update
 
 if TYPE_CHECKING:
     from .meters import Meters
     from .subscription import Subscription
 
-log = logging.getLogger(__name__)
-
 LOOK_S = 1.0
 _NS_PER_MS = 1_000_000
 
 
-class SystemTopic(Topic):
+class SystemTopic(LookedAt):
     """What happens to the daemon's processes. The supervisor numbers it, from 1 at each start of the daemon."""
-
-    followed = False
 
     def __init__(
         self, channel: DeskChannel, source: DeskSource, meters: Meters, compress_from: int, folder: Path
     ) -> None:
         self._path = folder / f"{SUPERVISOR}.page"
-        self._timer: asyncio.TimerHandle | None = None
         self._events: list[dict[str, Any]] = []  # the newest
         self.next = 0  # number of the last event that was sent
         super().__init__(channel, source, None, {}, meters, compress_from)  # type: ignore[arg-type] - it has no stream
@@ -66,24 +60,8 @@ class SystemTopic(Topic):
 
     # -- the timer ----------------------------------------------------------------------------------------------
 
-    def opened(self) -> None:
-        if self._timer is None:
-            self._plan()
-
-    def closed(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _plan(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(LOOK_S, self._due)
-
-    def _due(self) -> None:
-        self._plan()
-        try:
-            self._check()
-        except Exception:
-            log.exception("channel %s failed; it is looked at again", self.name)
+    def _wait_s(self) -> float:
+        return LOOK_S
 
     def _check(self) -> None:
         epoch = self.epoch
