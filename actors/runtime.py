@@ -8,16 +8,21 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy.ma  # noqa: F401 - `np.unique` would load it: before the fork its 7 MB are shared
 
 from ..ringbuf import MetricsPage, State
 
 BEAT_INTERVAL_S = 0.5
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """The stop came before what was waited for; never leaves an actor."""
 
 
 @dataclass
@@ -56,6 +61,23 @@ class ActorContext:
             async with asyncio.timeout(seconds):  # `wait_for` would make a task each time
                 await self.stopping.wait()
         return self.stopping.is_set()
+
+    async def unless_stopped(self, work: Awaitable[T]) -> T:
+        """The result of `work`, which is cancelled when the stop comes first.
+
+        Raises:
+            Stopped
+        """
+        working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self.stopping.wait())
+        try:
+            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise Stopped
+            return working.result()
+        finally:
+            for future in (working, stopping):
+                future.cancel()
+            await asyncio.gather(working, stopping, return_exceptions=True)
 
     async def beat_until_stopped(self) -> None:
         """For actors whose work is done in callbacks of the event loop: the loop that turns is the one that beats."""

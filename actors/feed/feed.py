@@ -12,8 +12,7 @@ import dataclasses
 import gc
 import logging
 import time
-from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 from ...codecs.binance.decoder import BinanceDecoder, Route
 from ...codecs.binance.rest import (
@@ -28,7 +27,7 @@ from ...codecs.symbols import Instrument
 from ...ringbuf import KeyWriter, StreamReader, StreamSpec, StreamWriter, keys_filename, read_spec
 from ..gaps import Gap, GapLedger, gaps_path
 from ..ledger import Ledger, Priority
-from ..runtime import BEAT_INTERVAL_S, ActorContext
+from ..runtime import BEAT_INTERVAL_S, ActorContext, Stopped
 from .config import Channel, Config
 from .hooks import FeedHooks
 from .keys import add_keys
@@ -47,7 +46,6 @@ from .stream_watch import StreamWatch
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 TRADES, AGGREGATES = "trade", "agg_trade"
 FROM_REST = frozenset(("kline", "open_interest", "funding"))  # do not grow stale when the connection is lost
@@ -123,10 +121,7 @@ class Feed:
             self._attach()
             beating = asyncio.create_task(self._beat(), name="beat")
             tasks.append(beating)
-            found = await self._until_stopped(self.listing.find())
-            if found is None:
-                return
-            self._begin(found)
+            self._begin(await self.ctx.unless_stopped(self.listing.find()))
             tasks.append(asyncio.create_task(self.links.run(), name="links"))
             if self.config.books:
                 tasks.append(asyncio.create_task(self._flush_depth(), name="flush"))
@@ -139,21 +134,11 @@ class Feed:
             tasks.append(asyncio.create_task(self.listing.refresh(self.instruments, self._change), name="instruments"))
             tasks.append(asyncio.create_task(self._watch(), name="watch"))
             self.ctx.running()
-            await self._until_stopped(_first_error(tasks))
+            await self.ctx.unless_stopped(_first_error(tasks))
+        except Stopped:
+            pass
         finally:
             await self._close(tasks)
-
-    async def _until_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """The result of `work`, or None when the stop came first."""
-        working = asyncio.ensure_future(work)
-        stopping = asyncio.ensure_future(self.ctx.stopping.wait())
-        try:
-            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-            return working.result() if working.done() else None
-        finally:
-            for future in (working, stopping):
-                future.cancel()
-            await asyncio.gather(working, stopping, return_exceptions=True)
 
     def _attach(self) -> None:
         ctx = self.ctx

@@ -27,7 +27,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.metadata import MetadataRequest
 
-from ..runtime import ActorContext
+from ..runtime import ActorContext, Stopped
 from .batches import records, whole_batches
 from .brokers import NotUp, servers
 from .chunk import Chunk, Fetched
@@ -73,10 +73,6 @@ async def _within(seconds: float, work: Coroutine[Any, Any, Any]) -> None:
     await asyncio.wait([task], timeout=seconds)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-
-
-class Stopped(Exception):
-    """The actor is to stop."""
 
 
 class Link:
@@ -159,9 +155,9 @@ class Link:
         )  # fmt: skip
         watching: asyncio.Task[None] | None = None
         try:
-            await self._or_stop(consumer.start())
+            await self.ctx.unless_stopped(consumer.start())
             self._answered = time.monotonic()
-            await self._or_stop(self._find_partitions(consumer))
+            await self.ctx.unless_stopped(self._find_partitions(consumer))
             watching = asyncio.create_task(self._watch(consumer), name="watch")
             await self._follow(consumer, watching)
         finally:
@@ -172,19 +168,6 @@ class Link:
                 await self._commit(consumer, now=True)
             await _within(CLOSE_S, consumer.stop())
             await _within(CLOSE_S, consumer._client.close())  # which a failed `stop` leaves open
-
-    async def _or_stop(self, work: Any) -> Any:
-        """The result of `work`; `Stopped` when the stop came first."""
-        working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(self.ctx.stopping.wait())
-        try:
-            await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise Stopped
-            return working.result()
-        finally:
-            for future in (working, stopping):
-                future.cancel()
-            await asyncio.gather(working, stopping, return_exceptions=True)
 
     # -- partitions ---------------------------------------------------------------------------------------------------
 
