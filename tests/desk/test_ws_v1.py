@@ -132,6 +132,49 @@ def test_resume_across_a_restart_of_the_worker_brings_every_fill_once(shm):
         run(r, go)
 
 
+def test_a_number_given_for_all_accounts_holds_back_nothing_of_those_that_have_fewer(shm):
+    async def go(r):
+        for n in range(20):
+            r.fill(n, "A")
+        for n in range(5):
+            r.fill(n, "B")
+        async with client(r.front) as c:
+            reply = await c.subscribe({"channel": "fills", "from_seq": 20})
+            assert [one["resumed"] for one in reply["channels"]] == [True, False]
+            gap = await c.until("gap")
+            assert (gap["channel"], gap["from_seq"], gap["to_seq"]) == ("fills.B", 1, 5)
+            assert len((await c.until("snapshot"))["data"]) == 5
+            for n in range(5, 20):
+                r.fill(n, "B")
+            await c.until_seq("fills.B", 20)
+            assert sorted(c.records["fills.B"]) == list(range(6, 21))
+
+    with rig(shm) as r:
+        run(r, go)
+
+
+def test_a_number_without_an_epoch_holds_back_nothing_of_a_stream_that_was_made_anew(shm):
+    async def go(r):
+        r.fill(0)
+        async with client(r.front) as c:
+            reply = await c.subscribe({"channel": FILLS, "from_seq": 30})
+            assert reply["channels"][0]["resumed"] is False
+            assert (await c.until("snapshot"))["seq"] == 1
+            r.fill(1)
+            await c.until_seq(FILLS, 2)
+            epoch = c.epochs[FILLS]
+        async with client(r.front) as c:
+            reply = await c.subscribe({"channel": FILLS, "from_seq": 3, "epoch": epoch})
+            assert reply["channels"][0]["resumed"] is True, "another worker has shown it one more"
+            r.fill(2)
+            r.fill(3)
+            await c.until_seq(FILLS, 4)
+            assert sorted(c.records[FILLS]) == [4]
+
+    with rig(shm) as r:
+        run(r, go)
+
+
 def test_two_workers_give_the_same_numbers(shm):
     async def go(r):
         r.fill(1)

@@ -19,6 +19,7 @@ from ....ringbuf import Key, StreamReader
 from ...catalog import ANY
 from ...recent import ALERTS_ACTOR, PORTFOLIO_ACTOR, topic_actor
 from .channels import CHANNELS, Channel
+from .epochs import epoch_text
 from .outbox import Delivery
 
 if TYPE_CHECKING:
@@ -102,10 +103,14 @@ class DeskPlaces:
         found = [source for source in self._iterate(DESK_CHANNELS[kind]) if account in (ANY, source.account)]
         return sorted(found, key=lambda source: source.account)
 
-    def counts(self, kind: str) -> dict[str, int]:
-        """How many records each account has had."""
+    def counts(self, kind: str) -> dict[str, tuple[int, str]]:
+        """How many records each account has had, and in which epoch."""
         found = self.sources(kind)
-        return {one.account: one.reader.count(one.key_id) for one in found if one.reader is not None}
+        return {
+            one.account: (one.reader.count(one.key_id), epoch_text(one.reader))
+            for one in found
+            if one.reader is not None
+        }
 
     def _iterate(self, channel: DeskChannel) -> Iterator[DeskSource]:
         reader = self.desk.streams.reader(channel.producer, channel.keyed_by or channel.record)

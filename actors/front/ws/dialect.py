@@ -37,6 +37,7 @@ PROTOCOL = "tickring.v1"
 ENCODINGS = ("json", "msgpack")
 
 Scalar = str | int | float | bool | None
+Mark = tuple[int, str]  # a seq and its epoch
 
 
 class ClientFrame(msgspec.Struct, kw_only=True):
@@ -102,8 +103,8 @@ class Dialect:
         handlers: by what a frame says it is.
         before_auth: what may be said before it is known who the client is.
         wanted: channels named in the address, subscribed as soon as the client may have them.
-        marks: by kind, the last seq of each account that was before the client came: what happens until it is known
-            how it speaks is kept back, and not lost.
+        marks: by kind, the last seq of each account that was before the client came, and its epoch: what happens until
+            it is known how it speaks is kept back, and not lost.
     """
 
     name: ClassVar[str]
@@ -116,7 +117,7 @@ class Dialect:
         self.authenticator = authenticator
         self.handlers: Mapping[str, Handler] = {}
         self.wanted: list[str] = []
-        self.marks: dict[str, dict[str, int]] = {}
+        self.marks: dict[str, dict[str, Mark]] = {}
         self.become: Callable[[type[Dialect]], Dialect] = lambda _: self  # let another dialect answer from now on
         connection.dialect = self.name
         connection.form = self.form

@@ -10,7 +10,8 @@ import msgspec
 
 from ...catalog import ANY
 from .desk_channels import DESK_CHANNELS, STATES, SYSTEM, DeskSource
-from .dialect import ClientFrame, Dialect
+from .dialect import ClientFrame, Dialect, Mark
+from .epochs import epoch_text
 from .errors import FORBIDDEN, NOT_SUPPORTED, FrameError
 from .names import SHOWN_MAX, ChannelRequest, Filters
 from .outbox import Delivery
@@ -72,13 +73,13 @@ class DeskDialect(Dialect):
         return [DeskSource(ANY if accounts is None else "+".join(sorted(accounts)), accounts=accounts)]
 
     def _subscribe_to(
-        self, request: ChannelRequest, sources: list[Any], marks: Mapping[str, int] | None = None
+        self, request: ChannelRequest, sources: list[Any], marks: Mapping[str, Mark] | None = None
     ) -> list[tuple[Subscription, bool]]:
         """`marks`: where to go on in each account."""
         begun = []
         for source in sources:
             if marks is not None:
-                request = msgspec.structs.replace(request, from_seq=marks.get(source.account, 0))
+                request = _going_on(request, source, marks.get(source.account))
             if len(self.connection.subs) >= self.connection.config.channels_max:
                 log.warning("connection=%s has as many channels as it may have", self.connection.id)
                 break
@@ -97,7 +98,8 @@ class DeskDialect(Dialect):
         """Unsubscribe everything, and mark where it ends."""
         for sub in self.connection.subs.values():
             if isinstance(sub.topic.source, DeskSource):
-                self.marks.setdefault(sub.topic.kind, {})[sub.topic.source.account] = sub.topic.seq_of(sub)
+                mark = sub.topic.seq_of(sub), sub.topic.epoch
+                self.marks.setdefault(sub.topic.kind, {})[sub.topic.source.account] = mark
         for kind in {request.kind for request in self.connection.patterns}:
             self.unsubscribe_kind(kind)
 
@@ -115,3 +117,11 @@ class DeskDialect(Dialect):
         """The kind of channel that a frame means, by either of its members."""
         named = frame.subscription_type if frame.subscription_type is not None else frame.channel
         return named.lower() if isinstance(named, str) else ""
+
+
+def _going_on(request: ChannelRequest, source: DeskSource, mark: Mark | None) -> ChannelRequest:
+    """For one account, from where the client left it; from the beginning where that was in a stream that is gone."""
+    seq, epoch = mark or (0, "")
+    if source.reader is not None and epoch != epoch_text(source.reader):
+        return msgspec.structs.replace(request, account=source.account, from_seq=0, epoch=None)
+    return msgspec.structs.replace(request, account=source.account, from_seq=seq, epoch=epoch or None)

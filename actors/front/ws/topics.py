@@ -332,8 +332,11 @@ class RecordTopic(Topic):
         if request.from_seq is None or request.epoch not in (None, self.epoch):
             return False
         if request.from_seq > self.next:
-            # Another worker has shown it records that we do not know of yet, or whose producer died in the middle.
-            if request.from_seq > self.next + AHEAD_MAX:
+            # Another worker has shown it records that we do not know of yet, or whose producer died in the middle:
+            # so it is only where the number is surely one of this channel's. That of a pattern may be another
+            # channel's, and one without an epoch may be of a ring that is gone.
+            sure = request.epoch is not None and not request.is_pattern
+            if not sure or request.from_seq > self.next + AHEAD_MAX:
                 return False
             sub.ahead = sub.position = request.from_seq
             return True
@@ -349,7 +352,8 @@ class RecordTopic(Topic):
             if request.epoch not in (None, self.epoch):
                 self.send_gap(sub, 1, self.next, GapReason.EPOCH_CHANGED)
             else:
-                self.send_gap(sub, min(request.from_seq, self.next) + 1, self.next, GapReason.RESUME_EXPIRED)
+                known = request.from_seq if request.from_seq <= self.next else 0  # else it is no number of ours
+                self.send_gap(sub, known + 1, self.next, GapReason.RESUME_EXPIRED)
         self._send_snapshot(sub)
         self.attach(sub)
 
