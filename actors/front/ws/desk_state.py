@@ -64,6 +64,7 @@ class StateTopic(LookedAt):
         self.interval_s = interval_s
         self._open_reader = open_reader
         self._told = Standing()  # what the last frame for all was made of
+        self._apart: dict[Subscription, None] = {}  # those that were shown another one since
         self._now = Standing()
         super().__init__(channel, source, None, {}, meters, compress_from)  # type: ignore[arg-type] - see `bind`
 
@@ -118,16 +119,20 @@ class StateTopic(LookedAt):
         if self.epoch != epoch:
             self._start_over(first=epoch == NOTHING)
         now = self.look()
-        if now.seq and self._moved(now):
+        if now.seq and self._moved(now, self._told.figures):
             self._told = now
+            self._apart.clear()
             for sub in tuple(self.members):
                 if sub.live:
                     self._send(sub, now)
+        elif now.seq:
+            for sub in tuple(self._apart):
+                if sub.live and self._moved(now, sub.shown):
+                    self._send(sub, now)
         self.set_state(*self.judge(self.reader is not None and producer_runs(self.reader)))
 
-    def _moved(self, now: Standing) -> bool:
+    def _moved(self, now: Standing, before: tuple[int, ...]) -> bool:
         """Whether it differs from what was told by more than what is not worth a frame."""
-        before = self._told.figures
         if len(before) != len(now.figures):
             return True
         return any(
@@ -138,6 +143,7 @@ class StateTopic(LookedAt):
     def _start_over(self, *, first: bool) -> None:
         """Numbering restarted, or begins."""
         self._told, self._now = Standing(), Standing()
+        self._apart.clear()
         for sub in tuple(self.members):
             if not first:
                 self.send_gap(sub, 1, sub.position, GapReason.EPOCH_CHANGED)
@@ -147,7 +153,14 @@ class StateTopic(LookedAt):
 
     # -- frames -------------------------------------------------------------------------------------------------
 
+    def _show(self, sub: Subscription, now: Standing) -> None:
+        """Remember what a client knows: one that came between two frames for all was shown what those may not show."""
+        sub.shown = now.figures
+        if now is not self._told:
+            self._apart[sub] = None
+
     def _send(self, sub: Subscription, now: Standing) -> None:
+        self._show(sub, now)
         if now.seq <= sub.position:
             return
         jumped, sub.position = now.seq > sub.position + 1, now.seq
@@ -179,6 +192,7 @@ class StateTopic(LookedAt):
 
     def detach(self, sub: Subscription) -> None:
         self.members.pop(sub, None)
+        self._apart.pop(sub, None)
         sub.live = False
 
     def refilter(self, sub: Subscription) -> None:
@@ -212,7 +226,6 @@ class StateTopic(LookedAt):
         if sub.form is None:
             self.meters.snapshots.inc()
             sub.connection.send_control(self.snapshot(sub, 0))
-            sub.position = now.seq
         else:
             sub.position = 0
             self._send(sub, now)
@@ -222,6 +235,9 @@ class StateTopic(LookedAt):
 
     def snapshot(self, sub: Subscription | None, depth: int, id: Any = None) -> Frame:
         now = self.look()
+        if sub is not None:
+            sub.position = now.seq
+            self._show(sub, now)
         data = self._members(now) if now.seq else None
         body = Snapshot(self.name, self.epoch, now.seq, now.recv_ns // _NS_PER_MS, data, True, id)
         return Frame(body, compress_from=self.compress_from)

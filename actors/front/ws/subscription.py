@@ -29,11 +29,12 @@ class Subscription:
         form: what makes its frames where they are not those of `v1`; None = they are.
         waiting: its frames in the connection's outbox; `gap` stands there for what was dropped.
         held: the newest frame, kept until the least time between two has passed (`conflate`).
+        shown: of a state: the figures of the one that the client was shown last.
     """
 
     __slots__ = (
         "ahead", "connection", "delivery", "due", "filters", "form", "gap", "held", "live", "patience", "position",
-        "replay", "request", "topic", "view", "waiting",
+        "replay", "request", "shown", "topic", "view", "waiting",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, topic: Topic, request: ChannelRequest) -> None:
@@ -52,6 +53,7 @@ class Subscription:
         self.gap: Entry | None = None
         self.held: tuple[Frame, int] | None = None
         self.due = 0.0  # monotonic, s: the next frame goes out not before
+        self.shown: tuple[int, ...] = ()
         self.view: Any = None  # of a book: what all its readers at this depth share
 
     @property

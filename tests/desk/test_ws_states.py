@@ -1,0 +1,50 @@
+"""PnL and positions in every dialect: what is worth a frame, to whom, and of what size."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from .ws_rig import plain, rig, run
+
+
+def closed(r, account: str = "acct-7", symbol: str = "SOLUSDT") -> None:
+    """As the portfolio closes a position."""
+    r.portfolio.position(account, "dipmaster", "binance", symbol)
+
+
+async def after_a_look(interval_s: float) -> None:
+    """Wait until positions have just been looked at."""
+    await asyncio.sleep(interval_s - time.time() % interval_s + 0.2)
+
+
+def test_a_position_that_was_shown_to_one_who_came_late_is_closed_for_it_too(shm):
+    """All others never heard of it: what they were told last is as true as before."""
+
+    async def go(r):
+        r.pnl("acct-7", 1.0)
+        r.position("acct-7", 0)
+        async with plain(r.front, "/ws/positions?dialect=v1") as early:
+            await early.until("snapshot")
+            await after_a_look(3)
+            r.position("acct-7", 10)
+            async with (
+                plain(r.front, "/ws/positions?dialect=v1") as v1,
+                plain(r.front, "/ws/positions?dialect=api") as api,
+                plain(r.front, "/ws/positions?dialect=dashboard") as dashboard,
+                plain(r.front, "/ws/v1") as asking,
+            ):
+                assert (await v1.until("snapshot"))["data"]["total_count"] == 1
+                assert (await api.until("positions_update"))["data"]["total_count"] == 1
+                assert (await dashboard.until("data"))["data"][0]["position_qty"] == 10
+                await asking.send({"op": "subscribe", "channels": [{"channel": "positions", "snapshot": False}]})
+                await asking.send({"op": "snapshot", "channel": "positions.acct-7"})
+                assert (await asking.until("snapshot"))["data"]["total_count"] == 1
+                closed(r)
+                for one in (v1, asking):
+                    assert (await one.until("update"))["data"]["positions"] == []
+                assert (await api.until("positions_update"))["data"]["positions"] == []
+                assert (await dashboard.until("data"))["data"][0]["position_qty"] == 0
+
+    with rig(shm, positions_interval_s=3) as r:
+        run(r, go)
