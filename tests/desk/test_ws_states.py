@@ -48,3 +48,25 @@ def test_a_position_that_was_shown_to_one_who_came_late_is_closed_for_it_too(shm
 
     with rig(shm, positions_interval_s=3) as r:
         run(r, go)
+
+
+def test_a_position_that_changed_its_side_is_told_in_every_dialect(shm):
+    async def go(r):
+        r.pnl("acct-7", 1.0)
+        r.position("acct-7", 10)
+        async with (
+            plain(r.front, "/ws/positions?dialect=v1") as v1,
+            plain(r.front, "/ws/positions?dialect=api") as api,
+            plain(r.front, "/ws/positions?dialect=dashboard") as dashboard,
+        ):
+            assert (await v1.until("snapshot"))["data"]["positions"][0]["position_side"] == "LONG"
+            assert (await api.until("positions_update"))["data"]["positions"][0]["side"] == "LONG"
+            assert (await dashboard.until("data"))["data"][0]["position_qty"] == 10
+            await after_a_look(0.5)
+            r.position("acct-7", -10)
+            assert (await v1.until("update"))["data"]["positions"][0]["position_side"] == "SHORT"
+            assert (await api.until("positions_update"))["data"]["positions"][0]["side"] == "SHORT"
+            assert (await dashboard.until("data"))["data"][0]["position_qty"] == -10
+
+    with rig(shm, positions_interval_s=0.5) as r:
+        run(r, go)

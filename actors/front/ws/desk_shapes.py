@@ -70,7 +70,7 @@ class PnlShapes:
 
 
 class PositionShapes:
-    """Open positions: another number of them, exposure by more than 1.0, unrealised PnL by more than 0.1."""
+    """Open positions: others, or on the other side; exposure by more than 1.0, unrealised PnL by more than 0.1."""
 
     def __init__(self, portfolio: Portfolio) -> None:
         self._portfolio = portfolio
@@ -85,9 +85,10 @@ class PositionShapes:
     @staticmethod
     def figures(rows: Sequence[Latest]) -> tuple[int, ...]:
         exposure = sum(abs(row["market_value"]) for row in rows)
-        return len(rows), exposure, sum(row["unrealized_pnl"] for row in rows)
+        held = {(row.account, row.strategy, row.key["venue"], row.symbol, row["quantity"] > 0) for row in rows}
+        return len(rows), exposure, sum(row["unrealized_pnl"] for row in rows), hash(frozenset(held))
 
-    tolerances = (0, UNIT, 10 * CENT)
+    tolerances = (0, UNIT, 10 * CENT, 0)
 
     def api(self, standing: Standing) -> dict[str, Any]:
         symbols = by_symbol(standing.rows)
@@ -107,7 +108,7 @@ class PositionShapes:
         return {"positions": shown, **self._sums(standing, len(shown), STRINGS)}
 
     def _sums(self, standing: Standing, count: int, form: Form) -> dict[str, Any]:
-        _, exposure, unrealized = self.figures(standing.rows)
+        _, exposure, unrealized, _ = self.figures(standing.rows)
         return {
             "total_count": count, "total_exposure": form.amount(exposure),
             "total_unrealized_pnl": form.amount(unrealized), "update_time": form.moment(standing.recv_ns),
