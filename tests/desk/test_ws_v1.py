@@ -64,6 +64,79 @@ def test_a_kind_alone_means_all_accounts_and_those_that_come_later(shm):
         run(r, go)
 
 
+def test_an_account_that_was_unsubscribed_stays_so_when_others_come(shm):
+    async def go(r):
+        for n in range(5):
+            r.fill(n, "A")
+            r.fill(n, "B")
+        async with client(r.front) as c:
+            await c.subscribe({"channel": "fills", "snapshot": False})
+            for name in ("fills.A", "fills.D"):  # of one of them there is nothing yet
+                gone = await c.ask(op="unsubscribe", channels=[name])
+                assert "errors" not in gone
+            for account in "ACD":
+                r.fill(9, account)
+            await c.until_seq("fills.C", 1)
+            r.fill(9, "E")
+            await c.until_seq("fills.E", 1)
+            assert c.records.keys() == {"fills.C", "fills.E"}
+            reply = await c.subscribe("fills")
+            names = {one["channel"] for one in reply["channels"]}
+            assert names == {f"fills.{account}" for account in "ABCDE"}, "all again means all"
+
+    with rig(shm) as r:
+        run(r, go)
+
+
+def test_filters_hold_for_accounts_that_come_later(shm):
+    async def go(r):
+        r.fill(1, "A")
+        async with client(r.front) as c:
+            c.loose = frozenset(f"fills.{account}" for account in "ABCDE")
+            await c.subscribe({"channel": "fills", "snapshot": False, "filters": {"symbol": "ETHUSDT"}})
+            await c.subscribe({"channel": "fills", "snapshot": False, "filters": {"symbol": "SOLUSDT"}})
+            await c.subscribe({"channel": "fills.D", "snapshot": False, "filters": {"symbol": "XRPUSDT"}})
+            for account in "BD":
+                for n, symbol in enumerate(("ETHUSDT", "SOLUSDT", "XRPUSDT")):
+                    r.fill(n, account, symbol=symbol)
+            await c.until_seq("fills.D", 3)
+            await c.until_seq("fills.B", 2)
+            assert (await c.ask(op="filter", filters={"symbol": "BTCUSDT"}))["type"] == "filter_set"
+            for n, symbol in enumerate(("ETHUSDT", "SOLUSDT", "XRPUSDT", "BTCUSDT")):
+                r.fill(n, "C", symbol=symbol)
+            await c.until_seq("fills.C", 4)
+            seen = {name: [one["symbol"] for one in records.values()] for name, records in c.records.items()}
+            assert seen == {"fills.B": ["SOLUSDT"], "fills.D": ["XRPUSDT"], "fills.C": ["BTCUSDT"]}
+
+    with rig(shm) as r:
+        run(r, go)
+
+
+def test_a_filter_for_all_channels_is_not_for_those_without_a_symbol(shm):
+    async def go(r):
+        r.fill(1)
+        r.risk_event(1)
+        r.health_event(1)
+        async with client(r.front) as c:
+            await c.subscribe("fills", "risk", "health", "system")
+            reply = await c.ask(op="filter", filters={"symbol": "ETHUSDT"})
+            assert reply["channels"] == [FILLS]
+            r.risk_event(2)
+            await c.until_seq("risk.acct-7", 2)
+            reply = await c.ask(op="filter", channel="risk", filters={"risk_score": 4.0})
+            assert reply["channels"] == ["risk.acct-7"]
+            c.loose = frozenset(("risk.acct-7",))
+            for n in range(3, 6):
+                r.risk_event(n)
+            await c.until_seq("risk.acct-7", 4)
+            assert [seq for seq in c.records["risk.acct-7"] if seq > 1] == [2, 4]
+            reply = await c.ask(op="filter", filters={})
+            assert len(reply["channels"]) == 4, "what no filter is left of"
+
+    with rig(shm) as r:
+        run(r, go)
+
+
 def test_alerts_begin_with_those_that_are_active(shm):
     async def go(r):
         r.alert("a-1")

@@ -50,7 +50,8 @@ class Connection:
     """A client's connection.
 
     Attributes:
-        subs: by channel name; `patterns` are those that were given with ``*`` and go on matching.
+        subs: by channel name; `patterns` are those that were given with ``*`` and go on matching. Where several fit,
+            the one that was given last counts.
         replaying: subscriptions that are behind, served one after the other.
     """
 

@@ -226,7 +226,8 @@ class Dialect:
     def new_matches(self, request: ChannelRequest, have: Collection[str]) -> list[Any]:
         """What a request that goes on fits now and the client does not have."""
         found = self._visible(request.kind, self.engine.registry.matches(request))
-        return [source for source in found if channel_name(request.kind, source) not in have]
+        new = (source for source in found if channel_name(request.kind, source) not in have)
+        return [source for source in new if not request.leaves_out(source)]
 
     def _visible(self, kind: str, sources: Sequence[Source | DeskSource]) -> list[Any]:
         return [one for one in sources if not isinstance(one, DeskSource) or self._may_see(kind, one.account)]

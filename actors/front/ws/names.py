@@ -27,6 +27,7 @@ CONFLATE_DEFAULT_MS = 100
 CONFLATE_MAX_MS = 60_000
 FILTER_KEYS_MAX = 16
 FILTER_VALUES_MAX = 64
+EXCEPTIONS_MAX = 512  # of one pattern
 SHOWN_MAX = 80  # characters of a client's text that go into a message
 
 Filters = dict[str, frozenset[str]]
@@ -65,6 +66,7 @@ class ChannelRequest(msgspec.Struct, kw_only=True):
     from_seq: int | None = None
     epoch: str | None = None
     conflate_ms: int = 0  # least time between two frames; 0 = each change
+    without: dict[str, ChannelRequest] = {}  # by name: what it fits and is not wanted any more
 
     @property
     def name(self) -> str:
@@ -86,7 +88,38 @@ class ChannelRequest(msgspec.Struct, kw_only=True):
 
     def covers(self, other: ChannelRequest) -> bool:
         """Whether everything that fits the other fits this one, as far as their names say."""
-        return self.name == other.name or bool(self.account == ANY and other.account and self.kind == other.kind)
+        parts = zip(self._place, other._place, strict=True)
+        return all(mine in (ANY, its) for mine, its in parts) and (
+            not self.instrument or self.market_type == ANY or self.instrument == other.instrument
+        )
+
+    def overlaps(self, other: ChannelRequest) -> bool:
+        """Whether something may fit both."""
+        return all(mine == its or ANY in (mine, its) for mine, its in zip(self._place, other._place, strict=True))
+
+    @property
+    def _place(self) -> tuple[str, ...]:
+        of_desk = "desk" if self.account else ""
+        return self.kind, of_desk, self.account, self.exchange, self.market_type, self.symbol, self.interval
+
+    def but(self, other: ChannelRequest) -> ChannelRequest:
+        """The same without what fits the other.
+
+        Raises:
+            FrameError: it has too many exceptions already.
+        """
+        without = {name: one for name, one in self.without.items() if not other.covers(one)}
+        if len(without) >= EXCEPTIONS_MAX:
+            message = f"{self.name!r} has {EXCEPTIONS_MAX} exceptions: unsubscribe it, and subscribe what is wanted"
+            raise FrameError(LIMIT_EXCEEDED, message, other.name)
+        return msgspec.structs.replace(self, without={**without, other.name: other})
+
+    def leaves_out(self, source: Source | DeskSource) -> bool:
+        """Whether an instrument, or an account, is one of its exceptions."""
+        if not self.without:
+            return False
+        patterns = (one for one in self.without.values() if one.is_pattern)
+        return channel_name(self.kind, source) in self.without or any(one.fits(self.kind, source) for one in patterns)
 
     def fits(self, kind: str, source: Source | DeskSource) -> bool:
         """Whether an instrument, or an account, is one of those meant."""

@@ -12,7 +12,7 @@ import msgspec
 from .auth import Authenticator
 from .channels import BOOK
 from .connection import Connection
-from .desk_channels import ALL_CHANNELS, STATES
+from .desk_channels import ALL_CHANNELS, DESK_CHANNELS, STATES
 from .dialect import ClientFrame, Dialect, now_ms
 from .engine import Engine
 from .errors import INVALID_PARAMETER, LIMIT_EXCEEDED, NOT_FOUND, FrameError
@@ -23,6 +23,12 @@ from .subscription import Subscription
 log = logging.getLogger(__name__)
 
 UNFILTERED = frozenset((BOOK, *STATES))
+# what no symbol can be asked of: a filter for all channels is not for these
+NAMELESS = frozenset(
+    channel.kind
+    for channel in DESK_CHANNELS.values()
+    if channel.struct is None or "symbol" not in channel.struct.__struct_fields__
+)
 SLICE_S = 0.002  # work done for one client before the event loop goes on to the others
 
 
@@ -67,11 +73,18 @@ class V1(Dialect):
             except FrameError as error:
                 errors.append(_error_row(error))
                 continue
-            if request.goes_on and len(self.connection.patterns) < self.connection.config.channels_max:
-                self.connection.patterns.append(request)
+            if request.goes_on:
+                self._go_on(request)
             errors += await self._take(request, sources, begun, rows, turn)
         self.reply("subscribed", frame, channels=rows, **({"errors": errors} if errors else {}))
         await self._begin(begun, turn)
+
+    def _go_on(self, request: ChannelRequest) -> None:
+        """Subscribe what fits it later too, in the place of what was said of the same channels before."""
+        connection = self.connection
+        connection.patterns = [one for one in connection.patterns if not request.covers(one)]
+        if len(connection.patterns) < connection.config.channels_max:
+            connection.patterns.append(request)
 
     async def _take(
         self, request: ChannelRequest, sources: list[Any], begun: list[tuple[Subscription, bool]],
@@ -113,7 +126,7 @@ class V1(Dialect):
         begun: list[tuple[Subscription, bool]] = []
         rows: list[dict[str, Any]] = []
         turn = Slice()
-        for request in tuple(self.connection.patterns):
+        for request in reversed(self.connection.patterns):
             new = self.new_matches(request, self.connection.subs)
             errors = await self._take(_from_the_beginning(request), new, begun, rows, turn) if new else []
             for error in errors:
@@ -144,41 +157,52 @@ class V1(Dialect):
 
     async def _unsubscribe(self, frame: ClientFrame) -> None:
         requests, errors = self._requests(frame)
-        connection, gone, known = self.connection, [], set[str]()
+        connection, gone = self.connection, []
         for request in requests:
-            if request.goes_on:
-                waiting = len(connection.patterns)
-                connection.patterns = [one for one in connection.patterns if not request.covers(one)]
-                if request.account and len(connection.patterns) < waiting:
-                    known.add(request.name)
+            try:
+                known = self._let_go(request)
+            except FrameError as error:
+                errors.append(_error_row(error))
+                continue
             mine = [sub for sub in connection.subs.values() if request.fits(sub.topic.kind, sub.topic.source)]
-            if not mine and not request.is_pattern and request.name not in known:
+            if not mine and not request.is_pattern and not known:
                 errors.append(_error_row(FrameError(NOT_FOUND, "not subscribed", request.name)))
             for sub in mine:
                 self.engine.unsubscribe(sub)
                 gone.append(sub.topic.name)
         self.reply("unsubscribed", frame, channels=gone, **({"errors": errors} if errors else {}))
 
+    def _let_go(self, request: ChannelRequest) -> bool:
+        """Take channels out of the patterns, for those that come later too; True where one of them fits."""
+        connection = self.connection
+        fitting = [one for one in connection.patterns if request.overlaps(one)]
+        kept = [one for one in connection.patterns if not request.covers(one)]
+        connection.patterns = [one.but(request) if request.overlaps(one) else one for one in kept]
+        return bool(fitting)
+
     # -- the rest -----------------------------------------------------------------------------------------------
 
     async def _filter(self, frame: ClientFrame) -> None:
-        subs = [sub for sub in self._named(frame) if sub.topic.kind not in UNFILTERED]
-        if not subs:
+        connection, filters = self.connection, read_filters(frame.filters)
+        request = read_channel(frame.channel) if frame.channel is not None else None
+        spared = UNFILTERED if request is not None or filters is None else UNFILTERED | NAMELESS
+        subs = [
+            sub
+            for sub in connection.subs.values()
+            if sub.topic.kind not in spared and (request is None or request.fits(sub.topic.kind, sub.topic.source))
+        ]
+        patterns = [
+            one for one in connection.patterns if one.kind not in spared and (request is None or request.covers(one))
+        ]
+        if not subs and not patterns:
             raise FrameError(NOT_FOUND, "no subscribed channel can be filtered")
-        filters = read_filters(frame.filters)
         for sub in subs:
             sub.filters = filters
             sub.topic.refilter(sub)
+        for one in patterns:
+            one.filters = filters
         shown = {member: sorted(values) for member, values in (filters or {}).items()}
         self.reply("filter_set", frame, channels=[sub.topic.name for sub in subs], filters=shown)
-
-    def _named(self, frame: ClientFrame) -> list[Subscription]:
-        """The subscriptions a frame means: all, or those its channel fits."""
-        subs = list(self.connection.subs.values())
-        if frame.channel is None:
-            return subs
-        request = read_channel(frame.channel)
-        return [sub for sub in subs if request.fits(sub.topic.kind, sub.topic.source)]
 
     async def _list(self, frame: ClientFrame) -> None:
         self.reply("subscriptions", frame, channels=[sub.describe() for sub in self.connection.subs.values()])
