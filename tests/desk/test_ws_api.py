@@ -132,6 +132,8 @@ def test_health_comes_with_each_event_and_heartbeats_in_between(shm):
                 "market_data_delay_ms": 0, "execution_delay_ms": 0, "components": [component], "timestamp": WHEN[:17]
                 + data["timestamp"][17:],
             }  # fmt: skip
+            r.health_event(3, strategy_id=None)
+            assert (await c.until("health_update"))["data"]["strategy_id"] == "", "a text, as its clients expect"
             beat = await c.until("heartbeat")
             assert set(beat) == FRAME and beat["data"]["active_connections"] == 1
             assert beat["data"]["server_time"].endswith("Z") and beat["data"]["uptime_seconds"] > 0

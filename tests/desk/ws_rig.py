@@ -111,12 +111,13 @@ class DeskRig:
             account,
         )  # fmt: skip
 
-    def health_event(self, n: int) -> None:
-        component = Component(name="api", status="healthy", cpu_usage=1.5)
-        self.health.say(SystemHealth(
-            event_id=f"h-{n}", timestamp=NOW, variant="api", overall_status="healthy", strategy_id="dipmaster",
-            total_cpu_usage=12.5, daily_trades=n, daily_pnl=3 * UNIT // 2, components=[component],
-        ))  # fmt: skip
+    def health_event(self, n: int, **more: Any) -> None:
+        values: dict[str, Any] = {
+            "event_id": f"h-{n}", "timestamp": NOW, "variant": "api", "overall_status": "healthy",
+            "strategy_id": "dipmaster", "total_cpu_usage": 12.5, "daily_trades": n, "daily_pnl": 3 * UNIT // 2,
+            "components": [Component(name="api", status="healthy", cpu_usage=1.5)], **more,
+        }  # fmt: skip
+        self.health.say(SystemHealth(**values))
 
     def performance_event(self, n: int, account: str = "acct-7") -> None:
         self.performance.say(
@@ -130,7 +131,9 @@ class DeskRig:
 
     def pnl(self, account: str, realized: float, fills: int = 1, **more: int) -> None:
         units = round(realized * UNIT)
-        values = {"realized_pnl": units, "total_pnl": units, "fill_count": fills, "day_start_pnl": UNIT, **more}
+        values: dict[str, Any] = {
+            "realized_pnl": units, "total_pnl": units, "fill_count": fills, "day_start_pnl": UNIT, **more,
+        }  # fmt: skip
         self.portfolio.pnl(account, symbol="SOLUSDT", **values)
         self.portfolio.pnl(account, **values)
 

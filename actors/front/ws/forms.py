@@ -123,7 +123,7 @@ def api_alert(alert: Alert) -> dict[str, Any]:
 def api_health(health: SystemHealth) -> dict[str, Any]:
     """Health as DipMaster's API has it; what was not stated is 0."""
     return {
-        "overall_status": health.overall_status, "strategy_id": health.strategy_id,
+        "overall_status": health.overall_status, "strategy_id": health.strategy_id or "",
         "cpu_usage": health.total_cpu_usage or 0.0, "memory_usage": health.total_memory_usage or 0.0,
         "active_connections": health.active_connections or 0, "total_positions": health.total_positions or 0,
         "daily_trades": health.daily_trades or 0, "daily_pnl": amount_number(health.daily_pnl or 0),
