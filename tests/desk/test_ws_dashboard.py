@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from tickring.actors.front.ws import Identity, undecided
+from tickring.actors.front.ws.names import passes, read_filters
 from tickring.codecs.record import Flag
 
 from .ws_rig import plain, rig, run
@@ -127,6 +128,36 @@ def test_filters_merge_and_are_applied_to_each_record(shm):
 
     with rig(shm) as r:
         run(r, go)
+
+
+def test_filters_compare_numbers_as_numbers_and_symbols_in_any_form(shm):
+    async def go(r):
+        async with plain(r.front, "/ws/fills") as c:
+            await c.ask(AUTH)
+            await c.next()
+            for filters in ({"price": 100}, {"price": "100.00"}, {"price": None, "symbol": "sol-usdt"}):
+                await c.ask({"type": "filter", "filters": filters})
+                r.fill(99, symbol="ETHUSDT")
+                r.fill(100)
+                (record,) = (await c.until("data"))["data"]
+                assert (record["symbol"], record["price"]) == ("SOLUSDT", 100.0)
+
+    with rig(shm) as r:
+        run(r, go)
+
+
+@pytest.mark.parametrize("wanted", [2.5, "2.5", "2.50", [1, 2.5]])
+@pytest.mark.parametrize("told", [2.5, "2.5", "2.50"])
+def test_a_number_in_a_filter_is_the_same_in_every_form(wanted, told):
+    filters = read_filters({"quantity": wanted})
+    assert filters is not None and passes(filters, {"quantity": told}) and not passes(filters, {"quantity": 2.05})
+
+
+def test_texts_in_a_filter_that_look_like_numbers_stay_texts():
+    filters = read_filters({"trade_id": "0101"})
+    assert filters is not None and not passes(filters, {"trade_id": "101"})
+    for odd in (float("inf"), float("nan"), 1e308, -0.0, 10**400, True, ""):
+        assert read_filters({"price": odd})
 
 
 def test_a_fill_that_was_said_before_is_not_said_again(shm):

@@ -7,6 +7,9 @@ behind it.
 
 from __future__ import annotations
 
+import math
+import re
+from decimal import Decimal
 from typing import Annotated, Any
 
 import msgspec
@@ -16,6 +19,7 @@ from ....codecs.errors import CodecError
 from ....codecs.klines import INTERVALS
 from ....codecs.symbols import MARKET_TYPES, parse_exchange, parse_symbol
 from ...catalog import ANY, Source
+from ..desk.params import plain_symbol
 from .channels import ALIASES, BOOK, Channel
 from .desk_channels import ALL_CHANNELS, STATES, DeskChannel, DeskSource
 from .errors import INVALID_PARAMETER, LIMIT_EXCEEDED, NOT_SUPPORTED, FrameError
@@ -31,6 +35,7 @@ EXCEPTIONS_MAX = 512  # of one pattern
 SHOWN_MAX = 80  # characters of a client's text that go into a message
 
 Filters = dict[str, frozenset[str]]
+_DECIMAL = re.compile(r"-?[0-9]+\.[0-9]+").fullmatch
 
 
 class ChannelItem(msgspec.Struct, kw_only=True):
@@ -279,15 +284,33 @@ def read_filters(filters: dict[str, Any] | None, shown: str | None = None, kind:
                 f"filters.{member[:SHOWN_MAX]} must be a text or number, or an array of at most {FILTER_VALUES_MAX}",
                 shown,
             )
-        read[member] = frozenset(map(filter_text, values))
+        read[member] = frozenset(filter_text(member, value) for value in values)
     return read
 
 
-def filter_text(value: Any) -> str:
-    """How a member's value is compared: without case, true and false as in JSON."""
+def filter_text(member: str, value: Any) -> str:
+    """How a member's value is compared: without case, true and false as in JSON.
+
+    Numbers are the same as texts and as JSON numbers, with and without zeros behind the point; symbols are the same in
+    each of their forms.
+    """
+    if isinstance(value, str):
+        if member == "symbol":
+            return plain_symbol(value)
+        return _shortest(value) if _DECIMAL(value) else value.lower()
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(value)) if value.is_integer() else _shortest(f"{Decimal(repr(value)):f}")
     return str(value).lower()
+
+
+def _shortest(decimal: str) -> str:
+    """A number with a point, without what says nothing."""
+    short = decimal.rstrip("0").rstrip(".")
+    return "0" if short == "-0" else short
 
 
 def passes(filters: Filters, members: dict[str, Any]) -> bool:
     """Whether a record has one of the wanted values in each filtered member."""
-    return all(member in members and filter_text(members[member]) in wanted for member, wanted in filters.items())
+    return all(
+        member in members and filter_text(member, members[member]) in wanted for member, wanted in filters.items()
+    )
