@@ -70,3 +70,22 @@ def test_a_position_that_changed_its_side_is_told_in_every_dialect(shm):
 
     with rig(shm, positions_interval_s=0.5) as r:
         run(r, go)
+
+
+def test_a_closed_position_is_told_again_to_a_dashboard_that_may_have_missed_it(shm):
+    """A client that reads slowly gets the newest frame alone, which others are not in the way of."""
+
+    async def go(r):
+        r.pnl("acct-7", 1.0)
+        r.position("acct-7", 10, symbol="AAAUSDT")
+        async with plain(r.front, "/ws/positions?dialect=dashboard") as c:
+            await c.until("data")
+            closed(r, symbol="AAAUSDT")
+            assert [one["position_qty"] for one in (await c.until("data"))["data"]] == [0]
+            await after_a_look(0.5)
+            r.position("acct-7", 3, symbol="BBBUSDT")
+            told = {one["symbol"]: one["position_qty"] for one in (await c.until("data"))["data"]}
+            assert told == {"AAAUSDT": 0, "BBBUSDT": 3}
+
+    with rig(shm, positions_interval_s=0.5) as r:
+        run(r, go)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .meters import Meters
     from .subscription import Subscription
 
+CLOSED_KEPT_NS = 60 * 10**9  # far longer than a reader may be slow
 NOTHING = "none"  # the epoch while there is no portfolio
 _NS_PER_MS = 1_000_000
 
@@ -31,7 +32,8 @@ class Standing:
 
     Attributes:
         seq: records that its rows have had: whoever sees the same number sees the same state.
-        rows: what counts now; `changed` has those too that were closed since the last frame for all.
+        rows: what counts now; `changed` has those too that were closed since the last frame for all, and those that
+            were lately: the frame that said so may have made room for a newer one.
         figures: what decides whether a change is worth a frame.
     """
 
@@ -96,7 +98,7 @@ class StateTopic(LookedAt):
         if seq != self._now.seq:
             counted = self.shapes.open_rows(rows)
             recv_ns = max((row.recv_ns for row in rows), default=0)
-            since_ns = self._told.recv_ns or recv_ns
+            since_ns = min(self._told.recv_ns or recv_ns, recv_ns - CLOSED_KEPT_NS)
             still = set(map(id, counted))
             changed = [row for row in rows if id(row) in still or row.recv_ns > since_ns]
             self._now = Standing(seq, recv_ns, counted, changed, self.shapes.figures(counted))
