@@ -107,7 +107,7 @@ def test_positions_of_a_symbol_are_one(shm):
                 "symbol", "quantity", "avg_price", "market_value", "unrealized_pnl", "side", "last_update",
             }  # fmt: skip
             assert (one["symbol"], one["quantity"], one["market_value"], one["side"]) == ("SOLUSDT", 6.0, 600.0, "LONG")
-            assert data["total_count"] == 1 and data["total_exposure"] == 1400.0
+            assert data["total_count"] == 1 and data["total_exposure"] == 600.0
             assert data["total_unrealized_pnl"] == 10.0 and data["update_time"].endswith("Z")
 
     with rig(shm, positions_interval_s=0.2) as r:

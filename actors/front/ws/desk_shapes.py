@@ -84,11 +84,17 @@ class PositionShapes:
 
     @staticmethod
     def figures(rows: Sequence[Latest]) -> tuple[int, ...]:
-        exposure = sum(abs(row["market_value"]) for row in rows)
+        each = sum(abs(row["market_value"]) for row in rows)
         held = {(row.account, row.strategy, row.key["venue"], row.symbol, row["quantity"] > 0) for row in rows}
-        return len(rows), exposure, sum(row["unrealized_pnl"] for row in rows), hash(frozenset(held))
+        unrealized = sum(row["unrealized_pnl"] for row in rows)
+        return len(rows), each, PositionShapes._exposure(rows), unrealized, hash(frozenset(held))
 
-    tolerances = (0, UNIT, 10 * CENT, 0)
+    tolerances = (0, UNIT, UNIT, 10 * CENT, 0)
+
+    @staticmethod
+    def _exposure(rows: Sequence[Latest]) -> int:
+        """As REST has it: what strategies hold against each other is none."""
+        return sum(abs(one["market_value"]) for one in by_symbol(rows).values())
 
     def api(self, standing: Standing) -> dict[str, Any]:
         symbols = by_symbol(standing.rows)
@@ -108,7 +114,7 @@ class PositionShapes:
         return {"positions": shown, **self._sums(standing, len(shown), STRINGS)}
 
     def _sums(self, standing: Standing, count: int, form: Form) -> dict[str, Any]:
-        _, exposure, unrealized, _ = self.figures(standing.rows)
+        _, _, exposure, unrealized, _ = standing.figures
         return {
             "total_count": count, "total_exposure": form.amount(exposure),
             "total_unrealized_pnl": form.amount(unrealized), "update_time": form.moment(standing.recv_ns),
