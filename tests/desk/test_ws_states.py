@@ -89,3 +89,50 @@ def test_a_closed_position_is_told_again_to_a_dashboard_that_may_have_missed_it(
 
     with rig(shm, positions_interval_s=0.5) as r:
         run(r, go)
+
+
+def test_a_state_that_is_too_large_for_a_frame_comes_in_several(shm):
+    async def go(r):
+        r.pnl("acct-7", 1.0)
+        names = [f"S{n:02}USDT" for n in range(10)]
+        for name in names:
+            r.position("acct-7", 10, symbol=name)
+            r.portfolio.pnl("acct-7", symbol=name)
+
+        async def parts(c, kind="snapshot"):
+            frames = [await c.until(kind)]
+            while not frames[-1]["final"]:
+                frames.append(await c.until(kind))
+            assert len({frame["seq"] for frame in frames}) == 1
+            return frames
+
+        async with (
+            plain(r.front, "/ws/positions?dialect=v1") as v1,
+            plain(r.front, "/ws/pnl?dialect=v1") as pnl,
+            plain(r.front, "/ws/positions?dialect=dashboard") as dashboard,
+            plain(r.front, "/ws/positions?dialect=api") as api,
+        ):
+            frames = await parts(v1)
+            assert [len(frame["data"]["positions"]) for frame in frames] == [4, 4, 2]
+            assert {frame["data"]["total_count"] for frame in frames} == {10}
+            assert [one["symbol"] for frame in frames for one in frame["data"]["positions"]] == names
+            assert [len(frame["data"]["by_symbol"]) for frame in await parts(pnl)] == [4, 4, 3]
+            assert [len((await dashboard.until("data"))["data"]) for _ in range(3)] == [4, 4, 2]
+            data = (await api.until("positions_update"))["data"]
+            assert len(data["positions"]) == 10 and "omitted" not in data
+            await after_a_look(0.5)
+            for n in range(8):
+                r.position("acct-7", 20 + n, symbol=f"T{n}USDT")
+            while (data := (await api.until("positions_update"))["data"])["total_count"] < 18:
+                pass
+            assert (len(data["positions"]), data["omitted"]) == (16, 2)
+            assert data["positions"][0]["symbol"] == "T7USDT", "the largest are shown"
+            assert data["total_exposure"] == 10 * 1000.0 + sum(range(20, 28)) * 100.0
+            while (frames := await parts(v1))[0]["data"]["total_count"] < 18:
+                pass
+            assert [len(frame["data"]["positions"]) for frame in frames] == [4, 4, 4, 4, 2]
+            await v1.send({"op": "snapshot", "id": 5, "channel": "positions.acct-7"})
+            assert [frame["id"] for frame in await parts(v1)] == [5] * 5
+
+    with rig(shm, positions_interval_s=0.5, frame_bytes_max=4096, options={"keys_max": 64}) as r:
+        run(r, go)

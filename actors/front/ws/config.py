@@ -20,7 +20,7 @@ class WsConfig(msgspec.Struct, kw_only=True, frozen=True):
     channels_max: Count = 512  # per connection
     inbound_bytes_max: Bytes = 64 << 10  # a larger inbound frame closes with 1009
     inbound_per_s: Count = 50
-    frame_bytes_max: Bytes = 1 << 20
+    frame_bytes_max: Bytes = 1 << 20  # of a state; a larger one goes out in several frames
     queue_frames_max: Count = 1000  # frames waiting for one connection; then its channels are conflated or cut
     queue_bytes_max: Bytes = 8 << 20
     unsent_bytes_max: Annotated[int, Meta(ge=0, le=1 << 30)] = 128 << 10  # in the kernel; 0 = whatever it takes

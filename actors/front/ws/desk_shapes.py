@@ -17,13 +17,29 @@ if TYPE_CHECKING:
 
 NUMBERS, STRINGS = form_of("number", "rfc3339"), form_of("string", "ms")
 CENT = UNIT // 100
+ROW_BYTES = 1024  # a row of ours takes 300 to 500
+API_ROW_BYTES = 256  # and one of a symbol, for DipMaster's clients, up to 200
 
 
-class PnlShapes:
-    """PnL: a change of more than 0.01, or a fill, is worth a frame."""
+class Sized:
+    """What has rows, of which so many go into a frame.
 
-    def __init__(self, portfolio: Portfolio) -> None:
+    Args:
+        frame_bytes_max: size of the largest frame.
+    """
+
+    def __init__(self, portfolio: Portfolio, frame_bytes_max: int) -> None:
         self._portfolio = portfolio
+        self._rows_max = max(1, frame_bytes_max // ROW_BYTES)
+        self._symbols_max = max(1, frame_bytes_max // API_ROW_BYTES)
+
+    def cut(self, rows: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+        """The same rows in parts that fit a frame; at least one, which may be empty."""
+        return [rows[i : i + self._rows_max] for i in range(0, len(rows) or 1, self._rows_max)]
+
+
+class PnlShapes(Sized):
+    """PnL: a change of more than 0.01, or a fill, is worth a frame."""
 
     def rows(self) -> list[Latest]:
         return self._portfolio.pnl()
@@ -45,13 +61,17 @@ class PnlShapes:
         del shown["symbol"]
         return {**shown, "daily_change": form.amount(now["total_pnl"] - now["day_start_pnl"])}
 
-    def whole(self, standing: Standing) -> dict[str, Any]:
+    def parts(self, standing: Standing) -> list[dict[str, Any]]:
+        """Everything, in as many parts as it takes: each has the sums, and the next of the rows."""
         now = together(standing.rows)
-        return {
+        sums = {
             **self.api(standing, STRINGS), "total_exposure": STRINGS.amount(now["exposure"]),
             "volume": STRINGS.amount(now["volume"]), "positions": now["positions"],
-            "by_symbol": {one.pop("symbol"): one for one in self._records(standing, STRINGS)},
         }  # fmt: skip
+        return [
+            {**sums, "by_symbol": {one.pop("symbol"): one for one in part}}
+            for part in self.cut(self._records(standing, STRINGS))
+        ]
 
     def dashboard(self, standing: Standing) -> list[dict[str, Any]]:
         return self._records(standing, NUMBERS)
@@ -69,11 +89,8 @@ class PnlShapes:
         ]  # fmt: skip
 
 
-class PositionShapes:
+class PositionShapes(Sized):
     """Open positions: others, or on the other side; exposure by more than 1.0, unrealised PnL by more than 0.1."""
-
-    def __init__(self, portfolio: Portfolio) -> None:
-        self._portfolio = portfolio
 
     def rows(self) -> list[Latest]:
         return self._portfolio.positions(flat=True)
@@ -97,21 +114,29 @@ class PositionShapes:
         return sum(abs(one["market_value"]) for one in by_symbol(rows).values())
 
     def api(self, standing: Standing) -> dict[str, Any]:
-        symbols = by_symbol(standing.rows)
+        """One frame in any case: its clients take each for everything. Where it would be too large, it has the largest
+        positions, and `omitted` says how many more there are."""
+        symbols = list(by_symbol(standing.rows).values())
+        count, omitted = len(symbols), len(symbols) - self._symbols_max
+        if omitted > 0:
+            symbols = sorted(symbols, key=lambda one: -abs(one["market_value"]))[: self._symbols_max]
         shown = [
             {
-                "symbol": symbol, "quantity": NUMBERS.amount(one["quantity"]),
+                "symbol": one["symbol"], "quantity": NUMBERS.amount(one["quantity"]),
                 "avg_price": NUMBERS.amount(one["avg_price"]), "market_value": NUMBERS.amount(one["market_value"]),
                 "unrealized_pnl": NUMBERS.amount(one["unrealized_pnl"]), "side": side_of(one["quantity"]),
                 "last_update": NUMBERS.moment(one["recv_ns"]),
             }
-            for symbol, one in symbols.items()
+            for one in symbols
         ]  # fmt: skip
-        return {"positions": shown, **self._sums(standing, len(shown), NUMBERS)}
+        told = {"positions": shown, **self._sums(standing, count, NUMBERS)}
+        return {**told, "omitted": omitted} if omitted > 0 else told
 
-    def whole(self, standing: Standing) -> dict[str, Any]:
+    def parts(self, standing: Standing) -> list[dict[str, Any]]:
+        """Everything, in as many parts as it takes: each has the sums, and the next of the rows."""
         shown = [position(row, STRINGS) for row in standing.rows]
-        return {"positions": shown, **self._sums(standing, len(shown), STRINGS)}
+        sums = self._sums(standing, len(shown), STRINGS)
+        return [{"positions": part, **sums} for part in self.cut(shown)]
 
     def _sums(self, standing: Standing, count: int, form: Form) -> dict[str, Any]:
         _, _, exposure, unrealized, _ = standing.figures
@@ -128,5 +153,5 @@ class PositionShapes:
 Shapes = PnlShapes | PositionShapes
 
 
-def shapes_of(kind: str, portfolio: Portfolio) -> Shapes:
-    return PnlShapes(portfolio) if kind == PNL_KIND else PositionShapes(portfolio)
+def shapes_of(kind: str, portfolio: Portfolio, frame_bytes_max: int) -> Shapes:
+    return (PnlShapes if kind == PNL_KIND else PositionShapes)(portfolio, frame_bytes_max)

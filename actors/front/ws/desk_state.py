@@ -13,7 +13,7 @@ from .epochs import epoch_text
 from .liveness import producer_runs
 from .looking import LookedAt
 from .topics import GapReason, State
-from .wire import Frame, Snapshot, Update
+from .wire import Frame, Snapshot, Update, joined
 
 if TYPE_CHECKING:
     from ..desk.desk import Desk
@@ -51,18 +51,19 @@ class StateTopic(LookedAt):
     Args:
         open_reader: opens a portfolio's stream for us; None where there is none.
         interval_s: how often it is looked at.
+        frame_bytes_max: size of a frame; a state that is larger goes out in several.
     """
 
     channel: DeskChannel
 
     def __init__(
         self, channel: DeskChannel, source: DeskSource, meters: Meters, compress_from: int, desk: Desk,
-        open_reader: Callable[[], StreamReader | None], interval_s: float,
+        open_reader: Callable[[], StreamReader | None], interval_s: float, frame_bytes_max: int,
     ) -> None:  # fmt: skip
         # The shapes are those of REST, which needs the front's state, which needs this package for its configuration.
         from .desk_shapes import shapes_of
 
-        self.shapes = shapes_of(channel.kind, desk.portfolio)
+        self.shapes = shapes_of(channel.kind, desk.portfolio, frame_bytes_max)
         self.interval_s = interval_s
         self._open_reader = open_reader
         self._told = Standing()  # what the last frame for all was made of
@@ -178,14 +179,26 @@ class StateTopic(LookedAt):
         return now.frames[sub.form]
 
     def _update(self, now: Standing) -> Frame:
-        body = Update(self.name, now.seq, now.recv_ns // _NS_PER_MS, self._members(now))
+        """What is too large for an update is a snapshot, which may have several parts."""
+        parts = self._parts(now)
+        if len(parts) > 1:
+            return joined(self._snapshots(now, parts))
+        body = Update(self.name, now.seq, now.recv_ns // _NS_PER_MS, parts[0])
         return Frame(body, compress_from=self.compress_from)
 
-    def _members(self, now: Standing) -> dict[str, Any]:
-        return {
-            "ts": now.recv_ns // _NS_PER_MS, "seq": now.seq, "account_id": self.source.account,
-            **self.shapes.whole(now),
-        }  # fmt: skip
+    def _parts(self, now: Standing) -> list[Any]:
+        head = {"ts": now.recv_ns // _NS_PER_MS, "seq": now.seq, "account_id": self.source.account}
+        return [{**head, **part} for part in self.shapes.parts(now)]
+
+    def _snapshots(self, now: Standing, parts: list[Any], id: Any = None) -> list[Frame]:
+        ts = now.recv_ns // _NS_PER_MS
+        return [
+            Frame(
+                Snapshot(self.name, self.epoch, now.seq, ts, part, part is parts[-1], id),
+                compress_from=self.compress_from,
+            )
+            for part in parts
+        ]
 
     # -- subscriptions ------------------------------------------------------------------------------------------
 
@@ -227,7 +240,8 @@ class StateTopic(LookedAt):
         now = self.look()
         if sub.form is None:
             self.meters.snapshots.inc()
-            sub.connection.send_control(self.snapshot(sub, 0))
+            for frame in self.snapshots(sub, 0):
+                sub.connection.send_control(frame)
         else:
             sub.position = 0
             self._send(sub, now)
@@ -235,14 +249,12 @@ class StateTopic(LookedAt):
     def seq_of(self, sub: Subscription) -> int:
         return sub.position
 
-    def snapshot(self, sub: Subscription | None, depth: int, id: Any = None) -> Frame:
+    def snapshots(self, sub: Subscription | None, depth: int, id: Any = None) -> list[Frame]:
         now = self.look()
         if sub is not None:
             sub.position = now.seq
             self._show(sub, now)
-        data = self._members(now) if now.seq else None
-        body = Snapshot(self.name, self.epoch, now.seq, now.recv_ns // _NS_PER_MS, data, True, id)
-        return Frame(body, compress_from=self.compress_from)
+        return self._snapshots(now, self._parts(now) if now.seq else [None], id)
 
     def send_gap(self, sub: Subscription, first: int, last: int, reason: GapReason) -> None:
         if sub.form is None:

@@ -16,7 +16,7 @@ from ..stamps import rfc3339
 from .desk_channels import ALERTS, HEALTH
 from .desk_events import told
 from .names import Filters, passes
-from .wire import Frame
+from .wire import Frame, Joined, joined
 
 if TYPE_CHECKING:
     from .desk_events import Entry, EventTopic
@@ -27,19 +27,6 @@ Made = tuple[Frame, int, int]  # a frame, and the first and last seq in it
 CRITICAL = "CRITICAL"
 _NOT_COUNTED = int(Flag.VOID | Flag.REPEATED)
 _NS_PER_MS = 1_000_000
-
-
-class Joined(Frame):
-    """Several messages that belong together: a client that reads slowly gets all of them or none."""
-
-    __slots__ = ("_parts",)
-
-    def __init__(self, parts: list[Frame]) -> None:
-        super().__init__(parts[-1].body)
-        self._parts = parts
-
-    def wire(self, encoding: int) -> bytes:
-        return b"".join(part.wire(encoding) for part in self._parts)
 
 
 class Form:
@@ -178,7 +165,8 @@ class DashboardForm(Form):
         records = topic.shapes.dashboard(standing)
         if filters is not None:
             records = [record for record in records if passes(filters, record)]
-        return self.frame(topic, records, standing.seq) if records else None
+        frames = [self.frame(topic, part, standing.seq) for part in topic.shapes.cut(records)]
+        return joined(frames) if records else None
 
     def system(self, topic: Topic, seq: int, event: dict[str, Any]) -> Frame:
         return self.frame(topic, event, seq, high=True)

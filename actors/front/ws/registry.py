@@ -146,7 +146,9 @@ class Registry:
             def open_reader() -> StreamReader | None:
                 return self.desk.streams.reader(channel.producer, channel.record)
 
-            return StateTopic(channel, source, self.meters, compress_from, self.desk, open_reader, interval_s)
+            return StateTopic(
+                channel, source, self.meters, compress_from, self.desk, open_reader, interval_s, config.frame_bytes_max
+            )
         reader = self.reader(channel.producer, channel.record.name)
         topic = EventTopic(channel, source, reader, self.meters, compress_from, self.desk, self.texts)
         topic.state, topic.since_ms = topic.judge(producer_runs(reader))

@@ -169,3 +169,25 @@ class Frame:
         frame = self._conflated = Frame(body, self._ids, self.compress_from)
         frame.urgent = self.urgent
         return frame
+
+
+class Joined(Frame):
+    """Several messages that belong together: a client that reads slowly gets all of them or none."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: list[Frame]) -> None:
+        super().__init__(parts[-1].body)
+        self._parts = parts
+
+    def wire(self, encoding: int) -> bytes:
+        return b"".join(part.wire(encoding) for part in self._parts)
+
+    def conflated(self) -> Frame:
+        """All of them are one state: it stands for those before it as it is."""
+        return self
+
+
+def joined(parts: list[Frame]) -> Frame:
+    """One frame of several messages, or the one that there is."""
+    return parts[0] if len(parts) == 1 else Joined(parts)
