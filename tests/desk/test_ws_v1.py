@@ -333,6 +333,24 @@ def test_a_state_resumes_with_its_newest_value(shm):
         run(r, go)
 
 
+def test_a_snapshot_is_shown_of_the_one_channel_that_fits(shm):
+    async def go(r):
+        r.pnl("A", 1.0)
+        async with client(r.front) as c:
+            assert (await c.ask(op="snapshot", channel="pnl"))["channel"] == "pnl.A"
+            assert (await c.ask(op="snapshot", channel="system"))["channel"] == "system"
+            assert (await c.ask(op="snapshot", channel="fills"))["code"] == "NOT_FOUND"
+            r.pnl("B", 2.0)
+            refused = await c.ask(op="snapshot", channel="pnl")
+            assert refused["code"] == "INVALID_PARAMETER" and "pnl.A, pnl.B" in refused["message"]
+            for wanted in ({"channel": {"channel": "pnl", "account_id": "B"}}, {"channel": "pnl", "account_id": "B"}):
+                assert (await c.ask(op="snapshot", **wanted))["data"]["total_pnl"] == "2"
+            assert (await c.ask(op="snapshot", channel="pnl", account_id=7))["code"] == "INVALID_PARAMETER"
+
+    with rig(shm) as r:
+        run(r, go)
+
+
 def test_msgpack_has_the_same_members(shm):
     async def go(r):
         r.alert("a-1")

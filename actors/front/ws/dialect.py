@@ -48,6 +48,7 @@ class ClientFrame(msgspec.Struct, kw_only=True):
     id: Scalar = None
     channels: list[Any] | None = None
     channel: Any = None
+    account_id: Any = None  # of the channel
     subscription_type: str | None = None
     filters: dict[str, Any] | None = None
     ts: Scalar = None

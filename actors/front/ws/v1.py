@@ -16,7 +16,7 @@ from .desk_channels import ALL_CHANNELS, DESK_CHANNELS, STATES
 from .dialect import ClientFrame, Dialect, now_ms
 from .engine import Engine
 from .errors import INVALID_PARAMETER, LIMIT_EXCEEDED, NOT_FOUND, FrameError
-from .names import ChannelRequest, read_channel, read_filters
+from .names import ChannelRequest, channel_name, read_channel, read_filters
 from .outbox import Delivery
 from .subscription import Subscription
 
@@ -29,6 +29,7 @@ NAMELESS = frozenset(
     for channel in DESK_CHANNELS.values()
     if channel.struct is None or "symbol" not in channel.struct.__struct_fields__
 )
+NAMED_MAX = 10  # channels in a message
 SLICE_S = 0.002  # work done for one client before the event loop goes on to the others
 
 
@@ -210,12 +211,18 @@ class V1(Dialect):
     async def _snapshot(self, frame: ClientFrame) -> None:
         if frame.channel is None:
             raise FrameError(INVALID_PARAMETER, "channel is missing: name the one to show")
-        request = read_channel(frame.channel)
-        if request.is_pattern:
-            raise FrameError(INVALID_PARAMETER, "channel has a *: a snapshot shows one channel", request.name)
+        item = frame.channel
+        if frame.account_id is not None:
+            item = {**(item if isinstance(item, dict) else {"channel": item}), "account_id": frame.account_id}
+        request = read_channel(item)
         found = self.sources(request)
         if not found:
             raise FrameError(NOT_FOUND, f"channel {request.name!r}: nothing here produces it", request.name)
+        if len(found) > 1:
+            names = ", ".join(channel_name(request.kind, source) for source in found[:NAMED_MAX])
+            more = f" and {len(found) - NAMED_MAX} more" if len(found) > NAMED_MAX else ""
+            message = f"channel {request.name!r} fits {len(found)}, and a snapshot shows one: choose of {names}{more}"
+            raise FrameError(INVALID_PARAMETER, message, request.name)
         self.engine.pump_all()
         topic = self.engine.registry.topic(request.kind, found[0])
         self.engine.meters.snapshots.inc()
