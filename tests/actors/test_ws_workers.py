@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
+import time
 
 import aiohttp
 import pytest
@@ -13,8 +15,10 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect as websocket
 
+from tickring.actors.front.stamps import rfc3339
 from tickring.actors.front.ws import Identity
 from tickring.actors.front.ws.roster import Roster
+from tickring.ringbuf import MetricsPage
 
 from ..ringbuf.processes import fork, join
 from .front_rig import FrontThread
@@ -132,6 +136,27 @@ def test_connections_of_a_killed_worker_count_no_more(shm):
                 await eventually(lambda: (d.folder / "front-1.sock").exists(), "the new worker")
 
     with desk(shm, fronts=2, connections_max=4) as d:
+        asyncio.run(run(d))
+
+
+def test_heartbeats_and_statistics_are_those_of_the_instance(shm):
+    """Whichever worker tells them, and however often that one was started."""
+
+    async def run(d):
+        started_ns = time.time_ns() - 3600 * 10**9
+        page = MetricsPage(d.folder, "supervisor", started_ns)
+        try:
+            async with client(d.fronts[0]), client(d.fronts[1]), connect(d.fronts[1].url("/ws?dialect=api")) as ws:
+                async with asyncio.timeout(DEADLINE_S):
+                    while (beat := json.loads(await ws.recv()))["type"] != "heartbeat":
+                        pass
+                assert beat["data"]["active_connections"] == 3 and beat["data"]["uptime_seconds"] > 3600
+                _, stats = await get(d.fronts[0], "/ws/stats")
+                assert stats["uptime_seconds"] > 3600 and stats["start_time"] == rfc3339(started_ns)
+        finally:
+            page.close()
+
+    with desk(shm, fronts=2, heartbeat_s=1.0) as d:
         asyncio.run(run(d))
 
 

@@ -51,9 +51,10 @@ class Api(DeskDialect):
 
     def heartbeat(self) -> None:
         now_ns = time.time_ns()
+        active, started_ns = self.engine.instance()
         data = {
-            "server_time": rfc3339(now_ns), "active_connections": len(self.engine.connections),
-            "uptime_seconds": round((now_ns - self.engine.started_ns) / 1e9, 3),
+            "server_time": rfc3339(now_ns), "active_connections": active,
+            "uptime_seconds": round(max(0, now_ns - started_ns) / 1e9, 3),
         }  # fmt: skip
         self._send("heartbeat", data)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import time
 
 from aiohttp import WSMsgType, web
 
+from ....ringbuf import RingError, read_page
 from ...catalog import Catalog
 from ...runtime import ActorContext
 from ..desk.desk import Desk
@@ -26,7 +28,7 @@ from .connection import (
     CLOSE_SLOW,
     Connection,
 )
-from .desk_channels import PATHS
+from .desk_channels import PATHS, SUPERVISOR
 from .dialect import MARKET_PATH, Dialect
 from .dialect_api import Api
 from .dialect_dashboard import Dashboard
@@ -46,6 +48,7 @@ ENCODINGS = {"json": Encoding.JSON, "msgpack": Encoding.MSGPACK}
 DIALECTS: dict[str, type[Dialect]] = {dialect.name: dialect for dialect in (V1, Dashboard, Api)}
 PATHS_V1 = ("/ws/v1", MARKET_PATH)
 SWEEP_S = 1.0
+INSTANCE_LOOK_S = 1.0
 REFUSED_GRACE_S = 0.25  # for the closing handshake of those that are not let in
 DEFLATE_WINDOW_BITS = 15  # shared compressed frames are made for this window
 
@@ -64,7 +67,8 @@ class WsServer:
         self.authenticator: Authenticator = authenticator or NoAuthentication()
         self.engine = Engine(ctx, catalog, config, desk)
         self.engine.on_new_keys = self._match_patterns
-        self.started_ns = time.time_ns()
+        self.engine.instance = self.instance
+        self._instance, self._instance_at = (0, 0), -math.inf
         self.closing = False
         self._dialects: dict[str, Dialect] = {}  # by connection id
         self.roster = Roster(ctx.folder, ctx.name, config.connections_max, config.connections_per_address_max)
@@ -290,6 +294,21 @@ class WsServer:
             log.error("matching patterns again failed", exc_info=task.exception())
 
     # -- statistics ---------------------------------------------------------------------------------------------
+
+    def instance(self) -> tuple[int, int]:
+        """Open connections of all workers, and the daemon's start, UNIX ns. Looked up at most once a second."""
+        now = time.monotonic()
+        if now - self._instance_at >= INSTANCE_LOOK_S:
+            self._instance = self.roster.total(), self.started_ns()
+            self._instance_at = now
+        return self._instance
+
+    def started_ns(self) -> int:
+        """The daemon's start, UNIX ns; where there is no supervisor, that of this worker."""
+        try:
+            return read_page(self.ctx.folder / f"{SUPERVISOR}.page").started_ns
+        except (RingError, OSError):
+            return self.engine.started_ns
 
     async def stats(self, request: web.Request) -> web.Response:
         return await self._permitted(request, "read") or web.json_response(await stats.stats(self))

@@ -45,7 +45,11 @@ def answer(engine: Engine, question: str) -> Any:
 
 
 def page_totals(folder: Path) -> dict[str, int]:
-    """Counters of all workers, from their metrics pages: at most a heartbeat old."""
+    """Counters of all workers, from their metrics pages: at most a heartbeat old.
+
+    Each worker counts from its own start, so what one counted before it was started again is not in them: they may be
+    of a shorter time than `uptime_seconds` says.
+    """
     totals: Counter[str] = Counter()
     for page in read_pages(folder):
         for sample in page.samples:
@@ -55,7 +59,10 @@ def page_totals(folder: Path) -> dict[str, int]:
 
 
 async def stats(server: WsServer) -> dict[str, Any]:
-    """Totals and subscribers; a worker that did not answer is named, and its subscribers are missing."""
+    """Totals and subscribers; a worker that did not answer is named, and its subscribers are missing.
+
+    `start_time` and `uptime_seconds` are the daemon's; the totals are `page_totals`.
+    """
     server.ctx.beat()  # the own page too shows the counters as they are now
     answers, unanswered = await server.neighbours.ask(CHANNELS)
     channels: Counter[str] = Counter()
@@ -68,12 +75,12 @@ async def stats(server: WsServer) -> dict[str, Any]:
     kinds: Counter[str] = Counter()
     for name, subscribers in channels.items():
         kinds[name.partition(".")[0]] += subscribers
-    started_ns = server.started_ns
+    started_ns = server.started_ns()
     return {
         **page_totals(server.ctx.folder),
         "active_connections": server.roster.total(),
         "start_time": rfc3339(started_ns),
-        "uptime_seconds": round((time.time_ns() - started_ns) / 1e9, 3),
+        "uptime_seconds": round(max(0, time.time_ns() - started_ns) / 1e9, 3),
         "subscription_stats": dict(sorted(kinds.items())),
         "channels": dict(sorted(channels.items())),
         **{what: dict(sorted(counts.items())) for what, counts in spoken.items()},
