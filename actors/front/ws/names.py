@@ -117,7 +117,9 @@ class ChannelRequest(msgspec.Struct, kw_only=True):
         if len(without) >= EXCEPTIONS_MAX:
             message = f"{self.name!r} has {EXCEPTIONS_MAX} exceptions: unsubscribe it, and subscribe what is wanted"
             raise FrameError(LIMIT_EXCEEDED, message, other.name)
-        return msgspec.structs.replace(self, without={**without, other.name: other})
+        return msgspec.structs.replace(
+            self, without={**without, other.name: msgspec.structs.replace(other, filters=None)}
+        )
 
     def leaves_out(self, source: Source | DeskSource) -> bool:
         """Whether an instrument, or an account, is one of its exceptions."""
@@ -295,7 +297,7 @@ def filter_text(member: str, value: Any) -> str:
     each of their forms.
     """
     if isinstance(value, str):
-        if member == "symbol":
+        if member == "symbol" and len(value) <= SHOWN_MAX:  # what is compared so is kept
             return plain_symbol(value)
         return _shortest(value) if _DECIMAL(value) else value.lower()
     if isinstance(value, float) and math.isfinite(value):
