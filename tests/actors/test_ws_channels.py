@@ -324,6 +324,23 @@ def test_wildcards_subscribe_each_match_and_follow_new_instruments(shm):
         asyncio.run(run(d))
 
 
+def test_an_instrument_that_was_unsubscribed_stays_so_when_others_come(shm):
+    async def run(d):
+        async with client(d.front) as c:
+            await c.subscribe("trades.*.*.*", "quote.*.*.*")
+            for gone in (TRADES, "trades.binance.spot.DOGE-USDT", "quote.binance.*.*"):
+                assert "errors" not in await c.ask(op="unsubscribe", channels=[gone])
+            d.producer.add("DOGE-USDT")
+            d.producer.add("LTC-USDT")
+            seen: list[str] = []
+            while "trades.binance.spot.LTC-USDT" not in seen:
+                seen += [row["channel"] for row in (await c.until("subscribed"))["channels"]]
+            assert seen == ["trades.binance.spot.LTC-USDT"]
+
+    with desk(shm) as d:
+        asyncio.run(run(d))
+
+
 def test_symbol_and_exchange_forms_are_echoed_canonically(shm):
     async def run(d):
         forms = ["BTC-USDT-PERP", "btc/usdt-perp", "BTCUSDT-SWAP", "BTC_USDT_PERPETUAL"]
