@@ -333,6 +333,19 @@ def test_a_state_resumes_with_its_newest_value(shm):
         run(r, go)
 
 
+def test_a_state_is_shown_to_one_whose_number_may_be_of_another_stream(shm):
+    async def go(r):
+        r.pnl("acct-7", 1.0)
+        for wanted in ({"channel": "pnl.acct-7", "from_seq": 1}, {"channel": "pnl", "from_seq": 1}):
+            async with client(r.front) as c:
+                await c.subscribe(wanted)
+                update = await c.until("update")
+                assert (update["seq"], update["data"]["total_pnl"]) == (1, "1")
+
+    with rig(shm) as r:
+        run(r, go)
+
+
 def test_a_snapshot_is_shown_of_the_one_channel_that_fits(shm):
     async def go(r):
         r.pnl("A", 1.0)

@@ -218,7 +218,9 @@ class StateTopic(LookedAt):
         sub.position = now.seq
         if request.from_seq is None or request.epoch not in (None, self.epoch) or request.from_seq > now.seq:
             return False
-        sub.position = request.from_seq
+        # a number that may not be of this state says nothing of whether the client knows it: it is shown once more
+        sure = request.epoch is not None and not request.is_pattern
+        sub.position = request.from_seq if sure else max(0, min(request.from_seq, now.seq - 1))
         return True
 
     def start(self, sub: Subscription) -> None:
