@@ -150,6 +150,6 @@ def _read(path: Path, kind: type[LineT]) -> list[LineT]:
         for line in lines:
             try:
                 found.append(decode(line))
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 log.warning("ledger=%s skipped an unreadable line of %d bytes", part, len(line))
     return found

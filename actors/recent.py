@@ -115,7 +115,7 @@ class Recent(Generic[T]):
             text = self._texts.read(at, size)
             try:
                 value = self._decode(text) if text is not None else None
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 value, why = None, str(error)
             if value is None:
                 unreadable += 1

@@ -242,7 +242,7 @@ def load(path: Path) -> Overlay:
         return msgspec.json.decode(path.read_bytes(), type=Overlay)
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ConfigError(str(path), [Mistake("document", f"cannot be read: {error}: mend it, or remove it")]) from None
 
 

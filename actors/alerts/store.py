@@ -74,7 +74,7 @@ class Store:
             for line in self._path.read_bytes().splitlines():
                 try:
                     self._apply(_decode(line))
-                except msgspec.DecodeError as error:  # the last one may have been cut short
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:  # the last one may have been cut short
                     self.damaged += 1
                     log.warning("file=%s line left out: %s", self._path, error)
 

@@ -39,7 +39,7 @@ def load_instruments(path: Path) -> list[Instrument]:
         return msgspec.json.decode(path.read_bytes(), type=list[Instrument])
     except FileNotFoundError:
         return []
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         log.warning("instruments=%s unreadable: %s", path, error)
         return []
 

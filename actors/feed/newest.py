@@ -61,7 +61,7 @@ class NewestIds:
             return msgspec.json.decode(self._path.read_bytes(), type=_Kept)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("newest=%s unreadable: %s", self._path, error)
             return None
 

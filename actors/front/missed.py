@@ -95,7 +95,7 @@ class Missed:
         for line in data[:stop].splitlines():
             try:
                 gap = _decode(line)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 continue
             if gap.kind in TRADES:
                 self._gaps[gap.exchange, gap.instrument].append(gap)

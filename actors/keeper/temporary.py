@@ -75,7 +75,7 @@ class TemporaryRanges:
             return msgspec.json.decode(self._path.read_bytes(), type=list[Range])
         except FileNotFoundError:
             return []
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             broken = self._path.with_suffix(".broken")
             os.replace(self._path, broken)
             log.error("temporary ranges unreadable, kept as %s: %s: their bars stay in ClickHouse", broken, error)

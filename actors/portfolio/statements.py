@@ -88,7 +88,7 @@ class Statements:
                     continue
                 try:
                     event = PRODUCERS[producer](text)
-                except msgspec.DecodeError as error:
+                except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     self.unreadable += 1
                     log.debug("producer=%s statement unreadable: %s", producer, error)
                     continue

@@ -166,7 +166,7 @@ class FillRing:
             text = read(at, size)
             try:
                 fill = _decode(text) if text is not None else None
-            except msgspec.DecodeError as error:  # of another version, or damaged
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:  # of another version, or damaged
                 fill, why = None, str(error)
             if fill is None:
                 unreadable += 1

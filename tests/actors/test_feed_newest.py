@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tickring.actors.feed.keys import load_instruments
 from tickring.actors.feed.newest import NewestIds
 from tickring.actors.gaps import Gap, gaps_path, read_gaps
 from tickring.codecs.chain import Chain
@@ -104,7 +105,14 @@ def test_newest_ids_that_the_rings_have_are_taken_in_once(tmp_path: Path) -> Non
     assert NewestIds(tmp_path, "feed-x", 1).behind("BTC-USDT", "trade", [6, 7, 8, 9]) == [6, 7, 8, 9]
 
 
-def test_newest_ids_of_a_damaged_file_are_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [b"[", b'[{"exchange":"\xff"}]'], ids=["cut", "no-utf8"])
+def test_instruments_of_a_damaged_file_are_none(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "instruments.json").write_bytes(text)
+    assert load_instruments(tmp_path / "instruments.json") == []
+
+
+@pytest.mark.parametrize("text", [b"{", b'{"epoch":1,"ended":true,"ids":{"\xff":[]}}'], ids=["cut", "no-utf8"])
+def test_newest_ids_of_a_damaged_file_are_none(tmp_path: Path, text: bytes) -> None:
     NewestIds(tmp_path, "feed-x", 1).end()
-    (tmp_path / "newest" / "feed-x.json").write_text("{")
+    (tmp_path / "newest" / "feed-x.json").write_bytes(text)
     assert NewestIds(tmp_path, "feed-x", 1).behind("BTC-USDT", "trade", []) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tickring.actors.front.missed import Missed
 from tickring.actors.gaps import PENDING_MAX, Gap, GapLedger, Outage, gaps_path, outages_path, read_gaps, read_outages
 
 
@@ -35,9 +36,11 @@ def test_gap_ledger_skips_a_torn_line(tmp_path: Path) -> None:
     path = gaps_path(tmp_path, "feed-x")
     GapLedger(path, 1 << 20).add(gap(1))
     with path.open("ab") as file:
-        file.write(b'{"exchange":"bin\n')
+        file.write(b'{"exchange":"bin\n{"exchange":"\xff"}\n')
     GapLedger(path, 1 << 20).add(gap(2))
     assert read_gaps(path) == [gap(1), gap(2)]
+    missed = Missed(tmp_path)
+    assert missed.version == 2, "requests read the same file"
 
 
 def test_gap_ledger_on_a_failing_disk_keeps_the_lines_until_it_takes_them(tmp_path: Path) -> None:

@@ -186,15 +186,16 @@ def test_payments_wait_for_clickhouse(rig: Rig) -> None:
 # -- the rest -----------------------------------------------------------------------------------------------------
 
 
-def test_unreadable_file_of_temporary_ranges_is_kept_aside(tmp_path: Path, shm: Path) -> None:
+@pytest.mark.parametrize("text", [b"[{", b'[{"temp_id":"\xff"}]'], ids=["cut", "no-utf8"])
+def test_unreadable_file_of_temporary_ranges_is_kept_aside(tmp_path: Path, shm: Path, text: bytes) -> None:
     folder = tmp_path / "keeper"
     folder.mkdir()
-    (folder / "temporary.json").write_text("[{")
+    (folder / "temporary.json").write_bytes(text)
     page = MetricsPage(shm, "keeper", time.time_ns())
     parts: Any = None
     TemporaryRanges(Config(), folder, parts, parts, Metrics(page))
     page.close()
-    assert (folder / "temporary.broken").read_text() == "[{"
+    assert (folder / "temporary.broken").read_bytes() == text
 
 
 def test_keeper_that_is_not_there_is_away(tmp_path: Path) -> None:

@@ -150,9 +150,10 @@ def test_change_that_no_connection_can_carry_is_refused_and_not_kept(over):
 
 
 def test_damaged_file_and_a_disk_that_takes_nothing_are_named(over, tmp_path):
-    (tmp_path / FILE).write_text('{"binance.spot": {"BTC-USDT": {"added": ["trades"]}}}')
-    with pytest.raises(ConfigError, match=r"(?s)subscriptions\.json.*mend it, or remove it"):
-        over.plan()
+    for damaged in (b'{"binance.spot": {"BTC-USDT": {"added": ["trades"]}}}', b'{"binance.spot": {"\xff": {}}}'):
+        (tmp_path / FILE).write_bytes(damaged)
+        with pytest.raises(ConfigError, match=r"(?s)subscriptions\.json.*mend it, or remove it"):
+            over.plan()
     (tmp_path / FILE).unlink()
     wanted = over.change({"exchange": "binance", "action": "unsubscribe", "symbols": ["BTC-USDT"]})
     plan = wanted.plan()

@@ -405,6 +405,17 @@ def test_alerts_of_a_ring_that_is_gone_are_told_once_nothing_waits_on_disk(
     assert {topic for topic, _ in asked} == {"alerts.v1"}
 
 
+def test_a_damaged_line_of_the_state_is_left_out_and_counted(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.put_rule(RULE)
+    store.close()
+    with (tmp_path / "state.jsonl").open("ab") as file:
+        file.write(b'{"no_rule":"\xff"}\n{"no_rule":\n')
+    again = Store(tmp_path)
+    assert (again.rules, again.damaged) == ({"pressure": RULE}, 2)
+    again.close()
+
+
 def test_a_disk_without_room_does_not_keep_the_alerts_from_starting(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.put_rule(RULE)

@@ -83,11 +83,12 @@ def test_items_whose_texts_were_overwritten_are_counted(folder: Path) -> None:
     topic.close()
 
 
-def test_items_of_another_version_are_counted_and_the_others_are_read(folder: Path, topic: Topic) -> None:
+@pytest.mark.parametrize("text", [b'{"fill_id":"f-2","of":"another version"}', b'["\xff"]'], ids=["version", "no-utf8"])
+def test_items_of_another_version_are_counted_and_the_others_are_read(folder: Path, topic: Topic, text: bytes) -> None:
     page = MetricsPage(folder, "front-0", 1)
     streams = DeskStreams(folder, page)
     topic.fill(a_fill(1))
-    at, size = topic._text({"fill_id": "f-2", "of": "another version"})
+    at, size = topic.texts.append(text), len(text)
     topic.publish["fill"](1, 1, NOW, 0, bytes(16), bytes(16), bytes(16), 1, at, size, 0, 0)
     topic.fill(a_fill(3))
     recent = recent_of(streams)

@@ -19,7 +19,7 @@ from tickring.ringbuf import DirectoryFull, StreamReader, bytes_filename
 from .desk_rig import Topic
 from .test_front_streams import a_fill
 
-OTHER = {"of": "another version"}
+OTHER = b'{"of":"another version"}'
 NOTHING = bytes(16)
 
 
@@ -30,10 +30,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made.close()
 
 
-def test_fill_of_another_version_is_a_hole_that_clickhouse_fills(shm: Path, store: Store) -> None:
+@pytest.mark.parametrize("text", [OTHER, b'["\xff"]'], ids=["version", "no-utf8"])
+def test_fill_of_another_version_is_a_hole_that_clickhouse_fills(shm: Path, store: Store, text: bytes) -> None:
     topic = Topic(shm, "exec.reports.v1")
     topic.fill(a_fill(1))
-    at, size = topic._text(OTHER)
+    at, size = topic.texts.append(text), len(text)
     topic.publish["fill"](0, 1, 1, 0, NOTHING, NOTHING, NOTHING, topic.offset, at, size, 0, 0)
     topic.offset += 1
     topic.fill(a_fill(3))
@@ -44,10 +45,11 @@ def test_fill_of_another_version_is_a_hole_that_clickhouse_fills(shm: Path, stor
     topic.close()
 
 
-def test_statement_of_another_version_is_counted(shm: Path) -> None:
+@pytest.mark.parametrize("text", [OTHER, b'{"event_id":"\xff"}'], ids=["version", "no-utf8"])
+def test_statement_of_another_version_is_counted(shm: Path, text: bytes) -> None:
     topic, prices = Topic(shm, "market.data.v1"), []
     statements = Statements(shm, lambda *told: prices.append(told), lambda *_: None)
-    at, size = topic._text(OTHER)
+    at, size = topic.texts.append(text), len(text)
     topic.publish["statement"](0, 1, 1, 0, 0, at, size, 0, 0)
     topic.say(MarketData(event_id="e", timestamp=5, variant="api", symbol="SOLUSDT", price=UNIT))
     statements.refresh()
