@@ -48,9 +48,18 @@ class Rates:
     def __init__(self) -> None:
         self._seen: dict[tuple[str, Labels], deque[tuple[float, float]]] = {}
 
-    def increase(self, name: str, labels: Labels, value: float, now: float, window_s: float = MINUTE_S) -> float:
-        """By how much a counter grew within the window; a counter that began anew grew by what it has."""
-        points = self._seen.setdefault((name, labels), deque())
+    def increase(
+        self, name: str, labels: Labels, value: float, now: float, window_s: float = MINUTE_S, *,
+        none_at: float | None = None,
+    ) -> float:  # fmt: skip
+        """By how much a counter grew within the window; a counter that began anew grew by what it has.
+
+        Args:
+            none_at: when a counter that was never seen was not there yet; None = it may have been, with any value.
+        """
+        points = self._seen.get((name, labels))
+        if points is None:
+            points = self._seen[name, labels] = deque([(none_at, 0.0)] if none_at is not None else ())
         if points and value < points[-1][1]:
             points.clear()
             points.append((now, 0.0))
@@ -58,6 +67,11 @@ class Rates:
         while len(points) > 2 and points[1][0] <= now - window_s:
             points.popleft()
         return value - points[0][1]
+
+    def forget(self, actor: str) -> None:
+        """The counters of an actor began anew, each when it is first needed."""
+        for key in [key for key in self._seen if ("actor", actor) in key[1]]:
+            del self._seen[key]
 
 
 class Collector:
@@ -67,17 +81,36 @@ class Collector:
         self._folder, self._data, self._pages = folder, data, pages
         self._rates = Rates()
         self._cpu: tuple[float, float] | None = None
+        self._lives: dict[str, tuple[int, int]] = {}  # actor -> pid and start of its page, at the last look
+        self._known: set[str] = set()  # actors of whose counters those that are new were not there at the last look
+        self._looked: float | None = None
 
     def collect(self, now: float) -> Collected:
         """All signals as they are; `now` is monotonic."""
         found: Collected = defaultdict(dict)
         pages = list(self._pages(self._folder))
+        self._take_lives(pages)
         for page in pages:
             self._take_page(page, now, found)
         self._take_requests(pages, now, found)
         self._take_rates(pages, now, found)
         self._take_host(found)
+        self._looked = now
         return dict(found)
+
+    def _take_lives(self, pages: Iterable[PageView]) -> None:
+        """Counters appear with what they first count, so one that is new on a page we know has grown from 0."""
+        self._known = set(self._lives)
+        for page in pages:
+            life = page.pid, page.started_ns
+            if self._lives.setdefault(page.actor, life) != life:
+                self._lives[page.actor] = life
+                self._rates.forget(page.actor)
+
+    def _grown(self, name: str, page: PageView, sample: Sample, value: float, now: float, window_s: float) -> float:
+        labels = labels_of(**{**sample.labels, "actor": page.actor})
+        none_at = self._looked if page.actor in self._known else None
+        return self._rates.increase(name, labels, value, now, window_s, none_at=none_at)
 
     def _take_page(self, page: PageView, now: float, found: Collected) -> None:
         for sample in page.samples:
@@ -101,7 +134,7 @@ class Collector:
                 if sample.name == "tickring_front_request_seconds":
                     bounds = sample.bounds
                     grown = [
-                        self._rates.increase(f"request{index}", labels_of(actor=page.actor), value, now)
+                        self._grown(f"request{index}", page, sample, value, now, MINUTE_S)
                         for index, value in enumerate(sample.values[:-1])
                     ]
                     counts = [a + b for a, b in zip(counts, grown, strict=True)] if counts else grown
@@ -114,10 +147,8 @@ class Collector:
         grown: dict[str, dict[Labels, float]] = defaultdict(lambda: defaultdict(float))
 
         def grow(name: str, page: PageView, sample: Sample, labels: Labels, window_s: float = MINUTE_S) -> None:
-            whole = labels_of(**sample.labels, actor=page.actor)
-            grown[name][labels] += self._rates.increase(
-                sample.name + str(window_s), whole, sample.values[0], now, window_s
-            )
+            series = sample.name + str(window_s)
+            grown[name][labels] += self._grown(series, page, sample, sample.values[0], now, window_s)
 
         for page in pages:
             for sample in page.samples:

@@ -90,3 +90,56 @@ def test_requests_over_five_seconds_are_told_from_those_that_took_less(shm: Path
             histogram.observe(seconds)
         found = collector.collect(now)
         assert (found["api_over_5s_per_minute"][()], found["api_p99_seconds"][()]) == (slow, p99), seconds
+
+
+class Pages:
+    """Pages of actors as a test says them."""
+
+    def __init__(self, shm: Path) -> None:
+        self.views: dict[str, PageView] = {}
+        self.collector, self.now = Collector(shm, shm, pages=lambda _: list(self.views.values())), 1000.0
+
+    def tell(self, actor: str, *samples: tuple[str, dict[str, str], float], pid: int = 1) -> None:
+        told = tuple(Sample("counter", name, "", labels, (value,)) for name, labels, value in samples)
+        self.views[actor] = PageView(actor, pid, pid, 0, State.RUNNING, samples=told)
+
+    def look(self, signal: str) -> dict[Labels, float]:
+        self.now += 2.0
+        return self.collector.collect(self.now).get(signal, {})
+
+
+def rest(status: str, value: float) -> tuple[str, dict[str, str], float]:
+    return "tickring_feed_rest_total", {"exchange": "binance", "status": status}, value
+
+
+BINANCE = labels_of(exchange="binance")
+
+
+def test_first_refusal_of_an_exchange_counts_although_its_counter_comes_with_it(shm: Path) -> None:
+    pages = Pages(shm)
+    pages.tell("feed-x", rest("200", 5))
+    assert pages.look("rest_refusals_per_minute") == {}
+    pages.tell("feed-x", rest("200", 5), rest("418", 1))
+    assert [pages.look("rest_refusals_per_minute")[BINANCE] for _ in range(3)] == [1, 1, 1]
+    pages.now += 60
+    assert [pages.look("rest_refusals_per_minute")[BINANCE] for _ in range(2)][-1] == 0
+
+
+def test_refusals_of_an_actor_that_was_restarted_count_from_nothing(shm: Path) -> None:
+    pages = Pages(shm)
+    pages.tell("feed-x", rest("429", 5))
+    assert pages.look("rest_refusals_per_minute") == {BINANCE: 0}, "what was before our first look is not known"
+    pages.tell("feed-x", rest("429", 7), pid=2)
+    assert pages.look("rest_refusals_per_minute") == {BINANCE: 7}
+    pages.tell("feed-x", pid=3)
+    pages.look("rest_refusals_per_minute")
+    pages.tell("feed-x", rest("429", 8), pid=3)
+    assert pages.look("rest_refusals_per_minute") == {BINANCE: 8}
+
+
+def test_rows_that_are_lost_at_once_are_told(shm: Path) -> None:
+    pages = Pages(shm)
+    pages.tell("writer")
+    pages.look("lost_rows_per_minute")
+    pages.tell("writer", ("tickring_storage_lost_rows_total", {"stream": "feed.trade", "reason": "lapped"}, 250_000))
+    assert pages.look("lost_rows_per_minute") == {(): 250_000}
