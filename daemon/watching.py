@@ -15,7 +15,7 @@ from typing import Any
 from ..ringbuf import PageView, State, StreamReader, read_pages
 from ..ringbuf import readers as reader_file
 from ..ringbuf.errors import RingError
-from ..ringbuf.page import Sample
+from ..ringbuf.page import Sample, quantile
 from ..ringbuf.readers import ReaderKind, process_start_time
 from .instance import SUPERVISOR
 
@@ -201,21 +201,6 @@ def _state(page: PageView | None, beat_age_s: float, said: str) -> str:
     if page.state in (State.RUNNING, State.DRAINING) and beat_age_s > BEAT_STALE_S:
         return "hung"
     return page.state.name.lower()
-
-
-def quantile(bounds: Sequence[float], counts: Sequence[float], q: float) -> float:
-    """The value below which a share `q` of the observations lies, taken as spread evenly inside each bucket.
-
-    Of observations beyond the last bound only that is known, so they count as the last bound. 0 without any.
-    """
-    left = q * sum(counts)
-    low = 0.0
-    for high, count in zip(bounds, counts, strict=False):
-        if count and left <= count:
-            return low + (high - low) * left / count
-        left -= count
-        low = high
-    return bounds[-1] if bounds and sum(counts) else 0.0
 
 
 def read_readers(path: Path, published: int) -> list[ReaderRow]:

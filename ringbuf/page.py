@@ -116,6 +116,21 @@ class Histogram:
         self.sum += value
 
 
+def quantile(bounds: Sequence[float], counts: Sequence[float], q: float) -> float:
+    """The value below which a share `q` of the observations lies, taken as spread evenly inside each bucket.
+
+    Of observations beyond the last bound only that is known, so they count as the last bound. 0 without any.
+    """
+    left = q * sum(counts)
+    low = 0.0
+    for high, count in zip(bounds, counts, strict=False):
+        if count and left <= count:
+            return low + (high - low) * left / count
+        left -= count
+        low = high
+    return bounds[-1] if bounds and sum(counts) else 0.0
+
+
 @dataclass(frozen=True)
 class Sample:
     """One metric of a page: `values` is one number, or for a histogram the count per bucket and then the sum."""

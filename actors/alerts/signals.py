@@ -25,7 +25,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from ...ringbuf.page import PageView, Sample, State, read_pages
+from ...ringbuf.page import PageView, Sample, State, quantile, read_pages
 from .rules import Labels
 
 Collected = dict[str, dict[Labels, float]]
@@ -208,18 +208,6 @@ def _percents(
         whole = good if of_failed else good + bad
         if whole > 0:
             target[labels] = 100.0 * (bad if of_failed else good) / whole
-
-
-def quantile(bounds: tuple[float, ...], counts: list[float], share: float) -> float:
-    """Upper bound of the bucket in which the quantile lies; 0 without observations."""
-    whole, seen = sum(counts), 0.0
-    if not whole:
-        return 0.0
-    for bound, count in zip((*bounds, 2 * bounds[-1]), counts, strict=True):
-        seen += count
-        if seen >= share * whole:
-            return bound
-    return 2 * bounds[-1]
 
 
 def _meminfo() -> Iterable[tuple[str, int]]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tickring.actors.alerts.book import AlertBook, Entry, UnknownAlert
 from tickring.actors.alerts.defaults import DEFAULT_RULES
 from tickring.actors.alerts.rules import ABSENT_S, Condition, Rule, Watch, alert_id
-from tickring.actors.alerts.signals import Rates, labels_of, quantile
+from tickring.actors.alerts.signals import Rates, labels_of
 from tickring.codecs.desk.canonical import Alert
 
 LAG = labels_of(topic="exec.reports.v1")
@@ -106,13 +106,6 @@ def test_a_counter_that_began_anew_grew_by_what_it_has() -> None:
     rates = Rates()
     assert [rates.increase("n", (), value, now) for now, value in ((0, 5), (10, 8), (20, 2), (30, 3))] == [0, 3, 2, 3]
     assert rates.increase("n", (), 3, 200) == 0.0
-
-
-def test_a_quantile_is_the_bound_of_its_bucket() -> None:
-    assert quantile((0.1, 0.5), [99, 1, 0], 0.99) == 0.1
-    assert quantile((0.1, 0.5), [98, 2, 0], 0.99) == 0.5
-    assert quantile((0.1, 0.5), [0, 0, 1], 0.99) == 1.0
-    assert quantile((0.1, 0.5), [0, 0, 0], 0.99) == 0.0
 
 
 # -- the book ---------------------------------------------------------------------------------------------------

@@ -5,7 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from tickring.actors.alerts.rules import Labels
+import pytest
+
+from tickring.actors.alerts.defaults import DEFAULT_RULES
+from tickring.actors.alerts.rules import Labels, Watch
 from tickring.actors.alerts.signals import Collected, Collector, labels_of
 from tickring.actors.alerts.told import RISK_FRESH_NS, Desk
 from tickring.actors.front.served import SECONDS
@@ -85,11 +88,32 @@ def test_requests_over_five_seconds_are_told_from_those_that_took_less(shm: Path
         return [PageView("front-0", 1, 0, 0, State.RUNNING, samples=(sample,))]
 
     collector = Collector(shm, shm, pages=pages)
-    for now, seconds, slow, p99 in ((1.0, 0.0, 0, 0.0), (2.0, 3.0, 0, 5.0), (3.0, 6.0, 1, 10.0)):
+    for now, seconds, slow, p99 in ((1.0, 0.0, 0, 0.0), (2.0, 3.0, 0, 4.975), (3.0, 6.0, 1, 5.0)):
         if seconds:
             histogram.observe(seconds)
         found = collector.collect(now)
         assert (found["api_over_5s_per_minute"][()], found["api_p99_seconds"][()]) == (slow, p99), seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "raised"),
+    [(0.15, []), (0.24, ["api_p99"]), (0.26, ["api_p99"]), (0.6, ["api_p99", "api_p99_critical"])],
+)
+def test_latency_of_requests_raises_what_is_said_of_it(shm: Path, seconds: float, raised: list[str]) -> None:
+    histogram, watch = Histogram(0, SECONDS), Watch()
+    rules = [rule for rule in DEFAULT_RULES if rule.rule_id.startswith("api_p99")]
+
+    def pages(_: Path) -> list[PageView]:
+        values = (*map(float, histogram.counts), histogram.sum)
+        sample = Sample("histogram", "tickring_front_request_seconds", "", {}, values, SECONDS)
+        return [PageView("front-0", 1, 0, 0, State.RUNNING, samples=(sample,))]
+
+    collector, found = Collector(shm, shm, pages=pages), list[str]()
+    for look in range(70):
+        found += [one.alert_id for one in watch.examine(rules, collector.collect(2.0 * look), 2.0 * look)]
+        for _ in range(100):
+            histogram.observe(seconds)
+    assert found == raised
 
 
 class Pages:
