@@ -8,7 +8,6 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -24,7 +23,7 @@ from .commands import BadCommand, member, serve, unlink
 from .config import Config
 from .defaults import DEFAULT_RULES
 from .past import past_alerts
-from .produce import Producer, message
+from .produce import Producer, came_back, message, origin_of
 from .publish import Publisher
 from .rules import Finding, Labels, Rule, Watch, alert_id
 from .signals import MINUTE_S, RATES, Collector
@@ -60,6 +59,7 @@ class Alerts:
         self.rules = self._all_rules()
         wanted = self.config.kafka if self.config.produce else None
         self.producer = Producer(ctx.page, wanted, ctx.folder) if wanted is not None else None
+        self.origin = origin_of(ctx.folder)
         page = ctx.page
         self._raised = {
             severity: page.counter("tickring_alerts_raised_total", "Alerts raised", severity=severity)
@@ -143,6 +143,8 @@ class Alerts:
 
     def _tell(self, alert: Alert) -> None:
         known = self.book.get(alert.alert_id)
+        if came_back(alert, self.origin) or (known is not None and _is_own(known.alert)):
+            return  # what it is, our rules and our people say
         entry = self.book.tell(alert)
         if entry is not None:
             self._changed(entry, raised=known is None and not entry.alert.resolved)
@@ -191,6 +193,7 @@ class Alerts:
             self._found(finding)
         for entry in self.book.give_up(self.config.active_max, time.time_ns()):
             self._changed(entry)
+            self._produce(entry)
         self.store.sync(self.book)
         self._show(time.perf_counter() - started)
 
@@ -202,19 +205,19 @@ class Alerts:
                 log.info("alert=%s resolved", finding.alert_id)
                 entry = self.book.resolve(finding.alert_id, "the condition is over", now_ns, auto=True)
                 self._changed(entry)
-                self._produce(entry.alert)
+                self._produce(entry)
             return
         alert = _alert_of(finding, now_ns)
         entry = self.book.raise_own(alert, now_ns, int(self.config.again_after_s * 1e9))
         if entry is not None:
             log.warning("alert=%s severity=%s: %s", alert.alert_id, alert.severity, alert.message)
             self._changed(entry, raised=True)
-            self._produce(entry.alert)
+            self._produce(entry)
 
-    def _produce(self, alert: Alert) -> None:
-        if self.producer is not None:
-            iso = datetime.fromtimestamp(alert.timestamp / 1e9, UTC).isoformat(timespec="milliseconds")
-            self.producer.put(message(alert, iso))
+    def _produce(self, entry: Entry) -> None:
+        """Tell the others that an alert of ours was raised, or is over: after `_changed`."""
+        if self.producer is not None and _is_own(entry.alert):
+            self.producer.put(message(entry, self.origin))
 
     def _show(self, took_s: float) -> None:
         active = len(self.book.active())
@@ -235,9 +238,14 @@ class Alerts:
         return {"alert": entry}
 
     def resolve(self, request: dict[str, Any]) -> dict[str, Any]:
+        alert_id = member(request, "alert_id", 1000)
         action = member(request, "action", 1000, default="resolved by hand")
-        entry = self.book.resolve(member(request, "alert_id", 1000), action, time.time_ns())
+        known = self.book.get(alert_id)
+        over = known is not None and known.alert.resolved
+        entry = self.book.resolve(alert_id, action, time.time_ns())
         self._changed(entry)
+        if not over:
+            self._produce(entry)
         return {"alert": entry}
 
     def create(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -302,6 +310,7 @@ class Alerts:
 
     def _without_rule(self, entry: Entry) -> None:
         self._changed(self.book.resolve(entry.alert.alert_id, "its rule is gone", time.time_ns(), auto=True))
+        self._produce(entry)
 
     # -- life -------------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
-"""Our own alerts on `alerts.v1`, for whoever else listens there.
+"""Our own alerts on `alerts.v1`, for whoever else listens there: that one is raised, and that it is over.
 
-They come back to us as everybody's do, and count once: they are the same alerts.
+They come back to us, who know them better: `came_back` tells them from those of others.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import msgspec
 from ...codecs.desk.canonical import Alert
 from ...ringbuf import MetricsPage
 from ..topic.brokers import Brokers
+from .book import Entry
 from .told import ALERTS_TOPIC
 
 log = logging.getLogger(__name__)
@@ -23,17 +27,41 @@ log = logging.getLogger(__name__)
 WAITING_MAX = 1000
 RETRY_S = 5.0
 SEVERITIES = {"INFO": "LOW"}  # the api variant has no INFO
+MARK = "tickring"  # the member of `metadata` that says whose it is
+_IDS = uuid.UUID("7f1cf1a4-3f0e-5d1b-9a53-4d6a2c1e8b70")
 
 
-def message(alert: Alert, iso: str) -> dict[str, Any]:
-    """The `api` variant of an alert."""
+def message(entry: Entry, origin: str) -> dict[str, Any]:
+    """The `api` variant of what an alert is now. Each change is an event of its own, with its own id and time.
+
+    Args:
+        origin: who produces it, see `origin_of`.
+    """
+    alert = entry.alert
+    changed = datetime.fromtimestamp(entry.changed_ns / 1e9, UTC)
     return {
-        "event_id": alert.event_id, "timestamp": iso, "alert_id": alert.alert_id,
+        "event_id": str(uuid.uuid5(_IDS, f"{alert.alert_id} {entry.changed_ns}")),
+        "timestamp": changed.isoformat(timespec="microseconds"), "alert_id": alert.alert_id,
         "severity": SEVERITIES.get(alert.severity, alert.severity), "code": alert.code, "title": alert.title,
         "message": alert.message, "source": "DATA_PIPELINE", "strategy_id": alert.strategy_id or "dipmaster",
         "account_id": alert.account_id, "symbol": alert.symbol, "context": {"rule_id": alert.rule_id},
-        "auto_resolved": alert.auto_resolved, "resolution_action": alert.resolution_action, "metadata": {},
+        # the variant has no other word for an alert that is over, whoever ended it
+        "auto_resolved": alert.resolved, "resolution_action": alert.resolution_action, "metadata": {MARK: origin},
     }  # fmt: skip
+
+
+def origin_of(folder: Path) -> str:
+    """Which instance of which machine this is."""
+    return f"{os.uname().nodename}/{folder.name}"
+
+
+def came_back(alert: Alert, origin: str) -> bool:
+    """Whether we produced it."""
+    try:
+        metadata = msgspec.json.decode(alert.metadata or "{}")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return isinstance(metadata, dict) and metadata.get(MARK) == origin
 
 
 class Producer:

@@ -15,12 +15,15 @@ import msgspec
 import pytest
 
 from tickring.actors.alerts import Config, actor, byte_rings, main, streams
+from tickring.actors.alerts.book import AlertBook
 from tickring.actors.alerts.rules import Condition, Rule
 from tickring.actors.alerts.store import Store
 from tickring.actors.control import ALERTS_SOCKET, CommandRefused, NoAnswer, command
 from tickring.actors.recent import Recent
 from tickring.actors.runtime import ActorContext
+from tickring.actors.topic.brokers import Brokers
 from tickring.codecs.desk.canonical import Alert
+from tickring.codecs.desk.decoder import Defaults, decoder
 from tickring.codecs.desk.records import ALERT_STATE, TEXTS
 from tickring.ringbuf import (
     ByteRingReader,
@@ -302,6 +305,45 @@ def test_somebody_can_raise_an_alert_by_hand(rig: Rig) -> None:
     made = rig.ask("create", name="Look", severity="warning", description="something is odd", source="ada")["alert"]
     assert made["alert"]["severity"] == "MEDIUM" and made["alert"]["severity_raw"] == "warning"
     rig.wait_states(made["alert"]["alert_id"], "ACTIVE")
+
+
+def test_what_is_produced_tells_everybody_what_becomes_of_an_alert_and_changes_nothing_here(still: Rig) -> None:
+    rules = [msgspec.structs.replace(RULE, rule_id=name) for name in ("auto", "hand", "rule")]
+    config = Config(rules=rules, produce=True, kafka=Brokers(bootstrap_servers="127.0.0.1:1"))
+    alerts = actor.Alerts(_context(still.folder, still.data, config))
+    ids = {rule.rule_id: f"{rule.rule_id}{{actor=pump}}" for rule in rules}
+    still.set_pressure(20)
+    alerts.look()
+    alerts.resolve({"alert_id": ids["hand"]})
+    alerts.resolve({"alert_id": ids["hand"]})  # again: it was over
+    alerts.rules["rule"] = msgspec.structs.replace(rules[2], enabled=False)
+    entry = alerts.book.get(ids["rule"])
+    assert entry is not None
+    alerts._without_rule(entry)
+    still.set_pressure(0)
+    alerts.look()
+    assert alerts.producer is not None
+    sent = [alerts.producer._waiting.get_nowait() for _ in range(alerts.producer._waiting.qsize())]
+    sent = [one for one in sent if b"actor=pump" in one]
+    decode, seen, others = decoder("alerts.v1", Defaults()), set[str](), AlertBook()
+    published = len(still.changes())
+    for offset, value in enumerate(sent):
+        event = decode(value, 0, offset, 0)
+        assert isinstance(event, Alert) and event.event_id not in seen
+        seen.add(event.event_id)
+        others.tell(event)
+        alerts._tell(event)
+    assert len(sent) == 6 and not [one for one in others.active() if one.alert.alert_id in ids.values()]
+    assert len(still.changes()) == published
+    assert {one.alert.source for one in alerts.book if one.alert.alert_id in ids.values()} == {"tickring"}
+    for alert_id in ids.values():
+        del alerts.book._entries[alert_id]  # as when it was resolved long ago
+    for offset, value in enumerate(sent):
+        event = decode(value, 0, offset, 0)
+        assert isinstance(event, Alert)
+        alerts._tell(event)
+    assert len(still.changes()) == published
+    _released(alerts)
 
 
 @pytest.fixture
