@@ -19,9 +19,9 @@ def _rule(
 
 DEFAULT_RULES: tuple[Rule, ...] = (
     _rule("data_gap", "No market data for over an hour", "CRITICAL", "stream_silent_seconds", ">", 3600,
-          category="data", description="A stream that was live brought nothing: see its feed in `tickring top`."),
+          category="data", description="See the feed in `tickring top`."),
     _rule("feed_stale", "A feed is silent", "HIGH", "stream_silent_seconds", ">", 60, category="data",
-          description="A stream that was live brought nothing for a minute."),
+          description="Its streams brought nothing for a minute."),
     _rule("feed_disconnected", "A feed is not connected", "HIGH", "tickring_feed_connected", "<", 1, duration=30,
           category="connectivity"),
     _rule("actor_down", "A process does not answer", "CRITICAL", "actor_beat_age_seconds", ">", 10, duration=5,

@@ -4,13 +4,14 @@ Every counter and gauge of every actor is a signal under its own name, with the 
 
 | signal | labels | what |
 |---|---|---|
-| stream_silent_seconds | actor | since the last market data of a feed that has had some |
+| stream_silent_seconds | actor | since the last market data of a feed, or since it began where none has come |
 | actor_beat_age_seconds | actor | since the last heartbeat |
 | api_p99_seconds, api_over_5s_per_minute | | of the requests of the last minute, over all fronts |
 | rest_refusals_per_minute | exchange | 429 and 418 |
 | insert_errors_per_minute, lost_rows_per_minute | | of the writer |
 | snapshot_success_percent | exchange | book snapshots of the last 5 minutes |
-| kafka_lag_events, kafka_error_percent, topic_silent_seconds | topic | errors of the last minute |
+| kafka_lag_events, kafka_error_percent | topic | errors of the last minute |
+| topic_silent_seconds | topic | since its newest event; since its actor's start where none is known |
 | claim_difference | figure, account, symbol | what producers claim less ours, without its sign |
 | disk_used_percent, shared_memory_used_percent, memory_used_percent, cpu_used_percent | | of the host |
 | risk_leverage, risk_var_95, risk_var_99, drawdown | account | as stated; a fraction; our own drawdown too |
@@ -120,10 +121,8 @@ class Collector:
         if page.state in OPEN_STATES and page.beat_ns:
             found["actor_beat_age_seconds"][actor] = max(0.0, now - page.beat_ns / 1e9)
         if page.actor.startswith("feed-"):
-            # a feed that has not had any market data yet is not silent but starting; that it hangs its beat says
             ages = [sample.values[0] for sample in page.samples if sample.name == "tickring_feed_data_age_seconds"]
-            frames = sum(sample.values[0] for sample in page.samples if sample.name == "tickring_feed_frames_total")
-            if ages and frames:
+            if ages:
                 found["stream_silent_seconds"][actor] = max(ages)
 
     def _take_requests(self, pages: Iterable[PageView], now: float, found: Collected) -> None:
@@ -174,8 +173,8 @@ class Collector:
                     case "tickring_kafka_lag_events":
                         found["kafka_lag_events"][topic] = found["kafka_lag_events"].get(topic, 0.0) + sample.values[0]
                     case "tickring_kafka_last_event_seconds":
-                        if sample.values[0]:
-                            found["topic_silent_seconds"][topic] = max(0.0, time.time() - sample.values[0])
+                        silent_since_s = sample.values[0] or page.started_ns / 1e9
+                        found["topic_silent_seconds"][topic] = max(0.0, time.time() - silent_since_s)
                     case "tickring_portfolio_claim_difference":
                         found["claim_difference"][labels_of(**labels)] = abs(sample.values[0])
         for name in ("rest_refusals_per_minute", "insert_errors_per_minute", "lost_rows_per_minute"):

@@ -17,7 +17,7 @@ class Progress:
     reason: str = ""
     consumed: int = 0  # events that the broker gave us
     lost: int = 0  # events that the broker had deleted before we read them
-    last_event_ns: int = 0  # the broker's time of the newest event
+    last_event_ns: int = 0  # the broker's time of the newest event, of an earlier life too; 0 = none
     held_s: float = 0.0  # time waited for durable readers
     detached: int = 0
     commits: int = 0

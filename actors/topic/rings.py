@@ -72,6 +72,7 @@ class TopicRings:
         )  # fmt: skip
         self.repeats = Repeats(config.repeats_kept)
         self.tally = Tally()
+        self.newest_ns = 0  # the broker's time of the newest event that an earlier life published; 0 = none is left
         self.resume = self._find_ends()
         self._there = self._find_live()
         self._rows = Rows(
@@ -132,6 +133,8 @@ class TopicRings:
         rows, _, _ = reader.read(reader.oldest(), reader.capacity)
         for partition in np.unique(rows["partition"]).tolist():
             ends[partition] = int(rows["offset"][rows["partition"] == partition].max()) + 1
+        if len(rows):
+            self.newest_ns = int(np.minimum(rows["timestamp"] * 1_000_000, rows["ts_recv_ns"]).max())
         for row in rows[-self.config.repeats_kept :] if self._decode is not None else ():
             self._remember(row)
         return ends

@@ -49,7 +49,7 @@ async def main(ctx: ActorContext) -> None:
     config: Config = ctx.config
     decode = make_decode(config.topic, config.default_account, config.default_strategy)
     rings = TopicRings(ctx, decode)
-    progress, metrics = Progress(), TopicMetrics(ctx.page, config.topic)
+    progress, metrics = Progress(last_event_ns=rings.newest_ns), TopicMetrics(ctx.page, config.topic)
     log.info("topic=%s actor=%s resume=%s ids=%d", config.topic, ctx.name, rings.resume, len(rings.repeats))
     _keep_memory()
     gc.collect()

@@ -167,3 +167,16 @@ def test_rows_that_are_lost_at_once_are_told(shm: Path) -> None:
     pages.look("lost_rows_per_minute")
     pages.tell("writer", ("tickring_storage_lost_rows_total", {"stream": "feed.trade", "reason": "lapped"}, 250_000))
     assert pages.look("lost_rows_per_minute") == {(): 250_000}
+
+
+def test_topic_and_feed_that_were_silent_from_the_start_are_silent_since_then(shm: Path) -> None:
+    pages, began_ns = Pages(shm), time.time_ns() - 400 * 10**9
+    topic = {"topic": "trade.signals.v1"}
+    pages.tell("topic-trade-signals-v1", ("tickring_kafka_last_event_seconds", topic, 0.0), pid=began_ns)
+    assert pages.look("topic_silent_seconds")[labels_of(**topic)] == pytest.approx(400, abs=30)
+    pages.tell("topic-trade-signals-v1", ("tickring_kafka_last_event_seconds", topic, began_ns / 1e9 - 600))
+    assert pages.look("topic_silent_seconds")[labels_of(**topic)] == pytest.approx(1000, abs=30)
+    exchange = {"exchange": "binance"}
+    frames = ("tickring_feed_frames_total", exchange, 0.0)
+    pages.tell("feed-x", ("tickring_feed_data_age_seconds", exchange, 61.0), frames)
+    assert pages.look("stream_silent_seconds") == {labels_of(actor="feed-x"): 61}

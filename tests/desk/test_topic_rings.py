@@ -40,7 +40,8 @@ class Producer:
         (tmp_path / f"{self.rig.name}.log").touch()
         self.page = MetricsPage(shm, self.rig.name, time.time_ns())
         config = msgspec.convert(self.rig.settings, Config)
-        self.rings = TopicRings(ActorContext(self.rig.name, "topic", shm, tmp_path, config, self.page), decode)
+        self.context = ActorContext(self.rig.name, "topic", shm, tmp_path, config, self.page)
+        self.rings = TopicRings(self.context, decode)
         self.offset = 0
 
     def records(self, *values: bytes, headers: Any = ()) -> list[Any]:
@@ -82,6 +83,14 @@ def test_event_that_failed_has_not_come_before_when_its_id_comes_again(producer:
     assert fills["offset"].tolist()[-2:] == [producer.offset - 1] * 2
     producer.take(b"a +")
     assert flagged(producer.rig.rows("event"), Flag.REPEATED)[-1]
+
+
+def test_newest_event_of_an_earlier_life_is_known(producer: Producer) -> None:
+    assert producer.rings.newest_ns == 0
+    producer.take(b"a +")
+    producer.rings.close()
+    producer.rings = TopicRings(producer.context, decode)
+    assert producer.rings.newest_ns == 1_741_080_000_000 * 1_000_000
 
 
 def test_event_that_failed_in_the_middle_leaves_none_of_its_fills(producer: Producer) -> None:
