@@ -86,18 +86,28 @@ class Alerts:
         return rules | self.store.rules
 
     def _restore(self) -> None:
-        """What was active is not raised again, and ends where its rule is gone."""
+        """What was active, or resolved by hand not long ago, is not raised again; it ends where its rule is gone."""
         now = time.monotonic()
-        for entry in self.book.active():
-            if not _is_own(entry.alert):
+        for entry in list(self.book):
+            rest_s = self._rest_s(entry)
+            if (entry.alert.resolved and not rest_s) or not _is_own(entry.alert):
                 continue
             rule = self.rules.get(entry.alert.rule_id or "")
             if rule is not None and rule.enabled:
                 doubt_s = MINUTE_S if any(one.metric_name in RATES for one in rule.conditions) else 0.0
                 self.watch.restore(rule, _labels_of(entry.alert), now, doubt_s)
-            else:
+                if rest_s:
+                    self.watch.resolved_by_hand(rule.rule_id, _labels_of(entry.alert), now + rest_s)
+            elif not entry.alert.resolved:
                 self._without_rule(entry)
         self._show_again()
+
+    def _rest_s(self, entry: Entry) -> float:
+        """For how long a rule does not raise again what was resolved by hand; 0 where it was not."""
+        if not entry.alert.resolved or entry.alert.auto_resolved:
+            return 0.0
+        rest_s = self.config.again_after_s - (time.time_ns() - entry.resolved_ns) / 1e9
+        return max(0.0, min(rest_s, self.config.again_after_s))
 
     def _show_again(self) -> None:
         """What a crash left between file and ring is in the ring now; a stream made anew gets everything."""
@@ -244,7 +254,9 @@ class Alerts:
         over = known is not None and known.alert.resolved
         entry = self.book.resolve(alert_id, action, time.time_ns())
         self._changed(entry)
-        if not over:
+        if not over and _is_own(entry.alert):
+            again_at = time.monotonic() + self.config.again_after_s
+            self.watch.resolved_by_hand(entry.alert.rule_id or "", _labels_of(entry.alert), again_at)
             self._produce(entry)
         return {"alert": entry}
 

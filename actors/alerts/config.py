@@ -21,7 +21,8 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     interval_s: Seconds = 2.0  # how often the rules are looked at
     rules: list[Rule] = []  # beside the built-in ones, or instead of that with the same rule_id
     disabled: list[str] = []  # built-in rules that are off
-    again_after_s: Seconds = 3600.0  # what comes back sooner is the same alert, open again
+    # what comes back sooner is the same alert, open again; what was resolved by hand and still holds is raised again
+    again_after_s: Seconds = 3600.0
     resolved_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 10_000  # resolved alerts that are remembered
     active_max: Annotated[int, Meta(ge=1000, le=1_000_000)] = 20_000  # beyond it the oldest are resolved
     produce: bool = False  # our own alerts are also produced to alerts.v1

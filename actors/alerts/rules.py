@@ -76,6 +76,7 @@ class _Instance:
     raised: bool = False
     seen: float = 0.0
     doubtful_until: float = 0.0  # that it does not hold is not believed before
+    again_at: float = math.inf  # somebody resolved it by hand: if it still holds then, it is raised again
 
 
 @dataclass
@@ -93,6 +94,12 @@ class Watch:
         """
         held: list[float | None] = [-math.inf] * len(rule.conditions)
         self._instances[rule.rule_id, labels] = _Instance(held, True, now, now + doubt_s)
+
+    def resolved_by_hand(self, rule_id: str, labels: Labels, again_at: float) -> None:
+        """What a rule raised was resolved by hand, although it may still hold."""
+        instance = self._instances.get((rule_id, labels))
+        if instance is not None:
+            instance.again_at = again_at
 
     def forget(self, rule_id: str) -> None:
         """The rule was changed or removed."""
@@ -125,8 +132,9 @@ class Watch:
                 instance = self._instances[key] = _Instance([None] * len(rule.conditions))
             instance.seen = now
             holds = self._holds(rule, instance, [value for value in seen if value is not None], now)
-            if holds != instance.raised and (holds or now >= instance.doubtful_until):
-                instance.raised = holds
+            again = holds and now >= instance.again_at
+            if again or (holds != instance.raised and (holds or now >= instance.doubtful_until)):
+                instance.raised, instance.again_at = holds, math.inf
                 yield Finding(rule, labels, holds, seen[0] or 0.0, rule.conditions[0].threshold)
         for key, instance in list(self._instances.items()):
             if key[0] == rule.rule_id and now - instance.seen > ABSENT_S:

@@ -75,6 +75,17 @@ def test_what_was_active_before_a_restart_is_not_raised_again() -> None:
     assert look(watch, rule, 0, 2) == [False]
 
 
+def test_what_was_resolved_by_hand_and_still_holds_is_raised_again_later() -> None:
+    watch, rule = Watch(), a_rule()
+    assert look(watch, rule, 2000, 0) == [True]
+    watch.resolved_by_hand("lag", LAG, 3600)
+    assert look(watch, rule, 2000, 3599) == [] and look(watch, rule, 2000, 3600) == [True]
+    assert look(watch, rule, 2000, 7300) == [], "it is active"
+    watch.resolved_by_hand("lag", LAG, 8000)
+    assert look(watch, rule, 0, 7400) == [False] and look(watch, rule, 2000, 7500) == [True]
+    assert look(watch, rule, 2000, 9000) == []
+
+
 def test_an_alert_over_a_window_is_not_ended_before_the_window_has_passed_after_a_restart() -> None:
     watch, rule = Watch(), a_rule()
     watch.restore(rule, LAG, 0, doubt_s=60)

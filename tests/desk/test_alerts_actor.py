@@ -196,6 +196,33 @@ def test_a_restart_raises_nothing_anew_and_knows_what_people_did(rig: Rig, numbe
     rig.wait_states("pressure{actor=pump}", "ACTIVE", "RESOLVED")
 
 
+def test_what_was_resolved_by_hand_stays_so_over_a_restart_and_comes_back_later(
+    still: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alerts, name = actor.Alerts(_context(still.folder, still.data, CONFIG)), "pressure{actor=pump}"
+    still.set_pressure(20)
+    alerts.look()
+    alerts.resolve({"alert_id": name})
+    _released(alerts)
+    alerts = actor.Alerts(_context(still.folder, still.data, CONFIG))
+    for _ in range(2):
+        alerts.look()
+    states = [one.status for one in still.changes() if one.alert_id == name]
+    assert states == ["ACTIVE", "RESOLVED"]
+    _released(alerts)
+    now, monotonic = time.time_ns(), time.monotonic()
+    monkeypatch.setattr(actor.time, "time_ns", lambda: now + 3590 * 10**9)
+    alerts = actor.Alerts(_context(still.folder, still.data, CONFIG))
+    for later, expected in ((0, "RESOLVED"), (30, "ACTIVE")):
+        monkeypatch.setattr(actor.time, "time_ns", lambda later=later: now + (3590 + later) * 10**9)
+        monkeypatch.setattr(actor.time, "monotonic", lambda later=later: monotonic + later)
+        alerts.look()
+        entry = alerts.book.get(name)
+        assert entry is not None and entry.alert.status == expected, later
+    monkeypatch.undo()
+    _released(alerts)
+
+
 def test_a_stream_made_anew_has_every_alert_again(rig: Rig) -> None:
     rig.topic.say(telling(1))
     rig.wait_states("al-1", "ACTIVE")
