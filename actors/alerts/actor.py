@@ -27,7 +27,7 @@ from .produce import Producer, came_back, message, origin_of
 from .publish import Publisher
 from .rules import Finding, Labels, Rule, Watch, alert_id
 from .signals import MINUTE_S, RATES, Collector
-from .store import Place, Store
+from .store import FOLDER, Place, Store
 from .told import ALERTS_TOPIC, Desk, context_of
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ class Alerts:
     def __init__(self, ctx: ActorContext) -> None:
         self.ctx = ctx
         self.config: Config = ctx.config
-        self.store = Store(ctx.data / "alerts")
+        self.store = Store(ctx.data / FOLDER, self.config.default_account)
         self.book = AlertBook(self.store.entries.values(), self.config.resolved_max)
         self.publisher = Publisher(ctx, self.config)
         self.collector = Collector(ctx.folder, ctx.data)

@@ -1,7 +1,8 @@
 """Alerts, rules and the place in the topic, on disk.
 
 ``alerts/state.jsonl`` in the instance's data folder: one change a line, the newest of each name counts. It is written
-anew when it has grown to several times what it says.
+anew when it has grown to several times what it says. Fronts read there which alerts are active for longer than memory
+tells: their changes are in the file before they are in the ring.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from pathlib import Path
 
 import msgspec
 
+from ...codecs.desk.canonical import Alert
+from ...codecs.desk.reading import DEFAULT_ACCOUNT
 from .book import Entry
 from .rules import Rule
 
 log = logging.getLogger(__name__)
 
 COMPACT_BYTES_MIN = 1 << 20
+FOLDER, FILE = "alerts", "state.jsonl"
 
 
 class Place(msgspec.Struct, kw_only=True):
@@ -37,22 +41,59 @@ class _Line(msgspec.Struct, kw_only=True, omit_defaults=True):
     no_rule: str = ""  # a rule that was taken away
     place: Place | None = None
     shown: int = 0  # epoch of our stream, once every alert is in it
+    account: str = ""  # of alerts that name none
+
+
+class _AlertLine(msgspec.Struct):
+    """What fronts read of a line."""
+
+    entry: Entry | None = None
+    account: str = ""
 
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(_Line).decode
+_decode_alert = msgspec.json.Decoder(_AlertLine).decode
+
+
+def read_active(data: Path) -> tuple[dict[str, Alert], str] | None:
+    """The alerts that are not resolved, by id, and the account of those that name none; None without a file.
+
+    Args:
+        data: the instance's data folder.
+    """
+    try:
+        lines = (data / FOLDER / FILE).read_bytes().splitlines()
+    except OSError:
+        return None
+    found, account = dict[str, Alert](), ""
+    for text in lines:
+        try:
+            line = _decode_alert(text)
+        except (msgspec.DecodeError, UnicodeDecodeError):  # being written, or damaged
+            continue
+        account = line.account or account
+        if line.entry is not None:
+            alert = line.entry.alert
+            found.pop(alert.alert_id, None)
+            if not alert.resolved:
+                found[alert.alert_id] = alert
+    return found, account
 
 
 class Store:
     """The file.
 
+    Args:
+        account: of alerts that name none.
+
     Raises:
         OSError: the folder cannot be used.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, account: str = DEFAULT_ACCOUNT) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "state.jsonl"
+        self._path, self._account = folder / FILE, account
         self.entries: dict[str, Entry] = {}
         self.rules: dict[str, Rule] = {}
         self.place = Place()
@@ -138,7 +179,7 @@ class Store:
         """Write what counts into a new file. Raises OSError."""
         lines = [_Line(entry=entry) for entry in entries]
         lines += [_Line(rule=rule) for rule in self.rules.values()]
-        lines.append(_Line(place=self.place, shown=self.shown))
+        lines.append(_Line(place=self.place, shown=self.shown, account=self._account))
         data = b"".join(_encode(line) + b"\n" for line in lines)
         fresh = self._path.with_suffix(".new")
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_APPEND, 0o640)

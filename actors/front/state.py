@@ -44,7 +44,7 @@ class FrontState:
 
     def __post_init__(self) -> None:
         self.missed = Missed(self.ctx.data)
-        self.desk = Desk(self.ctx.folder, self.ctx.page, self.config.desk, self.config.history_timeout_s)
+        self.desk = Desk(self.ctx.folder, self.ctx.page, self.config.desk, self.config.history_timeout_s, self.ctx.data)
         self.aggregates = Keeper(self.config.aggregate_keep_s, self.config.aggregates_max, attrgetter("answered"))
 
     @staticmethod

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+
+from tickring.actors.front.desk.alerts import Alerts
+from tickring.actors.front.desk.params import DAY_NS
+from tickring.codecs.desk.canonical import Alert
 
 from ..actors.front_rig import FrontThread
 from .test_alerts_actor import Rig, telling
@@ -158,3 +164,16 @@ def test_without_the_actor_a_command_is_answered_503(tmp_path: Path) -> None:
         assert send(front, "POST", "/api/v1/alerts/x/resolve")[0] == 503
         assert front.data("/api/v1/alerts/rules")["rules"] == []
         assert front.data("/api/v1/alerts")["alerts"] == []
+
+
+def test_range_that_nobody_named_is_asked_of_clickhouse_too_where_memory_does_not_reach() -> None:
+    alerts = object.__new__(Alerts)
+    alerts._states = SimpleNamespace(all=dict, reaches=lambda _: False)  # pyright: ignore[reportAttributeAccessIssue]
+
+    async def older(start: int, end: int) -> list[Alert]:
+        return [telling(1, timestamp=end - 1)]
+
+    alerts._older = older  # pyright: ignore[reportAttributeAccessIssue]
+    arguments: Any = {"start_time": None, "end_time": None}
+    found, _, _ = asyncio.run(alerts.among(arguments, DAY_NS))
+    assert [one.alert_id for one in found] == ["al-1"]

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from tickring.actors.alerts.book import Entry
+from tickring.actors.alerts.store import FOLDER, Store
+from tickring.actors.front.desk.alert_states import AlertStates
 from tickring.actors.front.desk.streams import DeskStreams
 from tickring.actors.recent import Recent
-from tickring.codecs.desk.canonical import Fill, Risk
+from tickring.codecs.desk.canonical import Alert, Fill, Risk
 from tickring.codecs.desk.money import UNIT
 from tickring.codecs.desk.records import FILL
 from tickring.codecs.record import Flag
 from tickring.ringbuf import MetricsPage, read_page
 
-from .desk_rig import Topic
+from .desk_rig import Alerts, Topic
 
 NOW = 1_741_080_000 * 10**9
 
@@ -99,6 +102,41 @@ def test_items_of_another_version_are_counted_and_the_others_are_read(folder: Pa
     assert (counted.labels, counted.values[0]) == ({"stream": "topic-exec-reports-v1.fill"}, 1)
     streams.close()
     page.close()
+
+
+def an_alert(name: str, *, resolved: bool = False) -> Alert:
+    return Alert(
+        event_id=f"e-{name}", timestamp=NOW, variant="", alert_id=name, severity="HIGH", code="X", title="Title",
+        message="Message", resolved=resolved,
+    )  # fmt: skip
+
+
+def test_active_alerts_that_the_ring_no_longer_has_are_those_of_the_file(folder: Path, tmp_path: Path) -> None:
+    producer, kept = Alerts(folder, capacity=16), Store(tmp_path / FOLDER)
+
+    def change(name: str, *, resolved: bool = False) -> None:
+        kept.put(Entry(alert=an_alert(name, resolved=resolved), first_ns=1, last_ns=1))
+        producer.put(an_alert(name, resolved=resolved))
+
+    def many() -> None:
+        for n in range(20):
+            change("flapping", resolved=n % 2 == 1)
+
+    streams = DeskStreams(folder)
+    streams.refresh()
+    states = AlertStates(streams, tmp_path)
+    change("first")
+    change("ended")
+    assert [one.alert_id for one in states.active()] == ["first", "ended"]
+    change("second")
+    change("ended", resolved=True)
+    many()  # while nobody asks
+    for one in (states, AlertStates(streams, tmp_path)):  # another one that is started now
+        assert [alert.alert_id for alert in one.active()] == ["first", "second"]
+        assert "ended" not in one.all()
+    streams.close()
+    kept.close()
+    producer.close()
 
 
 def test_a_withdrawn_item_is_left_out(folder: Path, topic: Topic) -> None:

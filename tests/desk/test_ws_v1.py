@@ -7,6 +7,8 @@ import asyncio
 import msgspec
 import pytest
 
+from tickring.actors.alerts.book import Entry
+from tickring.actors.alerts.store import FOLDER, Store
 from tickring.actors.front.ws import Identity
 from tickring.codecs.desk.money import UNIT
 from tickring.codecs.record import Flag
@@ -152,6 +154,26 @@ def test_alerts_begin_with_those_that_are_active(shm):
             assert (await c.until("update"))["data"]["alert_id"] == "a-3"
 
     with rig(shm) as r:
+        run(r, go)
+
+
+def test_alerts_that_were_told_before_the_ring_goes_back_are_among_the_active(shm):
+    async def go(r):
+        kept = Store(r.folder / FOLDER)
+        r.alert("over")
+        for alert in (r.alert("old"), r.alert("other", account="acct-8"), r.alert("over", resolved=True)):
+            kept.put(Entry(alert=alert, first_ns=1, last_ns=1))
+        kept.close()
+        for n in range(40):
+            r.alert("flapping", resolved=n % 2 == 0)
+        async with client(r.front) as c:
+            await c.subscribe("alerts.acct-7")
+            snapshot = await c.until("snapshot")
+            assert [(one["alert_id"], one["seq"]) for one in snapshot["data"]] == [("old", 0), ("flapping", 43)]
+            r.alert("new")
+            assert (await c.until("update"))["data"]["alert_id"] == "new"
+
+    with rig(shm, options={"capacity": 16}) as r:
         run(r, go)
 
 

@@ -91,13 +91,15 @@ class DeskRig:
         }  # fmt: skip
         self.fills.fill(Fill(**values), flags=flags)
 
-    def alert(self, id: str, severity: str = "HIGH", account: str = "acct-7", **more: Any) -> None:
+    def alert(self, id: str, severity: str = "HIGH", account: str = "acct-7", **more: Any) -> Alert:
         values: dict[str, Any] = {
             "event_id": f"e-{id}", "timestamp": NOW, "variant": "api", "source": "risk-engine", "alert_id": id,
             "severity": severity, "code": "VAR_LIMIT", "title": "VaR", "message": "over the limit",
             "account_id": account, "symbol": "SOLUSDT", "context": '{"limit":100}', **more,
         }  # fmt: skip
-        self.alerts.put(Alert(**values))
+        alert = Alert(**values)
+        self.alerts.put(alert)
+        return alert
 
     def say(self, topic: Topic, event: Event, account: str = "acct-7") -> None:
         topic.say(event, account)

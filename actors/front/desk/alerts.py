@@ -199,7 +199,7 @@ class Alerts:
         start, end = bounds(arguments, span_ns, LONGEST_NS)
         newest = self._states.all()
         found = {key: alert for key, alert in newest.items() if start <= alert.timestamp < end}
-        if arguments["start_time"] is not None and not self._states.reaches(start):
+        if not self._states.reaches(start):
             for alert in await self._older(start, end):
                 if alert.alert_id not in newest:
                     found[alert.alert_id] = alert

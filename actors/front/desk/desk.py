@@ -58,12 +58,15 @@ class Desk:
 
     Args:
         wait_s: a request waits at most so long for what is worked out of history.
+        data: the instance's data folder.
     """
 
-    def __init__(self, folder: Path, page: MetricsPage, config: DeskConfig, wait_s: float = 2.0) -> None:
+    def __init__(
+        self, folder: Path, page: MetricsPage, config: DeskConfig, wait_s: float = 2.0, data: Path | None = None
+    ) -> None:
         self.streams = DeskStreams(folder, page)
         self.portfolio = Portfolio(self.streams)
-        self.alerts = AlertStates(self.streams)
+        self.alerts = AlertStates(self.streams, data)
         turns = asyncio.Semaphore(TOTALS_AT_ONCE)
         self.totals = Totals(config.totals_keep_s, TOTALS_MAX, wait_s, turns)
         self.lists = Totals(config.totals_keep_s, LISTS_MAX, wait_s, turns)

@@ -44,7 +44,7 @@ def setup_ws(
     """
     own: Desk | None = None
     if desk is None:
-        desk = own = Desk(ctx.folder, ctx.page, DeskConfig())
+        desk = own = Desk(ctx.folder, ctx.page, DeskConfig(), data=ctx.data)
     server = app[WS_SERVER] = WsServer(ctx, catalog, WsConfig.of(config), desk, authenticator)
     app.router.add_get("/ws/stats", server.stats)
     app.router.add_get("/ws/connections", server.list_connections)

@@ -11,7 +11,7 @@ from ....codecs.desk.kinds import members as members_of
 from ....codecs.desk.money import amount_text
 from ....codecs.record import Flag
 from ....ringbuf import ByteRingReader, StreamReader
-from .desk_channels import ALERTS, DeskChannel
+from .desk_channels import ALERTS, DeskChannel, DeskSource
 from .names import passes
 from .outbox import Delivery
 from .render import FLAGS, NTH, TS_EVENT_NS, TS_RECV_NS, Members, Row
@@ -294,7 +294,16 @@ class EventTopic(RecordTopic):
         if recent is None or recent.epoch != self.reader.epoch:
             return []
         newest: dict[str, Entry] = {}
-        for item in recent.refresh():
+        states = self._desk.alerts
+        active = states.active()  # before the items, so that these have what came meanwhile
+        items = recent.refresh()
+        held = {item.value.alert_id for item in items}
+        assert isinstance(self.source, DeskSource)
+        for alert in active:
+            # told so long ago that the ring has gone on, and its number with it
+            if alert.alert_id not in held and (alert.account_id or states.account) == self.source.account:
+                newest[alert.alert_id] = Entry(0, alert.timestamp // _NS_PER_MS, 0, UNKNOWN_BYTES, alert)
+        for item in items:
             if item.key_id == self.key_id and item.nth < self.next:
                 newest.pop(item.value.alert_id, None)
                 ts = (item.event_ns or item.recv_ns) // _NS_PER_MS
