@@ -5,6 +5,7 @@ Every counter and gauge of every actor is a signal under its own name, with the 
 | signal | labels | what |
 |---|---|---|
 | stream_silent_seconds | actor | since the last market data of a feed, or since it began where none has come |
+| feed_records_per_minute | actor | published in the last minute by a feed that runs |
 | actor_beat_age_seconds | actor | since the last heartbeat |
 | api_p99_seconds, api_over_5s_per_minute | | of the requests of the last minute, over all fronts |
 | rest_refusals_per_minute | exchange | 429 and 418 |
@@ -33,9 +34,10 @@ Collected = dict[str, dict[Labels, float]]
 MINUTE_S = 60.0
 RATES = frozenset((  # signals over a window, which say little until it has passed
     "api_p99_seconds", "api_over_5s_per_minute", "rest_refusals_per_minute", "insert_errors_per_minute",
-    "lost_rows_per_minute", "snapshot_success_percent", "kafka_error_percent", "execution_slippage_bps",
-    "execution_latency_ms",
+    "lost_rows_per_minute", "feed_records_per_minute", "snapshot_success_percent", "kafka_error_percent",
+    "execution_slippage_bps", "execution_latency_ms",
 ))  # fmt: skip
+SUMS = ("rest_refusals_per_minute", "insert_errors_per_minute", "lost_rows_per_minute", "feed_records_per_minute")
 OPEN_STATES = (State.STARTING, State.RUNNING)
 
 
@@ -162,6 +164,9 @@ class Collector:
                         grow("insert_errors_per_minute", page, sample, ())
                     case "tickring_storage_lost_rows_total":
                         grow("lost_rows_per_minute", page, sample, ())
+                    case "tickring_feed_records_total":
+                        if page.state is State.RUNNING:
+                            grow("feed_records_per_minute", page, sample, labels_of(actor=page.actor))
                     case "tickring_feed_snapshots_total":
                         grow("snapshots", page, sample, exchange, 300.0)
                     case "tickring_feed_snapshots_failed_total":
@@ -177,7 +182,7 @@ class Collector:
                         found["topic_silent_seconds"][topic] = max(0.0, time.time() - silent_since_s)
                     case "tickring_portfolio_claim_difference":
                         found["claim_difference"][labels_of(**labels)] = abs(sample.values[0])
-        for name in ("rest_refusals_per_minute", "insert_errors_per_minute", "lost_rows_per_minute"):
+        for name in SUMS:
             found[name].update(grown[name])
         _percents(found["snapshot_success_percent"], grown["snapshots"], grown["snapshots_failed"], of_failed=False)
         _percents(found["kafka_error_percent"], grown["consumed"], grown["dead"], of_failed=True)

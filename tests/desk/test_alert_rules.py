@@ -113,6 +113,26 @@ def test_built_in_rules_have_names_of_their_own() -> None:
     assert len({rule.rule_id for rule in DEFAULT_RULES}) == len(DEFAULT_RULES)
 
 
+@pytest.mark.parametrize(
+    ("signal", "value", "seconds", "expected"),
+    [
+        ("cpu_used_percent", 70, 300, {"cpu_70": "MEDIUM"}),
+        ("cpu_used_percent", 91, 300, {"cpu_70": "MEDIUM", "cpu_90": "CRITICAL"}),
+        ("tickring_storage_batch_queue_size", 1001, 599, {}),
+        ("tickring_storage_batch_queue_size", 1001, 600, {"batch_queue": "MEDIUM"}),
+        ("tickring_feed_streams_silent", 1, 0, {"feed_streams_silent": "MEDIUM"}),
+    ],
+)
+def test_built_in_rules_raise_what_they_should(
+    signal: str, value: float, seconds: float, expected: dict[str, str]
+) -> None:
+    watch, found = Watch(), dict[str, str]()
+    for now in (0.0, seconds):
+        findings = watch.examine(DEFAULT_RULES, {signal: {(): value}}, now)
+        found |= {one.rule.rule_id: one.rule.severity for one in findings}
+    assert found == expected
+
+
 def test_a_counter_that_began_anew_grew_by_what_it_has() -> None:
     rates = Rates()
     assert [rates.increase("n", (), value, now) for now, value in ((0, 5), (10, 8), (20, 2), (30, 3))] == [0, 3, 2, 3]

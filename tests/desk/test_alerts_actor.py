@@ -47,7 +47,7 @@ RULE = Rule(
 CONFIG = Config(
     interval_s=0.05,
     rules=[RULE],
-    disabled=["memory_80", "memory_90", "cpu_90", "storage_80", "storage_90", "actor_down"],
+    disabled=["memory_80", "memory_90", "cpu_70", "cpu_90", "storage_80", "storage_90", "actor_down"],
 )
 
 

@@ -180,3 +180,16 @@ def test_topic_and_feed_that_were_silent_from_the_start_are_silent_since_then(sh
     frames = ("tickring_feed_frames_total", exchange, 0.0)
     pages.tell("feed-x", ("tickring_feed_data_age_seconds", exchange, 61.0), frames)
     assert pages.look("stream_silent_seconds") == {labels_of(actor="feed-x"): 61}
+
+
+def test_feed_that_publishes_nothing_for_three_minutes_is_critical(shm: Path) -> None:
+    pages, watch = Pages(shm), Watch()
+    rules = [rule for rule in DEFAULT_RULES if rule.rule_id == "feed_not_publishing"]
+    raised = []
+    for look in range(180):
+        published = float(min(look, 60))  # as long as two minutes
+        pages.tell("feed-x", ("tickring_feed_records_total", {"exchange": "binance", "record": "trade"}, published))
+        signals = {"feed_records_per_minute": pages.look("feed_records_per_minute")}
+        raised += [(look, one.rule.severity) for one in watch.examine(rules, signals, pages.now)]
+    assert len(raised) == 1 and raised[0][1] == "CRITICAL"
+    assert (raised[0][0] - 60) * 2 == pytest.approx(180, abs=10)
