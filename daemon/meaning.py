@@ -250,6 +250,8 @@ def _alerts(settings: Settings) -> Iterator[Mistake]:
     for index, rule_id in enumerate(table.get("disabled", [])):
         if rule_id not in known:
             yield unknown(f"alerts.disabled[{index}]", f"built-in rule {rule_id!r}", rule_id, known)
+    if table.get("produce") and "bootstrap_servers" not in settings.actors.get("topic", {}):
+        yield Mistake("alerts.produce", "needs [kafka] bootstrap_servers: there is no topic to produce to", "true")
 
 
 def _clickhouse(settings: Settings) -> Iterator[Mistake]:

@@ -266,6 +266,9 @@ class Alerts:
         if severity is None:
             raise BadCommand(f"severity: expected one of {', '.join(SEVERITIES)}", "severity")
         now_ns, event_id = time.time_ns(), str(uuid.uuid4())
+        status = member(request, "status", default="active").lower()
+        if status not in ("active", "acknowledged"):
+            raise BadCommand("status: expected active or acknowledged", "status")
         labels = request.get("labels") or {}
         if not isinstance(labels, dict) or len(labels) > 50:
             raise BadCommand("labels: expected an object of at most 50 members", "labels")
@@ -276,9 +279,11 @@ class Alerts:
             message=member(request, "description", 4000), source=member(request, "source", default=SOURCE),
             rule_id=_optional(request, "rule_id"), context=msgspec.json.encode(labels).decode(),
             account_id=_optional(request, "account_id"), symbol=_optional(request, "symbol"),
+            acknowledged=status == "acknowledged",
         )  # fmt: skip
         entry = self.book.tell(alert)
         assert entry is not None, "a new id is always news"
+        entry.acknowledged_by = alert.source or "" if alert.acknowledged else ""
         self._changed(entry, raised=True)
         return {"alert": entry}
 

@@ -80,6 +80,12 @@ def test_two_rules_of_one_name_are_refused() -> None:
     assert mistakes(REAL + one + one) == ["alerts: rules: two have the rule_id 'mine'"]
 
 
+def test_alerts_are_produced_only_where_there_is_kafka() -> None:
+    [mistake] = mistakes('[exchanges.binance.spot]\nsymbols = ["BTC-USDT"]\n[alerts]\nproduce = true\n')
+    assert mistake.startswith("alerts.produce") and "needs [kafka]" in mistake
+    assert plan(REAL + "[alerts]\nproduce = true\n").actors
+
+
 def test_disabled_rule_that_is_not_there_is_refused_with_the_nearest() -> None:
     [mistake] = mistakes(REAL + '[alerts]\ndisabled = ["kafka_lagg"]\n')
     assert mistake.startswith("alerts.disabled[0]") and "did you mean 'kafka_lag'" in mistake

@@ -58,6 +58,7 @@ def test_alerts_are_listed_filtered_and_summed(front: FrontThread, rig: Rig) -> 
     data = front.data("/api/v1/alerts")
     assert ids(data["alerts"]) == ["al-3", "al-2", "al-1"] and data["total_count"] >= 3
     for query, expected in {
+        "severity=LOW": [], "severity=info": ["al-2"],
         "severity=critical": ["al-1"], "symbol=SOL-USDT": ["al-1"], "resolved=true": ["al-3"],
         "status=resolved": ["al-3"], "category=connectivity": ["al-2"], "account_id=acct-7": ["al-1"],
         "source=RISK_MANAGER&page_size=1": ["al-1"],
@@ -85,6 +86,8 @@ def test_alerts_are_listed_filtered_and_summed(front: FrontThread, rig: Rig) -> 
         "success", "timestamp", "alerts", "summary", "pagination", "query_params", "execution_time_ms",
     }  # fmt: skip
     by_id = {row["alert_id"]: row for row in legacy["alerts"]}
+    assert ids(front.get("/api/alerts?severity=LOW").json["alerts"]) == ["al-2"]
+    assert ids(front.get("/api/alerts/active?severity=LOW").json["active_alerts"]) == ["al-2"]
     assert by_id["al-2"]["severity"] == "LOW" and by_id["al-3"]["resolved"] is True
     assert front.get("/api/alerts/al-1").json["account_id"] == "acct-7"
     assert ids(front.get("/api/alerts/active?severity=CRITICAL").json["active_alerts"]) == ["al-1"]
@@ -121,6 +124,13 @@ def test_an_alert_and_a_rule_can_be_made(front: FrontThread, rig: Rig) -> None:
         "name": "Look", "severity": "WARNING", "description": "odd", "source": "ada", "labels": {"desk": "a"},
     })  # fmt: skip
     assert status == 201 and answer["data"]["severity"] == "MEDIUM" and answer["data"]["labels"] == {"desk": "a"}
+    asked = {"name": "Look", "severity": "HIGH", "description": "odd", "source": "ada"}
+    status, answer = send(front, "POST", "/api/v1/alerts", {**asked, "status": "acknowledged"})
+    assert status == 201 and answer["data"]["status"] == "acknowledged" and answer["data"]["acknowledged"]
+    status, answer = send(front, "POST", "/api/v1/alerts", {**asked, "status": "resolved"})
+    assert status == 400 and answer["details"]["field"] == "status"
+    of_data = [front.data(f"/api/v1/alerts/rules?category={name}")["filtered_count"] for name in ("data", "DATA")]
+    assert of_data[0] == of_data[1] > 0
     status, answer = send(front, "POST", "/api/v1/alerts/rules", {
         "name": "Lag", "severity": "HIGH",
         "conditions": [{"metric_name": "test_pressure", "operator": ">", "threshold": 90, "duration": 0}],

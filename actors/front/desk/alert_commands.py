@@ -10,7 +10,7 @@ import msgspec
 from ....codecs.desk.canonical import Alert
 from ..endpoints import Answer, Answerer, Arguments, Endpoint, Enveloped
 from ..envelope import encode, members
-from ..params import Param, text
+from ..params import Param, choice, text
 from ..state import FrontState
 from .alerts import ALERT, ALERT_ID, CATEGORY, RESOLVED, SEVERITY, Alerts, whole_alert
 from .form import INTEGER, NUMBER, OBJECT, TEXT, form_of, lists, objects
@@ -84,7 +84,7 @@ def alert_command_endpoints(state: FrontState) -> list[Endpoint]:
             found = [
                 rule for rule in every
                 if rule.get("enabled", True) == filters.get("enabled", rule.get("enabled", True))
-                and rule.get("category", "system") == filters.get("category", rule.get("category", "system"))
+                and filters.get("category", "").lower() in ("", rule.get("category", "system").lower())
                 and rule["severity"] == filters.get("severity", rule["severity"])
             ]  # fmt: skip
             body = {"rules": found, "total_count": len(every), "filtered_count": len(found), "filters_applied": filters}
@@ -132,6 +132,7 @@ _CREATE: tuple[Param, ...] = (
     _body("description", "What is wrong.", "a text", required=True), _body("source", "Who says so.", "a name"),
     _body("category", "Kind of alert.", "a category"), _body("rule_id", "A rule it belongs to.", "a rule's id"),
     _body("account_id", "Account.", "an account"), _body("symbol", "Symbol.", "a symbol"), LABELS,
+    choice("status", ("active", "acknowledged"), "Acknowledged: by its source.", where="body"),
 )  # fmt: skip
 _RULE: tuple[Param, ...] = (
     _body("rule_id", "To change a rule; a new one is named by itself.", "a rule's id"),

@@ -194,8 +194,12 @@ class Alerts:
         self.table: Table[Alert] = Table(state, Alert, "alerts", ("alert_id",))
         self._states = state.desk.alerts
 
-    async def among(self, arguments: Arguments, span_ns: int) -> tuple[list[Alert], int, int]:
-        """`(alerts, start, end)` of a range that fit the arguments, newest first. Raises InvalidTimeRange."""
+    async def among(self, arguments: Arguments, span_ns: int, *, legacy: bool = False) -> tuple[list[Alert], int, int]:
+        """`(alerts, start, end)` of a range that fit the arguments, newest first. Raises InvalidTimeRange.
+
+        Args:
+            legacy: see `_fits`.
+        """
         start, end = bounds(arguments, span_ns, LONGEST_NS)
         newest = self._states.all()
         found = {key: alert for key, alert in newest.items() if start <= alert.timestamp < end}
@@ -203,7 +207,7 @@ class Alerts:
             for alert in await self._older(start, end):
                 if alert.alert_id not in newest:
                     found[alert.alert_id] = alert
-        alerts = [alert for alert in found.values() if _fits(alert, arguments)]
+        alerts = [alert for alert in found.values() if _fits(alert, arguments, legacy=legacy)]
         return sorted(alerts, key=_rank, reverse=True), start, end
 
     async def _older(self, start: int, end: int) -> list[Alert]:
@@ -259,7 +263,8 @@ class Alerts:
             raise ServiceUnavailable(f"alerts are not kept here, or not now: {error}") from None
 
 
-def _fits(alert: Alert, arguments: Arguments) -> bool:
+def _fits(alert: Alert, arguments: Arguments, *, legacy: bool = False) -> bool:
+    """Whether an alert is asked for; `legacy`: by a path that knows no INFO, and shows it as LOW."""
     account, symbol, resolved = chosen(arguments.get("account_id")), arguments.get("symbol"), arguments.get("resolved")
     severity, status = arguments.get("severity"), arguments.get("status")
     category, source = arguments.get("category"), arguments.get("source")
@@ -267,7 +272,9 @@ def _fits(alert: Alert, arguments: Arguments) -> bool:
         (account is None or alert.account_id == account)
         and (symbol is None or (alert.symbol is not None and plain_symbol(alert.symbol) == plain_symbol(symbol)))
         and (resolved is None or alert.resolved == resolved)
-        and (severity is None or alert.severity == severity or (severity == "LOW" and alert.severity == "INFO"))
+        and (
+            severity is None or alert.severity == severity or (legacy and (severity, alert.severity) == ("LOW", "INFO"))
+        )
         and (status is None or status_of(alert) == status)
         and (category is None or category.lower() in ((alert.category or "").lower(), (alert.alert_type or "").lower()))
         and (source is None or (alert.source or "") == source)
@@ -371,7 +378,7 @@ def _canonical(alerts: Alerts) -> list[Endpoint]:
 
 def _legacy(alerts: Alerts) -> list[Endpoint]:
     async def listed(arguments: Arguments, form: Form) -> Mapping[str, Any]:
-        found, start, end = await alerts.among(arguments, DAY_NS)
+        found, start, end = await alerts.among(arguments, DAY_NS, legacy=True)
         shown, told = cut(found, _rank, place_of(arguments))
         return {
             "alerts": [legacy_alert(alert, form) for alert in shown], "summary": summary(found, start, end),
@@ -380,7 +387,7 @@ def _legacy(alerts: Alerts) -> list[Endpoint]:
 
     def active(arguments: Arguments, form: Form) -> Mapping[str, Any]:
         now = time.time_ns()
-        found = [alert for alert in alerts.active() if _fits(alert, arguments)]
+        found = [alert for alert in alerts.active() if _fits(alert, arguments, legacy=True)]
         found = [alert for alert in found if alert.timestamp >= now - 7 * DAY_NS][:ACTIVE_MAX]
         rows = [
             {**legacy_alert(alert, form), "age_hours": round((now - alert.timestamp) / HOUR_NS, 4)} for alert in found
