@@ -25,7 +25,7 @@ from .defaults import DEFAULT_RULES
 from .past import past_alerts
 from .produce import Producer, came_back, message, origin_of
 from .publish import Publisher
-from .rules import Finding, Labels, Rule, Watch, alert_id
+from .rules import INSTANCES_MAX, Finding, Labels, Rule, Watch, alert_id
 from .signals import MINUTE_S, RATES, Collector
 from .store import FOLDER, Place, Store
 from .told import ALERTS_TOPIC, Desk, context_of
@@ -67,6 +67,10 @@ class Alerts:
         }
         self._active = page.gauge("tickring_alerts_active", "Alerts that are not resolved")
         self._known = page.gauge("tickring_alerts_known", "Alerts that are remembered")
+        self._overflowed = page.gauge(
+            "tickring_alerts_unwatched", "Label sets that are not watched: the rules have more than can be"
+        )
+        self._seen: set[str] = set()  # signals that had a value since our start
         self._repeated = page.counter("tickring_alerts_repeated_total", "Tellings that changed nothing")
         self._failed = page.gauge("tickring_alerts_unwritten", "Changes that wait for room on the disk")
         self._look_s = page.gauge("tickring_alerts_look_seconds", "Time that the last look at the rules took")
@@ -199,8 +203,12 @@ class Alerts:
         now = time.monotonic()
         signals = self.collector.collect(now)
         self.desk.collect(signals)
+        self._seen.update(name for name, values in signals.items() if values)
+        overflowed = self.watch.overflowed
         for finding in self.watch.examine(self.rules.values(), signals, now):
             self._found(finding)
+        if self.watch.overflowed and not overflowed:
+            log.warning("unwatched=%d label sets: more than %d; narrow the rules", self.watch.overflowed, INSTANCES_MAX)
         for entry in self.book.give_up(self.config.active_max, time.time_ns()):
             self._changed(entry)
             self._produce(entry)
@@ -233,10 +241,21 @@ class Alerts:
         active = len(self.book.active())
         self._active.set(active)
         self._known.set(len(self.book))
+        self._overflowed.set(self.watch.overflowed)
         self._repeated.value = self.book.repeated
         self._failed.set(self.store.failed)
         self._look_s.set(took_s)
         self.ctx.page.detail = {"active": active, "known": len(self.book), "rules": len(self.rules)}
+
+    def told_rules(self) -> list[dict[str, Any]]:
+        """The rules, and of each whether there is anything that it looks at."""
+        told = []
+        for rule in self.rules.values():
+            names = dict.fromkeys(one.metric_name for one in rule.conditions)
+            missing = [name for name in names if name not in self._seen]
+            note = f"no value of {', '.join(missing)} was seen since the alerts started" if missing else None
+            told.append({**msgspec.to_builtins(rule), "seen": not missing, "note": note})
+        return told
 
     # -- commands ---------------------------------------------------------------------------------------------------
 
@@ -335,7 +354,7 @@ class Alerts:
         """Until the stop."""
         server = await serve(self.ctx.folder, {
             "acknowledge": self.acknowledge, "resolve": self.resolve, "create": self.create,
-            "list": lambda _: {"alerts": list(self.book)}, "rules": lambda _: {"rules": list(self.rules.values())},
+            "list": lambda _: {"alerts": list(self.book)}, "rules": lambda _: {"rules": self.told_rules()},
             "put_rule": self.put_rule, "drop_rule": self.drop_rule,
         })  # fmt: skip
         background = [asyncio.create_task(self._tell_past())]

@@ -6,7 +6,7 @@
 | `{"command": "resolve", "alert_id": ..., "action": ...}` | the same |
 | `{"command": "create", "name": ..., "severity": ..., "description": ..., "source": ..., ...}` | the same |
 | `{"command": "list"}` | `{"ok": true, "alerts": [...]}`: every alert that is known |
-| `{"command": "rules"}` | `{"ok": true, "rules": [...]}` |
+| `{"command": "rules"}` | `{"ok": true, "rules": [...]}`; `seen`: whether there is what a rule looks at |
 | `{"command": "put_rule", "rule": ...}` | `{"ok": true, "rule": ...}`: made, or changed |
 | `{"command": "drop_rule", "rule_id": ...}` | `{"ok": true}`; a built-in or configured rule is as it was again |
 

@@ -84,7 +84,7 @@ class Watch:
     """Which rules hold. Times are monotonic seconds, given by the caller."""
 
     _instances: dict[tuple[str, Labels], _Instance] = field(default_factory=dict)
-    overflowed: int = 0  # label sets beyond INSTANCES_MAX, not watched
+    overflowed: int = 0  # label sets beyond INSTANCES_MAX, not watched at the last look
 
     def restore(self, rule: Rule, labels: Labels, now: float, doubt_s: float = 0.0) -> None:
         """An alert of the rule was active when the last life ended: it is not raised again.
@@ -109,6 +109,7 @@ class Watch:
     def examine(self, rules: Iterable[Rule], signals: Signals, now: float) -> list[Finding]:
         """What began and ended since the last look."""
         found: list[Finding] = []
+        self.overflowed = 0
         for rule in rules:
             if rule.enabled:
                 found += self._examine(rule, signals, now)
@@ -121,7 +122,7 @@ class Watch:
         )
         for labels in present:
             seen = [one.get(labels, one.get(())) for one in values]
-            if any(value is None for value in seen):
+            if any(value is None or not math.isfinite(value) for value in seen):
                 continue
             key = (rule.rule_id, labels)
             instance = self._instances.get(key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tickring.actors.alerts import rules
 from tickring.actors.alerts.book import AlertBook, Entry, UnknownAlert
 from tickring.actors.alerts.defaults import DEFAULT_RULES
 from tickring.actors.alerts.rules import ABSENT_S, Condition, Rule, Watch, alert_id
@@ -103,6 +105,22 @@ def test_one_of_two_signals_that_is_gone_ends_what_both_raised() -> None:
     assert [one.raised for one in watch.examine([rule], {"kafka_lag_events": lag, "open": {(): 1.0}}, 0)] == [True]
     assert not list(watch.examine([rule], {"kafka_lag_events": lag}, 1))
     assert [one.raised for one in watch.examine([rule], {"kafka_lag_events": lag}, 200)] == [False]
+
+
+def test_value_that_is_no_number_is_no_reason() -> None:
+    differs = Condition(metric_name="kafka_lag_events", operator="!=", threshold=1)
+    watch, rule = Watch(), a_rule(conditions=[differs])
+    assert [look(watch, rule, value, 0) for value in (math.nan, math.inf, 1)] == [[], [], []]
+
+
+def test_label_sets_that_are_too_many_are_counted_at_each_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rules, "INSTANCES_MAX", 2)
+    watch, signals = Watch(), {"kafka_lag_events": {labels_of(topic=str(n)): 2000.0 for n in range(5)}}
+    for now in (0, 1):
+        watch.examine([a_rule()], signals, now)
+        assert watch.overflowed == 3
+    watch.examine([a_rule()], {}, 2)
+    assert watch.overflowed == 0
 
 
 def test_a_disabled_rule_finds_nothing() -> None:

@@ -311,6 +311,17 @@ def test_rules_can_be_made_changed_and_taken_away(rig: Rig) -> None:
         rig.ask("drop_rule", rule_id="kafka_lag")
 
 
+def test_rules_that_look_at_nothing_say_so(rig: Rig) -> None:
+    conditions = [{"metric_name": "no_such_metric", "operator": ">", "threshold": 5}]
+    rig.ask("put_rule", rule={"rule_id": "typo", "name": "Own", "severity": "HIGH", "conditions": conditions})
+
+    def told() -> dict[str, Any]:
+        return {rule["rule_id"]: (rule["seen"], rule["note"]) for rule in rig.ask("rules")["rules"]}
+
+    rig.wait(lambda: told()["pressure"] == (True, None), "its signal is there")
+    assert told()["typo"] == (False, "no value of no_such_metric was seen since the alerts started")
+
+
 @pytest.mark.parametrize(
     ("name", "members"),
     [
