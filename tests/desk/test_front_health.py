@@ -62,7 +62,7 @@ def test_times_of_queries_are_those_of_the_questions_asked(tmp_path: Path) -> No
 
     with FrontThread(tmp_path, history=True, history_probe_s=0.05) as front:
         history = front.front.history
-        history._store.client.ping = alive  # type: ignore[method-assign]
+        history._client.ping = alive  # type: ignore[method-assign]
         told = front.get("/health/metrics").json["database"]
         assert (told["total_queries"], told["avg_query_time_ms"], told["max_query_time_ms"]) == (0, 0.0, 0.0)
         eventually(lambda: history.alive, "the probe is answered")
