@@ -30,7 +30,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
 from harness import Line
 
 from tickring.actors.front import Config
@@ -126,14 +125,10 @@ class Trades:
 
     def fill(self, n: int) -> None:
         for key_id in self._keys:
-            rows = np.zeros(n, TRADE.dtype)
-            rows["key_id"] = key_id
-            rows["ts_recv_ns"] = time.time_ns()
-            rows["ts_event_ns"] = rows["ts_recv_ns"] - 1_000_000
-            rows["trade_id"] = np.arange(n) + 10**9
-            rows["price"] = [round(random.uniform(10, 1000), 2) for _ in range(n)]
-            rows["quantity"] = [round(random.uniform(0.001, 5), 5) for _ in range(n)]
-            self._writer.publish_rows(rows, key_id)
+            now = time.time_ns()
+            for i in range(n):
+                price, quantity = round(random.uniform(10, 1000), 2), round(random.uniform(0.001, 5), 5)
+                self._publish(key_id, now, now - 1_000_000, 0, 10**9 + i, price, quantity, 0, 0, 0.0)
 
     def one(self) -> None:
         now = time.time_ns()

@@ -104,7 +104,7 @@ def _fill(shm: Path, name: str, rows: np.ndarray) -> Path:
         attributes = {"exchange": "binance", "market_type": "spot", "symbol": f"S{i}-USDT", "instrument": f"S{i}-USDT"}
         keys.add(f"binance.S{i}-USDT", attributes)
     stream = StreamWriter(shm, spec, (), time.time_ns())
-    stream.publish_rows(rows)
+    stream.chunked(TRADE.struct, TRADE.values).extend(bytearray(rows.tobytes()))
     stream.close()
     keys.close()
     return shm / spec.readers_filename

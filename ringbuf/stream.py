@@ -233,72 +233,6 @@ class StreamWriter:
         """
         return ChunkedPublisher(self.spec, row, values, self._store())
 
-    def publish_rows(self, rows: np.ndarray, key_id: int | None = None) -> None:
-        """Publish many records at once, in chunks of at most a quarter of the ring and 256 KiB.
-
-        Args:
-            rows: `(n,)` records of the stream's dtype, header filled in but for `nth`, which is written here.
-            key_id: the key of all rows where they have only one, which saves looking.
-        """
-        spec = self.spec
-        assert rows.itemsize == spec.slot_size, f"rows of {rows.itemsize} bytes for slots of {spec.slot_size}"
-        if not spec.capacity:
-            for row in rows:
-                self._store_tail(int(row["key_id"]), row)
-            return
-        self._number(rows, key_id)
-        raw = rows.view(np.uint8).reshape(len(rows), spec.slot_size)
-        step = max(1, min(spec.capacity // 4, layout.PUBLISH_BYTES_MAX // spec.slot_size))
-        for start in range(0, len(rows), step):
-            self._publish_chunk(raw[start : start + step])
-            self._count_chunk(rows[start : start + step], key_id)
-        if self._publish[0] > self.ringer.alarm[0]:
-            self.ringer.ring_due(self._publish[0])
-
-    def _number(self, rows: np.ndarray, key_id: int | None) -> None:
-        if key_id is not None:
-            first = self.counts[key_id]
-            rows["nth"] = np.arange(first, first + len(rows), dtype=np.uint64)
-            return
-        upcoming: dict[int, int] = {}
-        for i, key in enumerate(rows["key_id"].tolist()):
-            nth = upcoming.get(key)
-            if nth is None:
-                nth = self.counts[key]
-            rows["nth"][i] = nth
-            upcoming[key] = nth + 1
-
-    def _publish_chunk(self, raw: np.ndarray) -> None:
-        spec, sequence = self.spec, self._publish[0]
-        end = sequence + len(raw)
-        self._claim[0] = max(end, self._claim_floor)
-        first = sequence & (spec.capacity - 1)
-        before_wrap = min(len(raw), spec.capacity - first)
-        at = spec.slots_at + first * spec.slot_size
-        self._memory[at : at + before_wrap * spec.slot_size] = raw[:before_wrap].tobytes()
-        if before_wrap < len(raw):
-            rest = raw[before_wrap:].tobytes()
-            self._memory[spec.slots_at : spec.slots_at + len(rest)] = rest
-        self._publish[0] = end
-
-    def _count_chunk(self, rows: np.ndarray, key_id: int | None) -> None:
-        if self.spec.tail:
-            for row in rows:
-                self._store_tail(int(row["key_id"]), row)
-        elif key_id is not None:
-            self.counts[key_id] += len(rows)
-        else:
-            for key, nth in zip(rows["key_id"].tolist(), rows["nth"].tolist(), strict=True):
-                self.counts[key] = nth + 1
-
-    def _store_tail(self, key_id: int, row: np.void) -> None:
-        """One record at a time: a reader trusts that at most one slot of a tail is being written."""
-        spec, nth = self.spec, self.counts[key_id]
-        row["nth"] = nth
-        at = spec.tails_at + key_id * spec.tail_bytes + (nth & (spec.tail - 1)) * spec.slot_size
-        self._memory[at : at + spec.slot_size] = row.tobytes()
-        self.counts[key_id] = nth + 1
-
     def _mend_tails(self) -> None:
         """Complete counts and tails from the ring: a crash may have come between publish and tail."""
         spec = self.spec
@@ -311,7 +245,7 @@ class StreamWriter:
         slots = np.frombuffer(self._memory, dtype, spec.capacity, spec.slots_at)
         published = self._publish[0]
         oldest = max(0, self._claim[0] - spec.capacity)
-        # One bulk chunk is the most that can be published but not yet counted.
+        # One chunk, or run of packed records, is the most that can be published but not yet counted.
         step = max(1, min(spec.capacity // 4, layout.PUBLISH_BYTES_MAX // spec.slot_size))
         sequences = np.arange(max(oldest, published - step), published)
         recent = slots[sequences & (spec.capacity - 1)]

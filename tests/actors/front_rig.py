@@ -45,6 +45,7 @@ from tickring.storage.client import Client, Server
 from tickring.storage.native import column_names, encode_block
 from tickring.storage.schema import SchemaOptions, ensure_schema, qualified_table
 
+from ..rings import publish_rows
 from ..storage.processes import Actor, running_engine
 
 DEADLINE_S = 60.0
@@ -302,4 +303,4 @@ def many_trades(producer: Producer, key_ids: Sequence[int], n: int) -> None:
         rows["price"] = [round(random.uniform(10, 1000), 2) for _ in range(n)]
         rows["quantity"] = [round(random.uniform(0.001, 5), 5) for _ in range(n)]
         rows["flags"] = [random.choice((0, int(Flag.SELL))) for _ in range(n)]
-        producer.writers["trade"].publish_rows(rows, key_id)
+        publish_rows(producer.writers["trade"], rows)

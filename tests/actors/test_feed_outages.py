@@ -17,6 +17,7 @@ from tickring.actors.gaps import ALL, Outage, outages_path, read_outages
 from tickring.codecs.records import TICKER
 from tickring.ringbuf import StreamReader, StreamWriter, create_keys, create_stream, keys_filename
 
+from ..rings import publish_rows
 from .feeding import SYMBOLS, Running, exchange, fault, feed_config, feeding, sent, until
 
 NAME = "feed-test"
@@ -143,7 +144,7 @@ class Ring:
     def receive(self, at_ns: int) -> None:
         row = np.zeros(1, TICKER.dtype)
         row["ts_recv_ns"] = at_ns
-        self._writer.publish_rows(row, 0)
+        publish_rows(self._writer, row)
 
     def life(self, data: Path) -> Outages:
         return Outages(data, NAME, "binance", [self.reader], 1 << 20)

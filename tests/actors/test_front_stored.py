@@ -21,6 +21,7 @@ from tickring.ringbuf import ReaderKind, StreamReader
 from tickring.storage.client import Server
 from tickring.storage.gaps import RING_GONE, SPOOL_FULL, Gap, GapLedger
 
+from ..rings import publish_rows
 from .front_rig import (  # noqa: F401 - fixtures
     PRODUCER,
     FrontThread,
@@ -82,7 +83,7 @@ class Desk:
         old["nth"] = np.arange(OLD)
         store(server, TRADE, old, keys, reader.epoch - 10**9)
         rows = self._publish_trades(STORED + FRESH, self.now - 20 * HOUR_NS, 25 * 10**9, 10_001)
-        self.producer.writers["trade"].publish_rows(rows, self.btc)
+        publish_rows(self.producer.writers["trade"], rows)
         read, _, _ = reader.read(0, 1 << 16)
         store(server, TRADE, read[:STORED], keys, reader.epoch)
         self.rows = np.concatenate((old, read))

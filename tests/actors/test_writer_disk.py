@@ -16,6 +16,7 @@ from tickring.storage.client import Server
 from tickring.storage.gaps import LAPPED, SPOOL_FULL
 
 from ..ports import free_port
+from ..rings import publish_rows
 from ..storage.conftest import engine, server  # noqa: F401
 from ..storage.processes import Actor, random_rows, wait_for
 from .writer_instance import Instance, nursery  # noqa: F401
@@ -88,7 +89,7 @@ FORGET = "tickring.storage.spool:Yielded.forget"
 def test_writer_killed_while_batches_yield_has_each_in_the_table_or_in_the_ledger(instance, target, when):
     producer = instance.producer()
     rows = random_rows(TRADE, 60_000, producer.count)
-    producer.writer.publish_rows(rows)
+    publish_rows(producer.writer, rows)
     settings = {"batch_rows": 2000, "spool_max_bytes": 2 << 20}
     instance.writer.start(instance.away(**settings), {"target": target, "when": when, "call": 3})
     instance.writer.wait()
@@ -101,7 +102,7 @@ def test_writer_killed_while_batches_yield_has_each_in_the_table_or_in_the_ledge
 
 def test_writer_at_the_spools_bound_says_it_once_with_what_to_do(instance):
     producer = instance.producer()
-    producer.writer.publish_rows(random_rows(TRADE, 60_000, producer.count))
+    publish_rows(producer.writer, random_rows(TRADE, 60_000, producer.count))
     instance.writer.start(instance.away(batch_rows=2000, spool_max_bytes=2 << 20))
     wait_for("all safe or given up", lambda: instance.cursors(producer).get("writer") == 60_000)
     lost = wait_for("the count", lambda: instance.writer.metric("tickring_storage_lost_rows_total", reason=SPOOL_FULL))
@@ -122,10 +123,10 @@ def test_writer_on_a_full_disk_goes_on_counts_and_recovers(nursery, shm, tmp_pat
     metric = instance.writer.metric
     instance.writer.start(instance.config(insert_timeout_s=0.3, batch_rows=1000))
     try:
-        producer.writer.publish_rows(rows[:1000])
+        publish_rows(producer.writer, rows[:1000])
         instance.wait_stored()
         own_engine.send(signal.SIGSTOP)
-        producer.writer.publish_rows(rows[1000:14_000])
+        publish_rows(producer.writer, rows[1000:14_000])
         wait_for("a full disk", lambda: metric("tickring_storage_disk_errors_total") > 1)
         assert instance.cursors(producer)["writer"] < 14_000
         disk.resize("4m")
@@ -133,7 +134,7 @@ def test_writer_on_a_full_disk_goes_on_counts_and_recovers(nursery, shm, tmp_pat
         assert instance.gaps() == []
         errors = metric("tickring_storage_disk_errors_total")
         for start in range(14_000, 120_000, 2000):
-            producer.writer.publish_rows(rows[start : start + 2000])
+            publish_rows(producer.writer, rows[start : start + 2000])
         wait_for("a full disk again", lambda: metric("tickring_storage_disk_errors_total") > errors + 1)
         beat_ns = read_page(shm / "writer.page").beat_ns
         wait_for("a beat", lambda: read_page(shm / "writer.page").beat_ns > beat_ns)

@@ -21,6 +21,7 @@ from tickring.storage.gaps import LAPPED, RING_GONE, SPOOL_FULL
 from tickring.storage.spoolfile import encode_record, scan
 
 from ..ports import free_port
+from ..rings import publish_rows
 from ..storage.conftest import engine, server  # noqa: F401
 from ..storage.processes import Actor, random_rows, wait_for
 from .writer_instance import Instance, nursery  # noqa: F401
@@ -275,7 +276,7 @@ def test_writer_at_the_spools_bound_enters_what_yields_into_the_ledger(instance)
     producer = instance.producer()
     rows = random_rows(TRADE, 60_000, producer.count)
     instance.writer.start(instance.away(batch_rows=2000, spool_max_bytes=4 << 20))
-    producer.writer.publish_rows(rows)
+    publish_rows(producer.writer, rows)
     wait_for("all safe or given up", lambda: instance.cursors(producer).get("writer") == 60_000)
     instance.writer.kill()
     gaps = instance.gaps()

@@ -10,6 +10,7 @@ import pytest
 from tickring.codecs.records import QUOTE, TRADE
 from tickring.storage.gaps import RING_GONE
 
+from ..rings import publish_rows
 from ..storage.conftest import engine, server  # noqa: F401
 from ..storage.processes import random_rows, wait_for
 from .writer_instance import Instance, nursery  # noqa: F401
@@ -118,7 +119,7 @@ def test_sample_killed_by_a_reboot_is_stored_once_and_those_of_the_new_stream_to
     reboot(instance)
     again = instance.producer(QUOTE, keys=3)
     more = random_rows(QUOTE, 1, 1, seed=5)
-    again.writer.publish_rows(more)
+    publish_rows(again.writer, more)
     instance.writer.start(instance.config())
     wait_for("both samples", lambda: len(instance.table(QUOTE)) == 4)
     instance.writer.stop()

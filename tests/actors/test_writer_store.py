@@ -16,6 +16,7 @@ from tickring.codecs.records import BOOK_LEVEL, BOOK_TOP, QUOTE, TRADE
 from tickring.ringbuf import read_page
 from tickring.storage.batch import DAY_NS
 
+from ..rings import publish_rows
 from ..storage.conftest import engine, server  # noqa: F401
 from ..storage.processes import random_rows, wait_for
 from .writer_instance import Instance, nursery  # noqa: F401
@@ -44,7 +45,7 @@ def test_writer_batches_are_bounded_by_rows_and_end_with_the_day(instance):
     rows = random_rows(TRADE, 3000, producer.count)
     rows["ts_recv_ns"] = np.sort(rows["ts_recv_ns"])
     rows["ts_recv_ns"][1500:] += DAY_NS
-    producer.writer.publish_rows(rows)
+    publish_rows(producer.writer, rows)
     instance.writer.start(instance.config(batch_rows=1000))
     instance.wait_stored()
     instance.check_content((producer, rows))
@@ -82,12 +83,12 @@ def test_writer_leaves_withdrawn_rows_out(instance):
     producer = instance.producer()
     rows = random_rows(TRADE, 100, producer.count)
     rows["flags"][::3] |= np.uint32(Flag.VOID)
-    producer.writer.publish_rows(rows)
+    publish_rows(producer.writer, rows)
     instance.writer.start(instance.config())
     instance.wait_stored()
     only_void = random_rows(TRADE, 10, producer.count)
     only_void["flags"] = int(Flag.VOID)
-    producer.writer.publish_rows(only_void)
+    publish_rows(producer.writer, only_void)
     instance.wait_stored()
     instance.check_content((producer, rows))
 

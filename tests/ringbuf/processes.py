@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import sys
 import traceback
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tickring.ringbuf import StreamSpec
+from tickring.ringbuf import StreamSpec, StreamWriter
 
 ROW_DTYPE = np.dtype([
     ("nth", "<u8"), ("ts_recv_ns", "<i8"), ("ts_event_ns", "<i8"), ("key_id", "<u4"), ("flags", "<u4"),
@@ -40,13 +41,10 @@ def assert_whole(rows: np.ndarray) -> None:
     assert (rows["d"] == -(a.astype(np.float64))).all()
 
 
-def rows_of(first: int, n: int, keys: int) -> np.ndarray:
-    """`n` rows for sequences from `first` on; the key is the sequence modulo `keys`."""
-    rows = np.zeros(n, ROW_DTYPE)
-    a = np.arange(first, first + n, dtype=np.uint64)
-    rows["key_id"] = a % keys
-    rows["a"], rows["b"], rows["c"], rows["d"] = a, a * 0.5, a ^ np.uint64(0xFFFF_FFFF), -(a.astype(np.float64))
-    return rows
+def packed_run(writer: StreamWriter, key: int, first: int, n: int) -> bytearray:
+    """`n` packed records of one key, for sequences from `first` on, numbered from the key's count on."""
+    nth = writer.counts[key]
+    return bytearray().join(struct.pack(ROW_FORMAT, nth + i, 1, 2, key, 0, *values_of(first + i)) for i in range(n))
 
 
 def fork(child: Callable[[], None]) -> int:

@@ -23,7 +23,7 @@ from tickring.ringbuf import (
     layout,
 )
 
-from .processes import ROW_DTYPE, ROW_FORMAT, assert_whole, fork, join, rows_of, spec_of, values_of
+from .processes import ROW_DTYPE, ROW_FORMAT, assert_whole, fork, join, packed_run, spec_of, values_of
 
 ROW = struct.Struct(ROW_FORMAT)
 
@@ -125,31 +125,21 @@ def test_since_answers_from_tail_then_ring_then_not_at_all(stream):
     assert reader.since(2, 3, 4) is None
 
 
-def test_bulk_publish_equals_single_publish(shm):
-    spec = spec_of(capacity=1024, tail=8)
-    create_stream(shm, spec, 1)
-    writer = writer_of(shm, spec)
-    writer.publish_rows(rows_of(0, 3000, 5))
-    writer.publish_rows(rows_of(3000, 1, 5))
-    reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
-    rows, cursor, lost = reader.read(0, 10000)
-    assert (cursor, lost + len(rows)) == (3001, 3001)
-    assert_whole(rows)
-    assert (rows["nth"] == rows["a"] // 5).all()
-    for key in range(5):
-        assert reader.count(key) == len(range(key, 3001, 5))
-        assert reader.last(key, 3)["a"].tolist() == list(range(key, 3001, 5))[-3:]
-
-
-def test_bulk_publish_of_one_key_numbers_without_looking(shm):
+def test_packed_publish_equals_single_publish(shm):
     spec = spec_of(capacity=256, tail=0)
     create_stream(shm, spec, 1)
     writer = writer_of(shm, spec)
-    writer.publish_rows(rows_of(0, 100, 1), key_id=0)
-    writer.publish_rows(rows_of(100, 100, 1), key_id=0)
+    publish = writer.packed_publisher()
+    publish(0, packed_run(writer, 0, 0, 100))
+    publish(0, packed_run(writer, 0, 100, 200))  # more than a claim may have, and across the wrap
+    publish(1, packed_run(writer, 1, 300, 1))
     reader = StreamReader(shm, "feed", "rec", ROW_DTYPE)
-    assert reader.read(0, 1000)[0]["nth"].tolist() == list(range(200))
-    assert reader.count(0) == 200
+    rows, cursor, lost = reader.read(0, 1000)
+    assert (cursor, lost) == (301, 45)
+    assert_whole(rows)
+    assert rows["a"].tolist() == list(range(45, 301))
+    assert rows["nth"].tolist() == [*range(45, 300), 0]
+    assert [reader.count(key) for key in (0, 1)] == [300, 1]
 
 
 def test_latest_value_without_ring_keeps_the_newest(shm):

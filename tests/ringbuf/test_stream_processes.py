@@ -17,7 +17,7 @@ from tickring.ringbuf.doorbell import drain
 from tickring.ringbuf.inspect import inspect_stream
 from tickring.ringbuf.readers import CURSOR_IN_LINE, LINE_SIZE, LINES_AT, ReaderFile
 
-from .processes import ROW_DTYPE, ROW_FORMAT, assert_whole, fork, join, join_all, kill, rows_of, spec_of, values_of
+from .processes import ROW_DTYPE, ROW_FORMAT, assert_whole, fork, join, join_all, kill, spec_of, values_of
 
 ROW = struct.Struct(ROW_FORMAT)
 KEYS = 5
@@ -84,11 +84,9 @@ def test_readers_beside_a_writer_flat_out_accept_no_torn_record_and_count_every_
         publish = writer.publisher(ROW, ["a", "b", "c", "d"])
         sequence = 0
         while not done.exists():
-            for _ in range(200):  # singles between bulks: both paths, at full speed
+            for _ in range(4000):  # between two looks at the disk, at full speed
                 publish(sequence % KEYS, 1, 2, 0, *values_of(sequence))
                 sequence += 1
-            writer.publish_rows(rows_of(sequence, 4000, KEYS), None)
-            sequence += 4000
 
     readers = [fork(lambda seed=seed: read(seed)) for seed in range(4)]
     writer = fork(append if chunked else write)
@@ -124,7 +122,7 @@ class KillAtStore:
 
 
 def write_until_killed(shm, spec, seed: int) -> None:
-    """Publish singles and bulks from where the stream stands; die at a random store of a random one."""
+    """Publish from where the stream stands; die at a random store of a random one."""
     chance = random.Random(seed)
     writer = attach_writer(shm, spec)
     countdown = [chance.randrange(1, 120)]
@@ -134,10 +132,7 @@ def write_until_killed(shm, spec, seed: int) -> None:
     publish = writer.publisher(ROW, ["a", "b", "c", "d"])
     while True:
         sequence = writer.sequence
-        if chance.random() < 0.3:
-            writer.publish_rows(rows_of(sequence, chance.randrange(1, 50), KEYS))
-        else:
-            publish(sequence % KEYS, 1, 2, 0, *values_of(sequence))
+        publish(sequence % KEYS, 1, 2, 0, *values_of(sequence))
 
 
 def check_stream(shm, spec) -> int:
@@ -228,7 +223,6 @@ def test_writer_killed_from_outside_at_random_moments_loses_nothing_published(sh
         while True:
             sequence = writer.sequence
             publish(sequence % KEYS, 1, 2, 0, *values_of(sequence))
-            writer.publish_rows(rows_of(sequence + 1, 17, KEYS))
 
     chance = random.Random(3)
     previous = 0
