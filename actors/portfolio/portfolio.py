@@ -336,17 +336,17 @@ class Portfolio:
 
     def save_groups(self) -> None:
         """Store what was seen of the market."""
-        day = time.time_ns() // DAY_NS
-        found = list(self.totals.unsaved(day))
+        found = list(self.totals.unsaved())
         if not found:
             return
         self.store.begin()
         self.store.put_groups(
-            [(group.name, day, group.closes[day]) for group in found],
+            [(group.name, day, group.closes[day]) for group in found for day in group.unsaved_days],
             [(group.name, group.peak, group.max_drawdown) for group in found],
         )
         for group in found:
             group.unsaved = False
+            group.unsaved_days.clear()
         self._due_commit(1)
 
     def refresh(self) -> None:

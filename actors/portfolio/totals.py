@@ -106,10 +106,13 @@ class Group:
         self.deltas: dict[int, int] = {}  # day -> change of equity at the prices of the fills
         self.closes: dict[int, int] = {}  # day -> what the marks last said beyond that
         self.paper = 0  # sum of the deltas
+        self.parts: dict[Name, Group] = {}  # of a sum over strategies or symbols: what it is the sum of
         self.dirty = True  # to be published
-        self.unsaved = False  # closes and peak have changed
+        self.unsaved = False  # its peak has changed
+        self.unsaved_days: set[int] = set()  # whose closes have
         self._history: tuple[int, list[int], float] = (0, [], 0.0)  # day, equity of the days before, Sharpe ratio
         self._outdated = False  # a fill of a day before came since
+        self._carried = 0  # what the marks last said beyond the fills before this day
 
     def add(self, new: Sums, old: Sums) -> None:
         self.sums = Sums._make(a + b - c for a, b, c in zip(self.sums, new, old, strict=True))
@@ -138,7 +141,8 @@ class Group:
         """Take late fills of earlier days into the history: it is gone through, so not at each of them."""
         if self._outdated:
             self._outdated = False
-            _, series = statistics.equities(self.deltas, self.closes, today - 1)
+            _, series = statistics.equities(self.deltas, self.closes, today - 1, self._unseen)
+            self._carried = series[-1] - sum(by for day, by in self.deltas.items() if day < today) if series else 0
             peak = 0
             for pnl in series:
                 peak = max(peak, pnl)
@@ -147,6 +151,23 @@ class Group:
             daily = [after - before for before, after in zip([0, *series], series, strict=False)]
             self._history = today, series, statistics.sharpe_ratio(daily)
             self.dirty = True
+
+    def _unseen(self, day: int) -> int:
+        """What the marks said beyond the fills on a day with fills on which nobody looked.
+
+        A symbol that was traded is valued by its fills; the others are what they were.
+        """
+        return sum(part.beyond(day) for part in self.parts.values())
+
+    def beyond(self, day: int) -> int:
+        """What the marks last said beyond the fills, as of the end of a day; nothing once there were fills since."""
+        if self.closes:
+            for back in range(day, min(self.closes) - 1, -1):
+                if back in self.closes:
+                    return self.closes[back]
+                if back in self.deltas:
+                    break
+        return 0
 
     def start_of(self, today: int, days: int) -> int:
         """PnL when the last `days` days began, this one among them."""
@@ -157,10 +178,10 @@ class Group:
         """Take notice of PnL at the marks of now."""
         pnl = self.sums.pnl
         self.history(today)
-        beyond = pnl - self.paper
-        if beyond != self.closes.get(today, 0):
+        beyond, known = pnl - self.paper, self.closes.get(today)
+        if beyond != known and (known is not None or beyond or self._carried):  # 0 is what is not told otherwise
             self.closes[today] = beyond
-            self.unsaved = True
+            self.unsaved_days.add(today)
         fall = statistics.drawdown(self.capital, self.peak, pnl)
         if pnl > self.peak or fall > self.max_drawdown:
             self.peak = max(self.peak, pnl)
@@ -211,6 +232,8 @@ class Totals:
             found = self._of[position.number] = tuple(map(self._group, names))
             for group in found:
                 group.members.append(position)
+            for group in found[:3]:
+                group.parts[names[3]] = found[3]
         return found
 
     def update(self, position: Position, mark: Mark, rate: int) -> None:
@@ -243,7 +266,6 @@ class Totals:
             self.new_rates.append((asset, day, now))
         return known
 
-    def unsaved(self, today: int) -> Iterator[Group]:
-        for group in self.groups.values():
-            if group.unsaved and today in group.closes:
-                yield group
+    def unsaved(self) -> Iterator[Group]:
+        """Groups of which something is to be stored."""
+        return (group for group in self.groups.values() if group.unsaved or group.unsaved_days)
