@@ -36,8 +36,8 @@ class Position:
     """A key and its state. `days` is equity after the last fill of each UTC day, in order."""
 
     __slots__ = (
-        "base", "days", "key", "last", "number", "opening", "pending", "quote", "settled_in", "state", "terms", "total",
-        "valued",
+        "base", "days", "key", "last", "marks", "number", "opening", "pending", "quote", "settled_in", "state", "terms",
+        "total", "valued",
     )  # fmt: skip
 
     def __init__(self, number: int, key: Key, terms: Terms, opening: State, state: State, last: Order) -> None:
@@ -48,6 +48,7 @@ class Position:
         self.days: dict[int, int] = {}
         self.pending: dict[int, int] = {}  # day -> change of equity that the groups do not have yet
         self.valued: Any = None  # the totals' own: what the groups have of it
+        self.marks: dict[int, tuple[int, int]] = {}  # day -> the last quote it was valued at, and when that was seen
         try:
             symbol = parse_symbol(key[3])
             self.base, self.quote = symbol.base, symbol.quote
@@ -129,6 +130,8 @@ class Book:
         for number, day, equity in self.store.days():
             position = self._by_number[number]
             position.days[day] = equity
+        for number, day, price, seen_ns in self.store.marks():
+            self._by_number[number].marks[day] = price, seen_ns
         for position in self.by_key.values():
             position.pending = position.changes()
         if outdated:  # the configuration says something else than before

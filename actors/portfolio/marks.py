@@ -2,10 +2,14 @@
 
 A symbol is found however it is written: `BTCUSDT`, `BTC-USDT`, `BTC/USDT`, or by the exchange's own name. Where no
 feed collects it, a position is valued at the last price that an event or a fill of the symbol told.
+
+A quote that is gone (one side of the book is empty, a ring was made anew, its feed is not there yet after a restart) is
+worth more than what there is without it: a position keeps the last one, and a currency its last rate, which get stale.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,13 +19,21 @@ from ...codecs.symbols import EXCHANGES, parse_exchange, parse_symbol
 from ..catalog import Catalog, FileId, Source, mid
 from .book import Position
 from .config import Config
-from .fold import RATE_UNIT, Execution, Terms
+from .fold import DAY_NS, RATE_UNIT, Execution, Terms
 from .totals import NO_MARK, Mark
 
 QUOTE_STREAM = "quote"
 QUOTE, FILL, EVENT = 1, 2, 3  # indices in `records.MARKS`
 NS = 1_000_000_000
+KEPT_NS = DAY_NS  # so long a quote that is gone goes before what is newer
 _SCALE = RATE_UNIT // UNIT
+
+
+def last_quote(position: Position) -> Mark | None:
+    """What a position was valued at last, where that was a quote."""
+    if position.valued is not None:
+        return position.valued.mark if position.valued.mark.kind == QUOTE else None
+    return Mark(*position.marks[max(position.marks)], QUOTE) if position.marks else None
 
 
 class Quotes(Catalog):
@@ -45,6 +57,7 @@ class Marks:
         self._counts: dict[int, int] = {}  # position -> records of its quote when it was last looked at
         self._events: dict[str, Mark] = {}  # pair -> last price that an event told
         self._traded: dict[str, tuple[int, int]] = {}  # pair -> (event time, price) of its last fill
+        self.quoted: dict[str, tuple[int, int]] = {}  # settlement currency -> the last rate that quotes said, and when
 
     def refresh(self) -> None:
         """See which quotes there are now."""
@@ -119,8 +132,13 @@ class Marks:
         state = position.state
         event = self._events.get(pair_of(position.key[3]))
         if event is not None and event.seen_ns >= state.ts_ns:
-            return event
-        return Mark(state.price, state.ts_ns, FILL) if state.price else NO_MARK
+            told = event
+        else:
+            told = Mark(state.price, state.ts_ns, FILL) if state.price else NO_MARK
+        kept = last_quote(position)
+        if kept is not None and told.seen_ns - kept.seen_ns <= (KEPT_NS if source is not None else 0):
+            return kept
+        return told
 
     # -- rates ----------------------------------------------------------------------------------------------------
 
@@ -147,15 +165,22 @@ class Marks:
             return divide(RATE_UNIT * UNIT, price)
         quoted = self._quoted(asset, settled)
         if quoted and abs(now_ns - execution.ts_ns) <= self.config.rate_max_age_s * NS:
-            return quoted
-        return self._last_traded(asset, settled) or self._configured(asset, settled) or quoted
+            return quoted[0]
+        last = quoted[0] if quoted else 0
+        return self._last_traded(asset, settled) or self._configured(asset, settled) or last
 
     def rate(self, asset: str) -> int:
         """From a settlement currency to that of the report, now; 0 = not known."""
         currency = self.config.currency
         if not asset or asset in self._same:
             return RATE_UNIT
-        return self._quoted(asset, currency) or self._configured(asset, currency) or self._last_traded(asset, currency)
+        if found := self._quoted(asset, currency):
+            self.quoted[asset] = found
+            return found[0]
+        rate, seen_ns = self.quoted.get(asset, (0, 0))
+        if rate and time.time_ns() - seen_ns <= KEPT_NS:
+            return rate
+        return self._configured(asset, currency) or self._last_traded(asset, currency)
 
     def _names(self, one: str, other: str) -> list[tuple[str, bool]]:
         """Pairs that say what one currency is worth in another, and whether the wrong way round."""
@@ -164,7 +189,8 @@ class Marks:
         pairs = [(f"{a}-{b}", False) for a in ones for b in others]
         return pairs + [(f"{b}-{a}", True) for a in ones for b in others]
 
-    def _quoted(self, one: str, other: str) -> int:
+    def _quoted(self, one: str, other: str) -> tuple[int, int] | None:
+        """The rate that quotes say, and when they were received."""
         for pair, reverse in self._names(one, other):
             if pair not in self._pairs:
                 self._pairs[pair] = next(
@@ -173,8 +199,8 @@ class Marks:
             source = self._pairs[pair]
             found = mid(source) if source else None
             if found and found[0]:
-                return divide(RATE_UNIT * UNIT, found[0]) if reverse else found[0] * _SCALE
-        return 0
+                return divide(RATE_UNIT * UNIT, found[0]) if reverse else found[0] * _SCALE, found[1]
+        return None
 
     def _last_traded(self, one: str, other: str) -> int:
         for pair, reverse in self._names(one, other):

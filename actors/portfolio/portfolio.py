@@ -23,7 +23,7 @@ from .book import Book, Key, Position, Telling
 from .claims import Claims
 from .config import Config
 from .fold import DAY_NS, RATE_UNIT, VALUE_UNIT, Execution, State, Terms, opened
-from .marks import Marks
+from .marks import QUOTE, Marks
 from .metrics import Metrics
 from .past import Past
 from .publish import Publisher
@@ -41,6 +41,7 @@ PAST_FIRST = 20_000  # events that are to be asked for: then they come before wh
 COMMIT_ROWS = 16_384  # folded since the last commit: then at once
 REFRESH_INTERVAL_S = 2.0  # how often new streams are looked for
 PNL_INTERVAL_S = 1.0  # PnL follows the marks so often
+MARK_DAYS = 8  # of so many days the last marks are kept
 LOG_BYTES = 16 << 20  # of the write-ahead log: then it is copied, beside
 LOG_BYTES_WAIT = 128 << 20  # and here folding waits for it
 
@@ -59,6 +60,7 @@ class Portfolio:
             self.book = Book(self.store, self.marks.terms, self._opening, self._fee_rate, ctx.beat)
             rates = self.store.rates(self.config.currency)
             self.totals = Totals(self._capital, self.store.closes(), self.store.peaks(), rates)
+            self.marks.quoted.update(self.store.quoted(self.config.currency))
         self.publisher = Publisher(ctx, self.config)
         self.claims = Claims(self.metrics)
         self.statements = Statements(ctx.folder, self.marks.told, self.claims.told)
@@ -312,7 +314,7 @@ class Portfolio:
                 groups = [group for group in self.totals.groups.values() if group.sums.open or group.dirty]
             self.save_groups()
         if today != self._today:
-            self._today = today
+            self._new_day(today)
             groups = list(self.totals.groups.values())
         self.publish_pnl(groups)
         self.claims.compare(self.book.by_key.values())
@@ -336,6 +338,7 @@ class Portfolio:
 
     def save_groups(self) -> None:
         """Store what was seen of the market."""
+        self._save_marks(time.time_ns() // DAY_NS)
         found = list(self.totals.unsaved())
         if not found:
             return
@@ -348,6 +351,28 @@ class Portfolio:
             group.unsaved = False
             group.unsaved_days.clear()
         self._due_commit(1)
+
+    def _save_marks(self, today: int) -> None:
+        rows = []
+        for position in self.open.values():
+            price, seen_ns, kind = position.valued.mark
+            if kind == QUOTE and position.marks.get(today) != (price, seen_ns):
+                position.marks[today] = price, seen_ns
+                rows.append((position.number, today, price, seen_ns))
+        if rows or self.marks.quoted:
+            self.store.begin()
+            self.store.put_marks(rows)
+            self.store.put_quoted(self.config.currency, self.marks.quoted.items())
+            self._due_commit(1)
+
+    def _new_day(self, today: int) -> None:
+        """Forget the marks of days that are long over."""
+        self._today = today
+        self.store.begin()
+        self.store.drop_marks(today - MARK_DAYS)
+        for position in self.book.by_key.values():
+            for day in [day for day in position.marks if day < today - MARK_DAYS]:
+                del position.marks[day]
 
     def refresh(self) -> None:
         """Attach streams that are new or were made anew, leave those that are gone."""

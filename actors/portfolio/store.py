@@ -13,6 +13,8 @@ read again, from the ring or from ClickHouse.
 | `snapshot` | key and every `SNAPSHOT_EACH`th of its fills: the state after it, where a late fill begins to fold anew |
 | `day` | key and UTC day with a fill: equity after the last of them |
 | `close` | group and UTC day: what the marks last said beyond the fills; see `totals` |
+| `mark` | key and one of the last UTC days: the last quote that it was valued at |
+| `quoted` | currency of the report and settlement currency: the last rate that quotes said |
 | `peak` | group: highest equity and largest drawdown seen |
 | `rate` | currency of the report, settlement currency and UTC day: what changes of that day are converted with |
 | `disagreement` | telling of a fill that says something else than the one that counts |
@@ -38,7 +40,7 @@ from .fold import Execution, Order, State, Terms
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 SNAPSHOT_EACH = 32
 CACHE_KIB = 16_384
 LOG_BYTES_KEPT = 8 << 20  # of the write-ahead log on disk, after it was copied into the file
@@ -46,6 +48,11 @@ LOG_BYTES_KEPT = 8 << 20  # of the write-ahead log on disk, after it was copied 
 _RATES = """
 CREATE TABLE rate(currency, asset, day, rate, PRIMARY KEY(currency, asset, day)) WITHOUT ROWID;
 """
+_MARKS = """
+CREATE TABLE mark(key, day, price, seen_ns, PRIMARY KEY(key, day)) WITHOUT ROWID;
+CREATE TABLE quoted(currency, asset, rate, seen_ns, PRIMARY KEY(currency, asset)) WITHOUT ROWID;
+"""
+_ADDED = {1: _RATES + _MARKS, 2: _MARKS}  # what a file of that version lacks
 _SCHEMA = f"""
 CREATE TABLE position(id INTEGER PRIMARY KEY, account, strategy, venue, symbol, terms, opening, state, ts_ns, fill_id);
 CREATE TABLE book(id INTEGER PRIMARY KEY, account, venue);
@@ -55,7 +62,7 @@ CREATE TABLE snapshot(key, ts_ns, fill_id, state, PRIMARY KEY(key, ts_ns, fill_i
 CREATE TABLE day(key, day, equity, PRIMARY KEY(key, day)) WITHOUT ROWID;
 CREATE TABLE close(account, strategy, symbol, day, beyond, PRIMARY KEY(account, strategy, symbol, day)) WITHOUT ROWID;
 CREATE TABLE peak(account, strategy, symbol, peak, drawdown, PRIMARY KEY(account, strategy, symbol)) WITHOUT ROWID;
-{_RATES}CREATE TABLE disagreement(book, fill_id, kept, other, PRIMARY KEY(book, fill_id, other)) WITHOUT ROWID;
+{_RATES}{_MARKS}CREATE TABLE disagreement(book, fill_id, kept, other, PRIMARY KEY(book, fill_id, other)) WITHOUT ROWID;
 CREATE TABLE source(producer PRIMARY KEY, epoch, sequence, searched) WITHOUT ROWID;
 CREATE TABLE seen(topic, part, offset, PRIMARY KEY(topic, part)) WITHOUT ROWID;
 CREATE TABLE hole(topic, part, first, last, PRIMARY KEY(topic, part)) WITHOUT ROWID;
@@ -117,8 +124,8 @@ class Store:
         version = execute("PRAGMA user_version").fetchone()[0]
         if version == 0:
             self.db.executescript(f"BEGIN;{_SCHEMA}PRAGMA user_version={VERSION};COMMIT")
-        elif version == 1:
-            self.db.executescript(f"BEGIN;{_RATES}PRAGMA user_version={VERSION};COMMIT")
+        elif version in _ADDED:
+            self.db.executescript(f"BEGIN;{_ADDED[version]}PRAGMA user_version={VERSION};COMMIT")
         elif version != VERSION:
             raise StateUnusable(
                 f"portfolio {self.path}: version {version}, expected {VERSION}: move the file away, it is made anew"
@@ -295,6 +302,35 @@ class Store:
         )
         self.db.executemany(
             "INSERT OR REPLACE INTO peak VALUES(?,?,?,?,?)", [(*name, stored(n), fall) for name, n, fall in peaks]
+        )
+
+    # -- what was seen of the market ------------------------------------------------------------------------------
+
+    def marks(self) -> Iterator[tuple[int, int, int, int]]:
+        """`(key, day, price, when it was seen)`, in order."""
+        for key, day, price, seen_ns in self.db.execute("SELECT * FROM mark"):
+            yield key, day, int(price), seen_ns
+
+    def put_marks(self, rows: Iterable[tuple[int, int, int, int]]) -> None:
+        self.db.executemany(
+            "INSERT OR REPLACE INTO mark VALUES(?,?,?,?)",
+            [(key, day, stored(price), seen_ns) for key, day, price, seen_ns in rows],
+        )
+
+    def drop_marks(self, before: int) -> None:
+        """Drop those of the days before one."""
+        self.db.execute("DELETE FROM mark WHERE day<?", (before,))
+
+    def quoted(self, currency: str) -> Iterator[tuple[str, tuple[int, int]]]:
+        """`(asset, (rate, when it was seen))` to the currency of the report, units of 1e-16."""
+        query = "SELECT asset, rate, seen_ns FROM quoted WHERE currency=?"
+        for asset, rate, seen_ns in self.db.execute(query, (currency,)):
+            yield asset, (int(rate), seen_ns)
+
+    def put_quoted(self, currency: str, rows: Iterable[tuple[str, tuple[int, int]]]) -> None:
+        self.db.executemany(
+            "INSERT OR REPLACE INTO quoted VALUES(?,?,?,?)",
+            [(currency, asset, stored(rate), seen_ns) for asset, (rate, seen_ns) in rows],
         )
 
     # -- how far it has been read ---------------------------------------------------------------------------------

@@ -286,13 +286,14 @@ def test_days_of_another_currency_keep_their_rates_through_a_restart(tmp_path):
     assert to_units(totals.groups["a", ALL, ALL].deltas[1]) == 100_000 * UNIT
 
 
-def test_file_of_the_version_before_is_taken_on(tmp_path):
+@pytest.mark.parametrize(("version", "lacks"), [(1, ("rate", "mark", "quoted")), (2, ("mark", "quoted"))])
+def test_file_of_a_version_before_is_taken_on(tmp_path, version, lacks):
     book = make_book(tmp_path)
     add(book, [trade(1, "x", 1)])
-    book.store.db.executescript("DROP TABLE rate; PRAGMA user_version=1")
+    book.store.db.executescript("".join(f"DROP TABLE {name};" for name in lacks) + f"PRAGMA user_version={version}")
     book.store.close()
     again = make_book(tmp_path)
-    assert picture(again) == picture(book) and list(again.store.rates("USDT")) == []
+    assert picture(again) == picture(book) and list(again.store.rates("USDT")) == list(again.store.marks()) == []
 
 
 def test_keys_with_separators_in_their_parts_have_names_of_their_own():

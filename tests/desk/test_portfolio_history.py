@@ -233,3 +233,80 @@ def test_last_change_of_a_day_is_stored_after_midnight(run):
         assert desk.pnl()["day_start_pnl"] == -400
 
     run(script)
+
+
+def climb(desk: Desk) -> None:
+    """Ten bought at 100 that are quoted at 219 in the end."""
+    desk.clock.now = START + 3600 * SECOND
+    desk.feed.quote("BTC", 100.0)
+    desk.start()
+    desk.fill(1, 10, 100, desk.clock.now)
+    desk.turn()
+    for _ in range(119):
+        desk.feed.quote("BTC", 100.0 + (desk.clock.now // SECOND - 3600) % 86_400 + 1)
+        desk.at(desk.clock.now + SECOND)
+    assert desk.pnl()["total_pnl"] == 1190
+
+
+def test_quote_without_one_side_leaves_the_mark_that_was(run):
+    def script(desk: Desk) -> None:
+        climb(desk)
+        desk.feed.quote("BTC", float("nan"), 219.0)
+        desk.at(desk.clock.now + SECOND)
+        assert (desk.pnl()["total_pnl"], desk.pnl()["max_drawdown"]) == (1190, 0)
+        desk.at(desk.clock.now + 600 * SECOND)
+        [position] = desk.portfolio.open.values()
+        assert desk.portfolio.publisher.live[position.number] == 0  # stale
+
+    run(script)
+
+
+@pytest.mark.parametrize("ring", ["empty", "gone"])
+def test_restart_before_the_first_quote_keeps_the_mark_that_was(run, ring):
+    def script(desk: Desk) -> None:
+        climb(desk)
+        desk.portfolio.save_groups()
+        desk.portfolio.commit()
+        desk.kill()
+        desk.feed.close()
+        for path in desk.shm.glob("feed-binance-spot-0*"):
+            path.unlink()
+        if ring == "empty":
+            desk.feed = Feed(desk.shm)
+        desk.clock.now += 5 * SECOND
+        desk.start()
+        desk.turn()
+        assert (desk.pnl()["total_pnl"], desk.pnl()["max_drawdown"]) == (1190, 0)
+        if ring == "gone":  # and nobody collects it any more: the newest price counts
+            desk.fill(2, 1, 210, desk.clock.now)
+            desk.feed = Feed(desk.shm)
+        else:
+            desk.feed.quote("BTC", 210.0)
+        desk.at(desk.clock.now + SECOND)
+        assert desk.pnl()["total_pnl"] == 1100
+
+    run(script)
+
+
+def test_currency_whose_quote_is_gone_keeps_its_rate(run):
+    def script(desk: Desk) -> None:
+        desk.clock.now = START + 3600 * SECOND
+        desk.feed.quote("BTC", 50_000.0)
+        desk.start()
+        desk.fill(1, 1, 3, desk.clock.now, "ETHBTC")
+        desk.fill(2, -1, 4, desk.clock.now + 1, "ETHBTC")
+        desk.turn()
+        assert desk.pnl()["total_pnl"] == 50_000
+        desk.feed.quote("BTC", float("nan"), 50_000.0)
+        desk.at(desk.clock.now + SECOND)
+        assert (desk.pnl()["total_pnl"], desk.pnl()["max_drawdown"]) == (50_000, 0)
+        desk.portfolio.save_groups()
+        desk.portfolio.commit()
+        desk.kill()
+        desk.start()
+        desk.turn()
+        assert (desk.pnl()["total_pnl"], desk.pnl()["max_drawdown"]) == (50_000, 0)
+        desk.at(desk.clock.now + 2 * DAY_NS)  # nobody knows by now
+        assert desk.pnl()["total_pnl"] == 0
+
+    run(script)
