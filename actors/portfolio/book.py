@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ...codecs.desk.money import UNIT, divide
 from ...codecs.errors import UnknownSymbol
 from ...codecs.symbols import parse_symbol
 from .fold import DAY_NS, FIRST, Execution, Order, State, Terms, fold
@@ -32,12 +33,20 @@ class Telling(NamedTuple):
     rate: int | None = None  # units of 1e-16; None = find it
 
 
+class Moved(NamedTuple):
+    """A sum of fills. Money in units of 1e-16 of the settlement currency."""
+
+    quantity: int = 0
+    value: int = 0
+    fees: int = 0
+
+
 class Position:
     """A key and its state. `days` is equity after the last fill of each UTC day, in order."""
 
     __slots__ = (
-        "base", "days", "key", "last", "marks", "number", "opening", "pending", "quote", "settled_in", "state", "terms",
-        "total", "valued",
+        "base", "days", "key", "last", "marks", "moved", "number", "opening", "pending", "quote", "settled_in", "since",
+        "state", "terms", "total", "valued",
     )  # fmt: skip
 
     def __init__(self, number: int, key: Key, terms: Terms, opening: State, state: State, last: Order) -> None:
@@ -47,6 +56,8 @@ class Position:
         self.total = state.equity(terms)  # after the last fill
         self.days: dict[int, int] = {}
         self.pending: dict[int, int] = {}  # day -> change of equity that the groups do not have yet
+        self.moved: dict[int, Moved] = {}  # day that was over -> what came to it since, that the groups do not have yet
+        self.since: int | None = None  # event time from which on it was folded anew since the groups looked
         self.valued: Any = None  # the totals' own: what the groups have of it
         self.marks: dict[int, tuple[int, int]] = {}  # day -> the last quote it was valued at, and when that was seen
         try:
@@ -70,6 +81,14 @@ class Position:
 
     def changed(self, day: int, by: int) -> None:
         self.pending[day] = self.pending.get(day, 0) + by
+
+    def move(self, execution: Execution, by: int = 1) -> None:
+        """A fill came to a day that was over (1), or went from it (-1)."""
+        day = execution.ts_ns // DAY_NS
+        signed = -by * execution.quantity if execution.sell else by * execution.quantity
+        fee = by * divide(execution.commission * execution.rate, UNIT)
+        quantity, value, fees = self.moved.get(day, Moved())
+        self.moved[day] = Moved(quantity + signed, value + self.terms.value(signed, execution.price), fees + fee)
 
 
 def precedence(key: Key, execution: Execution) -> tuple[Any, ...]:
@@ -99,6 +118,9 @@ class Book:
         opening_of: what a key had before its first fill.
         rate_of: rate by which a fee is converted: ``(asset, position, execution)`` to units of 1e-16, 0 = not known.
         progress: called now and then while a long fold goes on.
+
+    Attributes:
+        today_ns: fills before it came to a day that was over.
     """
 
     def __init__(
@@ -115,6 +137,7 @@ class Book:
         self._by_number: dict[int, Position] = {}
         self._books = store.books()
         self._new_days: dict[tuple[int, int], int] = {}
+        self.today_ns = FIRST[0]
         self.folded = self.repeated = self.disagreements = self.late = self.refolded = self.unconverted = 0
         self._load()
 
@@ -194,6 +217,8 @@ class Book:
             else:
                 continue
             changed[position.number] = position
+            if execution.ts_ns < self.today_ns:
+                position.move(execution)
             if order > position.last and position.number not in anew:
                 self._append(position, execution)
             else:
@@ -218,6 +243,8 @@ class Book:
             return None
         if (execution.asset, position) == (kept.asset, known):
             execution = execution._replace(rate=kept.rate)
+        if kept.ts_ns < self.today_ns:
+            known.move(kept, -1)
         self.store.drop_fill(number, kept.order)
         self.store.put_fill(position.number, book, execution)
         return known, kept.order
@@ -242,6 +269,7 @@ class Book:
     def _refold(self, position: Position, order: Order) -> None:
         """Fold a key anew from the snapshot before `order` on."""
         store, number = self.store, position.number
+        position.since = order[0] if position.since is None else min(position.since, order[0])
         snapshot = store.snapshot_before(number, order)
         for day, by in position.changes().items():
             position.changed(day, -by)

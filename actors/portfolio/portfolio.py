@@ -60,6 +60,7 @@ class Portfolio:
             self.book = Book(self.store, self.marks.terms, self._opening, self._fee_rate, ctx.beat)
             rates = self.store.rates(self.config.currency)
             self.totals = Totals(self._capital, self.store.closes(), self.store.peaks(), rates)
+            self.book.today_ns = self.totals.seen_until * DAY_NS
             self.marks.quoted.update(self.store.quoted(self.config.currency))
         self.publisher = Publisher(ctx, self.config)
         self.claims = Claims(self.metrics)
@@ -327,13 +328,14 @@ class Portfolio:
                 self.publisher.position(position, now_ns)
         self.publish_pnl(self.totals.groups.values())
         self._today = now_ns // DAY_NS
+        self.book.today_ns = self._today * DAY_NS
 
     def publish_pnl(self, groups: Iterable[Group]) -> None:
         """Publish groups; what is seen of the market counts only while no fills are missing."""
         now_ns = time.time_ns()
         for group in groups:
             if not self.publisher.flags:
-                group.observe(now_ns // DAY_NS)
+                group.observe(now_ns // DAY_NS, now_ns)
             self.publisher.pnl(group, now_ns)
 
     def save_groups(self) -> None:
@@ -366,8 +368,8 @@ class Portfolio:
             self._due_commit(1)
 
     def _new_day(self, today: int) -> None:
-        """Forget the marks of days that are long over."""
-        self._today = today
+        """A day is over. Forget the marks of those that have been for long."""
+        self._today, self.book.today_ns = today, today * DAY_NS
         self.store.begin()
         self.store.drop_marks(today - MARK_DAYS)
         for position in self.book.by_key.values():

@@ -154,8 +154,7 @@ class Publisher:
                 row = reader.latest(key.key_id) if group is not None and reader.count(key.key_id) else None
                 if group is not None and row is not None:
                     peak = int.from_bytes(bytes(row["peak_pnl"]), "little", signed=True) * UNIT
-                    group.peak = max(group.peak, peak)
-                    group.max_drawdown = max(group.max_drawdown, float(row["max_drawdown"]))
+                    group.restore(max(group.peak, peak), max(group.max_drawdown, float(row["max_drawdown"])))
         finally:
             reader.close()
 

@@ -8,6 +8,12 @@ What follows from fills alone (everything realised, and equity at the prices of 
 they arrived. What was seen of the market beside them cannot be had again: the last difference of each day between
 equity at the marks and at the prices of the fills (`closes`), the peak, and the largest drawdown. Nor can the rate of
 another settlement currency on a day: the first one that a change of the day was converted with holds for all of them.
+
+A fill that comes to a day that was over changes its equity by what it paid and by what it bought, at the mark of the
+end of that day. Where that is not known any more, equity stays what was seen, but for the fee.
+
+Peak and drawdown are of what was seen and of the ends of the days. A fill behind later ones of its key shows that what
+was seen since its time was not so: that does not count any more, as far as it is remembered when it was seen.
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ from ...codecs.desk.canonical import ALL_SYMBOLS as ALL
 from ...codecs.desk.money import UNIT, divide
 from . import statistics
 from .book import Position
-from .fold import RATE_UNIT
+from .fold import DAY_NS, FIRST, RATE_UNIT
 
 Name = tuple[str, str, str]  # account, strategy, symbol
 
@@ -33,6 +39,7 @@ class Mark(NamedTuple):
 
 
 NO_MARK = Mark()
+SEEN_MAX = 32  # peaks and drawdowns of a group that are remembered, the older ones less densely
 
 
 class Sums(NamedTuple):
@@ -101,8 +108,10 @@ class Group:
         self.members: list[Position] = []
         self.sums = NOTHING
         self.largest_win = self.largest_loss = 0
-        self.peak = 0  # highest PnL seen
+        self.peak = 0  # highest PnL
         self.max_drawdown = 0.0
+        self._seen = [(FIRST[0], 0, 0.0)]  # when both were seen to grow, and what they were then
+        self._of_days = (0, 0.0)  # as the ends of the days have them
         self.deltas: dict[int, int] = {}  # day -> change of equity at the prices of the fills
         self.closes: dict[int, int] = {}  # day -> what the marks last said beyond that
         self.paper = 0  # sum of the deltas
@@ -143,11 +152,14 @@ class Group:
             self._outdated = False
             _, series = statistics.equities(self.deltas, self.closes, today - 1, self._unseen)
             self._carried = series[-1] - sum(by for day, by in self.deltas.items() if day < today) if series else 0
-            peak = 0
+            highest, peak, fall = max(self._seen[-1][1], max(series, default=0)), 0, 0.0
             for pnl in series:
                 peak = max(peak, pnl)
-                self.max_drawdown = max(self.max_drawdown, statistics.drawdown(self.capital, peak, pnl))
-            self.peak = max(self.peak, peak)
+                # the highest of a day may have been higher than its end, so a fall is at least the lesser of these
+                falls = (statistics.drawdown(self.capital, top, pnl) for top in (peak, highest))
+                fall = max(fall, min(falls))
+            self._of_days = peak, fall
+            self._join()
             daily = [after - before for before, after in zip([0, *series], series, strict=False)]
             self._history = today, series, statistics.sharpe_ratio(daily)
             self.dirty = True
@@ -174,7 +186,32 @@ class Group:
         series, _ = self.history(today)
         return series[-days] if len(series) >= days else 0
 
-    def observe(self, today: int) -> None:
+    def _join(self) -> None:
+        _, peak, fall = self._seen[-1]
+        self.peak, self.max_drawdown = max(peak, self._of_days[0]), max(fall, self._of_days[1])
+
+    def restore(self, peak: int, fall: float) -> None:
+        """Begin with peak and drawdown as they were seen before."""
+        self._seen = [(FIRST[0], peak, fall)]
+        self._join()
+
+    def forget(self, since_ns: int) -> None:
+        """What was seen since then was not so."""
+        seen, before = self._seen, len(self._seen)
+        while len(seen) > 1 and seen[-1][0] >= since_ns:
+            seen.pop()
+        if len(seen) < before:
+            self._join()
+            self._outdated = self.dirty = self.unsaved = True
+
+    def correct(self, shifts: dict[int, int]) -> None:
+        """Changes, by day, of what the marks said beyond the fills."""
+        for day in self.closes.keys() & shifts.keys():
+            self.closes[day] += shifts[day]
+            self.unsaved_days.add(day)
+            self._outdated = True
+
+    def observe(self, today: int, now_ns: int = 0) -> None:
         """Take notice of PnL at the marks of now."""
         pnl = self.sums.pnl
         self.history(today)
@@ -186,6 +223,9 @@ class Group:
         if pnl > self.peak or fall > self.max_drawdown:
             self.peak = max(self.peak, pnl)
             self.max_drawdown = max(self.max_drawdown, fall)
+            self._seen.append((now_ns, self.peak, self.max_drawdown))
+            if len(self._seen) > SEEN_MAX:
+                del self._seen[1 : SEEN_MAX // 2 : 2]
             self.unsaved = True
 
 
@@ -215,8 +255,7 @@ class Totals:
         for name, day, beyond in closes:
             self._group(name).closes[day] = beyond
         for name, peak, fall in peaks:
-            group = self._group(name)
-            group.peak, group.max_drawdown = peak, fall
+            self._group(name).restore(peak, fall)
 
     def _group(self, name: Name) -> Group:
         group = self.groups.get(name)
@@ -246,8 +285,15 @@ class Totals:
         if rate != RATE_UNIT:
             asset = position.settled_in
             pending = {day: divide(by * self._rate_on(asset, day, rate), RATE_UNIT) for day, by in pending.items()}
+        groups = self.groups_of(position)
+        if position.moved and rate:
+            self._correct(position, pending, rate, groups)
+        if position.since is not None:
+            for group in groups:
+                group.forget(position.since)
+            position.since = None
         before = old.sums if old else NOTHING
-        for group in self.groups_of(position):
+        for group in groups:
             if new.sums != before:
                 group.add(new.sums, before)
             if pending:
@@ -258,6 +304,22 @@ class Totals:
                 group.largest_win = max(group.largest_win, new.wins_of[0])
                 group.largest_loss = max(group.largest_loss, new.wins_of[1])
 
+    def _correct(self, position: Position, pending: dict[int, int], rate: int, groups: Iterable[Group]) -> None:
+        """Fills have come to days that were over: equity at the marks of their ends, see above."""
+        moved, position.moved = position.moved, {}
+        days = {day for group in groups for day in group.closes if day >= min(moved)}
+        shifts: dict[int, int] = {}
+        for day in days:
+            parts = [by for of, by in moved.items() if of <= day]
+            quantity, value, fees = (sum(column) for column in zip(*parts, strict=True))
+            mark = position.marks.get(day)
+            by = position.terms.value(quantity, mark[0]) - value - fees if mark else -fees
+            if rate != RATE_UNIT:
+                by = divide(by * self._rates.get((position.settled_in, day), rate), RATE_UNIT)
+            shifts[day] = by - sum(change for of, change in pending.items() if of <= day)
+        for group in groups:
+            group.correct(shifts)
+
     def _rate_on(self, asset: str, day: int, now: int) -> int:
         """The rate of a day, which is that of now where nothing of the day was converted yet."""
         known = self._rates.get((asset, day))
@@ -265,6 +327,11 @@ class Totals:
             known = self._rates[asset, day] = now
             self.new_rates.append((asset, day, now))
         return known
+
+    @property
+    def seen_until(self) -> int:
+        """The day behind the last one of which anything was seen."""
+        return max((day + 1 for group in self.groups.values() for day in group.closes), default=FIRST[0] // DAY_NS)
 
     def unsaved(self) -> Iterator[Group]:
         """Groups of which something is to be stored."""

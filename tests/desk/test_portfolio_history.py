@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -310,3 +311,72 @@ def test_currency_whose_quote_is_gone_keeps_its_rate(run):
         assert desk.pnl()["total_pnl"] == 0
 
     run(script)
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["at-once", "after-a-restart"])
+def test_late_fill_of_a_day_that_is_over_is_valued_at_the_end_of_that_day(run, stored):
+    def script(desk: Desk) -> None:
+        desk.clock.now = START + 10 * 3600 * SECOND
+        desk.feed.quote("BTC", 100.0)
+        desk.start()
+        desk.fill(1, 2, 100, desk.clock.now)
+        desk.turn()
+        for _ in range(14):
+            desk.clock.now += 3600 * SECOND
+            desk.feed.quote("BTC", 150.0)
+            desk.turn()
+        assert desk.pnl()["day_start_pnl"] == 100
+        if stored:
+            desk.portfolio.commit()
+            desk.kill()
+            desk.start()
+        desk.fill(2, -1, 120, START + 11 * 3600 * SECOND)
+        desk.turn()
+        row = desk.pnl()
+        assert (row["total_pnl"], row["day_start_pnl"], row["peak_pnl"]) == (70, 70, 100)
+
+    run(script)
+
+
+def test_late_fill_at_a_mark_that_is_not_known_any_more_leaves_what_was_seen():
+    totals, held = Totals(lambda account: 0), position_of((DAY, 2, 100))
+    seen(totals, DAY, (held, 150))
+    group = seen(totals, DAY + 1, (held, 150))
+    held.move(Execution(DAY * DAY_NS + 5, "late", True, UNIT, 120 * UNIT, 3 * UNIT))
+    trade(held, 1, DAY, -1, 120)
+    totals.update(held, Mark(150 * UNIT, 0, 1), RATE_UNIT)
+    group.renew(DAY + 1)
+    assert whole(group.history(DAY + 1)[0]) == [97]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_peak_and_drawdown_do_not_depend_on_the_order_of_arrival(run, order):
+    def script(desk: Desk) -> None:
+        desk.clock.now = START + 10 * SECOND
+        desk.start()
+        for n in order:
+            desk.fill(n, (10, -5, -5)[n], (100, 110, 130)[n], START + n)
+            desk.turn()
+        row = desk.pnl()
+        assert (row["total_pnl"], row["peak_pnl"], row["max_drawdown"]) == (200, 200, 0)
+
+    run(script)
+
+
+def test_what_was_seen_before_the_time_of_a_late_fill_still_counts():
+    group = Group(WHOLE, 0)
+    for second, pnl in enumerate((0, 100, 40, 300, 30)):
+        group.sums = group.sums._replace(realized=pnl * RATE_UNIT)
+        group.observe(DAY, second)
+    assert (group.peak, group.max_drawdown) == (300 * RATE_UNIT, 0.9)
+    group.forget(3)
+    assert (group.peak, group.max_drawdown) == (100 * RATE_UNIT, 0.6)
+
+
+def test_fall_from_the_highest_of_a_day_is_no_fall_from_its_end():
+    totals, held = Totals(lambda account: 0), position_of((DAY, 1, 1000))
+    for day, price in ((DAY, 1100), (DAY, 1001), (DAY + 1, 950), (DAY + 2, 950)):
+        seen(totals, day, (held, price))
+    for found in (totals, restarted(totals)):
+        group = seen(found, DAY + 2, (position_of((DAY, 1, 1000)) if found is not totals else held, 950))
+        assert (group.peak, group.max_drawdown) == (100 * RATE_UNIT, 1.5)
