@@ -65,7 +65,11 @@ class Position:
             self.base, self.quote = symbol.base, symbol.quote
         except UnknownSymbol:
             self.base, self.quote = key[3], ""
-        self.settled_in = self.base if terms.inverse else self.quote
+        self.settle()
+
+    def settle(self) -> None:
+        """Find what its terms settle it in."""
+        self.settled_in = self.base if self.terms.inverse else self.quote
 
     @property
     def empty(self) -> bool:
@@ -113,8 +117,8 @@ class Book:
 
     Args:
         store: its file.
-        terms_of: what an instrument's quantities are worth, by venue and symbol; asked once, when a key is new. The
-            second value says whether it is configured, and then it holds for known keys too.
+        terms_of: what an instrument's quantities are worth, by venue and symbol; asked when a key is new, and by
+            `otherwise`. The second value says whether it is configured, and then it holds for known keys too.
         opening_of: what a key had before its first fill.
         rate_of: rate by which a fee is converted: ``(asset, position, execution)`` to units of 1e-16, 0 = not known.
         progress: called now and then while a long fold goes on.
@@ -184,6 +188,33 @@ class Book:
             found = self._take(Position(len(self._by_number) + 1, key, terms, opening, opening.copy(), FIRST))
             self._put(found)
         return found
+
+    def otherwise(self) -> list[tuple[Position, Terms]]:
+        """Positions whose exchange lists other terms than they began with: it was not known then."""
+        found = ((position, *self._terms_of(*position.key[2:])) for position in self.by_key.values())
+        return [
+            (position, terms) for position, terms, fixed in found
+            if terms != position.terms and (fixed or terms != Terms())
+        ]  # fmt: skip
+
+    def change_terms(self, position: Position, terms: Terms) -> None:
+        """Fold a position anew, inside a transaction that stays open; its groups must have left it."""
+        store, number = self.store, position.number
+        try:
+            store.begin()
+            position.terms, position.opening = terms, self._opening_of(position.key, terms)
+            position.settle()
+            position.days, position.pending, position.moved = {}, {}, {}
+            fees = [one for one in store.fills(number, FIRST) if one.commission]
+            for execution in fees:  # they are converted to another currency
+                rate = self._rate_of(execution.asset, position, execution)
+                store.put_rate(number, execution._replace(rate=rate))
+            self._put(position)
+            self._refold(position, FIRST)
+            self._save([position])
+        except BaseException:
+            store.broken = True
+            raise
 
     def apply(self, tellings: Iterable[Telling]) -> list[Position]:
         """Add fills, in whatever order, inside a transaction that stays open; returns the positions that changed."""

@@ -59,14 +59,16 @@ class Marks:
         self._traded: dict[str, tuple[int, int]] = {}  # pair -> (event time, price) of its last fill
         self.quoted: dict[str, tuple[int, int]] = {}  # settlement currency -> the last rate that quotes said, and when
 
-    def refresh(self) -> None:
-        """See which quotes there are now."""
+    def refresh(self) -> bool:
+        """See which quotes there are now; returns whether that has changed."""
         self.catalog.refresh()
-        if self.catalog.generation != self._generation:
-            self._generation = self.catalog.generation
-            self._sources.clear()
-            self._pairs.clear()
-            self._counts.clear()
+        if self.catalog.generation == self._generation:
+            return False
+        self._generation = self.catalog.generation
+        self._sources.clear()
+        self._pairs.clear()
+        self._counts.clear()
+        return True
 
     def close(self) -> None:
         self.catalog.close()

@@ -99,6 +99,7 @@ class Portfolio:
         for position in self.book.by_key.values():
             self.marks.traded(position)
         self.refresh()
+        self._change_terms()
         for ring in self.rings.values():  # so that nobody is shown an older state than before
             published = ring.reader.published()
             while ring.cursor < published and ring.gap <= PAST_FIRST:
@@ -208,6 +209,17 @@ class Portfolio:
                 groups |= {id(group): group for group in self.totals.groups_of(position)}
         self._due_commit(len(tellings))
         self.publish_pnl(groups.values())
+
+    def _change_terms(self) -> None:
+        """Value anew what the exchange lists otherwise than we thought while nobody collected it."""
+        for position, terms in self.book.otherwise():
+            log.warning("position=%s terms=%s: folded anew", position.key, terms)
+            known = position.valued is not None
+            self.totals.leave(position)
+            self.book.change_terms(position, terms)
+            if known:
+                self.value(position)
+                self.publisher.position(position, time.time_ns())
 
     def value(self, position: Position) -> None:
         """Bring a position's value and its groups up to date."""
@@ -378,7 +390,8 @@ class Portfolio:
 
     def refresh(self) -> None:
         """Attach streams that are new or were made anew, leave those that are gone."""
-        self.marks.refresh()
+        if self.marks.refresh():
+            self._change_terms()
         self.statements.refresh()
         found = {}
         for path in self.ctx.folder.glob(f"*.{FILL.name}.ring"):

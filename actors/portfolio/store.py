@@ -245,6 +245,11 @@ class Store:
     def drop_fill(self, key: int, order: Order) -> None:
         self.db.execute("DELETE FROM fill WHERE key=? AND ts_ns=? AND fill_id=?", (key, *order))
 
+    def put_rate(self, key: int, execution: Execution) -> None:
+        """Store a fill that is there with another rate of its fee."""
+        row = (_encode(execution[2:]), key, *execution.order)
+        self.db.execute("UPDATE fill SET body=? WHERE key=? AND ts_ns=? AND fill_id=?", row)
+
     def fills(self, key: int, after: Order) -> Iterator[Execution]:
         """Fills of a key behind one, in order."""
         for ts_ns, fill_id, body in self.db.execute(

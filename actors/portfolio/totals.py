@@ -304,6 +304,25 @@ class Totals:
                 group.largest_win = max(group.largest_win, new.wins_of[0])
                 group.largest_loss = max(group.largest_loss, new.wins_of[1])
 
+    def leave(self, position: Position) -> None:
+        """Take a position out of its groups, with what the marks said of its symbol: it was not valued as it is."""
+        if position.valued is None:
+            return
+        asset, own = position.settled_in, position.valued.rate == RATE_UNIT
+        days = {}
+        for day, by in position.changes().items():
+            by -= position.pending.get(day, 0)
+            days[day] = -by if own else -divide(by * self._rates.get((asset, day), 0), RATE_UNIT)
+        groups = self.groups_of(position)
+        said = {day: -beyond for day, beyond in groups[-1].closes.items()}
+        for group in groups:
+            group.add(NOTHING, position.valued.sums)
+            group.add_days(days)
+            group.correct(said)
+        position.valued = None
+        for group in groups:
+            group.seek_largest()
+
     def _correct(self, position: Position, pending: dict[int, int], rate: int, groups: Iterable[Group]) -> None:
         """Fills have come to days that were over: equity at the marks of their ends, see above."""
         moved, position.moved = position.moved, {}

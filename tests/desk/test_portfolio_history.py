@@ -116,13 +116,15 @@ class Clock:
 
 
 class Feed(DeskProducer):
-    """A feed that quotes spot pairs."""
+    """A feed that quotes."""
 
-    def __init__(self, shm: Path) -> None:
-        super().__init__(shm, "feed-binance-spot-0", (QUOTES,))
+    def __init__(self, shm: Path, product: str = "spot") -> None:
+        super().__init__(shm, f"feed-binance-{product}-0", (QUOTES,))
+        self.product = product
 
-    def quote(self, base: str, bid: float, ask: float | None = None) -> None:
-        one = Instrument(exchange="binance", product="spot", native=f"{base}USDT", base=base, quote="USDT")
+    def quote(self, base: str, bid: float, ask: float | None = None, **more: Any) -> None:
+        names = {"native": f"{base}USDT", "quote": "USDT", **more}
+        one = Instrument(exchange="binance", product=self.product, base=base, **names)
         key_id, now = self.key(one.key, **one.attributes()), time.time_ns()
         self.publish["quote"](key_id, now, now, 0, bid, 1.0, bid if ask is None else ask, 1.0)
 
@@ -380,3 +382,31 @@ def test_fall_from_the_highest_of_a_day_is_no_fall_from_its_end():
     for found in (totals, restarted(totals)):
         group = seen(found, DAY + 2, (position_of((DAY, 1, 1000)) if found is not totals else held, 950))
         assert (group.peak, group.max_drawdown) == (100 * RATE_UNIT, 1.5)
+
+
+def test_terms_of_a_contract_that_its_feed_tells_after_the_first_fill(run):
+    def script(desk: Desk) -> None:
+        desk.feed.quote("BTC", 50_000.0)
+        desk.start()
+        desk.fill(1, 10, 50_000, START, "BTCUSD_PERP", commission=UNIT // 10_000, commission_asset="BTC")
+        desk.turn()
+        coins = Feed(desk.shm, "coinm")
+        listed = {"native": "BTCUSD_PERP", "quote": "USD", "market_type": "perpetual", "inverse": True}
+        coins.quote("BTC", 50_000.0, contract_value=100.0, **listed)
+        desk.turn()
+        desk.turn()
+        assert_inverse(desk.pnl())
+        coins.close()
+        desk.portfolio.commit()
+        desk.kill()
+        for path in desk.shm.glob("feed-binance-coinm-0*"):
+            path.unlink()
+        desk.start()  # what was found is kept without the feed
+        desk.turn()
+        assert_inverse(desk.pnl())
+
+    def assert_inverse(row: dict[str, Any]) -> None:
+        assert (row["exposure"], row["total_pnl"], row["fees"]) == (1000, -5, 5)
+        assert (row["peak_pnl"], row["max_drawdown"]) == (0, 0.005)
+
+    run(script)
