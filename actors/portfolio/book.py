@@ -272,7 +272,7 @@ class Book:
             self.disagreements += self.store.put_disagreement(book, kept, execution._replace(rate=0))
         if precedence(position.key, execution) >= precedence(known.key, kept):
             return None
-        if (execution.asset, position) == (kept.asset, known):
+        if kept.commission and (execution.asset, position) == (kept.asset, known):
             execution = execution._replace(rate=kept.rate)
         if kept.ts_ns < self.today_ns:
             known.move(kept, -1)

@@ -133,6 +133,16 @@ def test_fee_rate_of_a_fill_is_kept_with_it(tmp_path):
     assert book.refolded == 2
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_fee_counts_though_another_telling_has_none(tmp_path, order):
+    without = trade(10, "a", 1, variant=1, rate=0).execution
+    tellings = [Telling(KEY, without), Telling(KEY, without._replace(commission=UNIT, asset="", claim=5, rate=0))]
+    book = make_book(tmp_path)
+    for n in order:
+        add(book, [tellings[n]])
+    assert to_units(book.by_key[KEY].state.fees) == UNIT
+
+
 def test_fold_that_was_cut_short_is_not_kept(tmp_path):
     def fail(*of: Any) -> int:
         raise RuntimeError("no rate today")
