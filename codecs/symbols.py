@@ -48,6 +48,7 @@ _MONTHS = {
 }
 _DIVIDERS = re.compile(r"[-/_]")
 _ASSET = re.compile(r"[^\W_]{1,32}")  # letters and digits of any script: exchanges list names outside ASCII
+_SETTLED = re.compile(r"([^\W_]+)/([^\W_]+):([^\W_]+)(-.+)?")
 _STRIKE = re.compile(r"\d+(\.\d+)?")
 
 
@@ -83,7 +84,8 @@ def parse_symbol(text: str, market_type: str | None = None) -> Symbol:
 
     ``BTC-USDT``, ``BTCUSDT``, ``BTC/USDT``, ``BTC_USDT``, each also with ``-PERP``, ``-PERPETUAL``, ``-SWAP`` (which
     select `perpetual`), with a date (``-20261225``, ``_261225``, ``-25DEC26``: `future`), or with date, strike and
-    side (`option`). A lone base with one of these takes ``USD`` as its quote, as in ``BTC-PERPETUAL``.
+    side (`option`). A lone base with one of these takes ``USD`` as its quote, as in ``BTC-PERPETUAL``. CCXT's names of
+    contracts say what they settle in: ``BTC/USDT:USDT``, ``BTC/USD:BTC`` (`perpetual`), ``BTC/USDT:USDT-261225``.
 
     Args:
         market_type: of a text that does not say it itself: `spot` unless given, or `perpetual`.
@@ -91,7 +93,10 @@ def parse_symbol(text: str, market_type: str | None = None) -> Symbol:
     Raises:
         UnknownSymbol: the text fits none of the forms.
     """
-    parts = _DIVIDERS.split(text.strip().upper())
+    name = text.strip().upper()
+    if ":" in name and (settled := _SETTLED.fullmatch(name)) and settled[3] in (settled[1], settled[2]):
+        name = f"{settled[1]}-{settled[2]}{settled[4] or '-PERP'}"
+    parts = _DIVIDERS.split(name)
     side = strike = expiry = ""
     kind = market_type or "spot"
     if len(parts) >= 3 and parts[-1] in ("C", "P", "CALL", "PUT") and _STRIKE.fullmatch(parts[-2]):

@@ -143,6 +143,7 @@ class Book:
         self._new_days: dict[tuple[int, int], int] = {}
         self.today_ns = FIRST[0]
         self.folded = self.repeated = self.disagreements = self.late = self.refolded = self.unconverted = 0
+        self.assumed = 0  # fees that name no currency
         self._load()
 
     def _load(self) -> None:
@@ -240,7 +241,9 @@ class Book:
             if put_fill(position.number, book, execution):
                 self.folded += 1
                 self.late += order <= position.last
-                self.unconverted += execution.commission != 0 and not rate
+                if execution.commission:
+                    self.unconverted += not rate
+                    self.assumed += not execution.asset
             elif (dropped := self._replace(position, book, execution)) is not None:
                 other, where = dropped
                 changed[other.number] = other

@@ -154,6 +154,7 @@ class Marks:
     def fee_rate(self, asset: str, position: Position, execution: Execution, now_ns: int) -> int:
         """What a fee is converted with to the settlement currency of a fill, units of 1e-16; 0 = not known.
 
+        A fee that names no currency is taken as one in the settlement currency; `Book.assumed` counts them.
         A fee in the base currency is worth the fill's own price. Else quotes, where the fill is of now; the last fill
         of that pair; what is configured; and at last the quotes of now for a fill of then.
         """
@@ -174,7 +175,9 @@ class Marks:
     def rate(self, asset: str) -> int:
         """From a settlement currency to that of the report, now; 0 = not known."""
         currency = self.config.currency
-        if not asset or asset in self._same:
+        if not asset:
+            return 0  # a symbol that does not say what it is quoted in
+        if asset in self._same:
             return RATE_UNIT
         if found := self._quoted(asset, currency):
             self.quoted[asset] = found

@@ -17,6 +17,9 @@ class Metrics:
         self.late = counter(_P + "late_fills_total", "Fills that came behind later ones of their key")
         self.refolded = counter(_P + "refolded_fills_total", "Fills folded anew because of late ones")
         self.unconverted = counter(_P + "unconverted_fees_total", "Fees of which no rate was known: counted as 0")
+        self.assumed = counter(
+            _P + "assumed_fees_total", "Fees that name no currency: taken as what their fill is settled in"
+        )
         self.lost = counter(_P + "lost_rows_total", "Rows overwritten or unreadable; asked for in ClickHouse")
         self.skipped = counter(_P + "skipped_rows_total", "Rows of a flood that were left to ClickHouse")
         self.unreadable = counter(_P + "unreadable_statements_total", "Statements whose texts could not be read")

@@ -31,7 +31,7 @@ def telling(fill: Fill, variant: int) -> Telling:
     """A canonical fill of an event of a variant (its index in `canonical.VARIANTS`)."""
     execution = Execution(
         fill.timestamp, fill.fill_id, fill.side == "SELL", fill.quantity, fill.price, fill.commission,
-        fill.commission_asset, 0, fill.realized_pnl, variant,
+        fill.commission_asset.upper(), 0, fill.realized_pnl, variant,
     )  # fmt: skip
     return Telling((fill.account_id, fill.strategy_id, fill.venue, fill.symbol), execution)
 

@@ -20,6 +20,10 @@ from tickring.codecs.symbols import Instrument, InstrumentIndex, Symbol, parse_e
         ("BTC-USDT", "perpetual", "BTC-USDT-PERP"),
         ("BTC-USDT-PERP", None, "BTC-USDT-PERP"),
         ("BTC-USDT-PERPETUAL", None, "BTC-USDT-PERP"),
+        ("BTC/USDT:USDT", None, "BTC-USDT-PERP"),
+        ("btc/usd:btc", "spot", "BTC-USD-PERP"),
+        ("BTC/USDT:USDT-261225", None, "BTC-USDT-20261225"),
+        ("BTC/USD:BTC-261225-100000-C", None, "BTC-USD-20261225-100000-C"),
         ("btc-usdt-swap", None, "BTC-USDT-PERP"),
         ("BTCUSDT-PERP", "spot", "BTC-USDT-PERP"),
         ("BTC/USDT/PERP", None, "BTC-USDT-PERP"),
@@ -52,7 +56,8 @@ def test_canonical_name_parses_to_itself(instrument: str) -> None:
 @pytest.mark.parametrize(
     "text",
     ["", " ", "-", "BTC", "USDT", "BTC-", "-USDT", "BTC--USDT", "BTC-USDT-X-Y", "BTC USDT", "BTC-USDT-20261399", "a\0b",
-     "BTC-USD-100000-C", "PERP", "../../etc", "B" * 80 + "-USDT"],
+     "BTC-USD-100000-C", "PERP", "../../etc", "B" * 80 + "-USDT", "BTC/USDT:EUR", "BTC/USDT:",
+     "BTC:USDT", "BTC/USDT:USDT-X"],
 )  # fmt: skip
 def test_symbol_that_names_nothing_is_refused(text: str) -> None:
     with pytest.raises(UnknownSymbol):

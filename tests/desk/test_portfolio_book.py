@@ -143,6 +143,13 @@ def test_fee_counts_though_another_telling_has_none(tmp_path, order):
     assert to_units(book.by_key[KEY].state.fees) == UNIT
 
 
+def test_fee_without_a_currency_is_counted(tmp_path):
+    book = make_book(tmp_path)
+    add(book, [trade(1, "a", 1), trade(2, "b", 1, commission=UNIT), trade(3, "c", 1, commission=UNIT, asset="USDT")])
+    assert (book.assumed, book.unconverted) == (1, 0)
+    assert to_units(book.by_key[KEY].state.fees) == 2 * UNIT
+
+
 def test_fold_that_was_cut_short_is_not_kept(tmp_path):
     def fail(*of: Any) -> int:
         raise RuntimeError("no rate today")

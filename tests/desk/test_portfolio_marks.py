@@ -156,4 +156,4 @@ def test_settlement_currencies_are_converted_either_way_round(marks):
     assert marks.rate("USDC") == RATE_UNIT
     assert marks.rate("BTC") == 101 * RATE_UNIT
     assert marks.rate("XYZ") == RATE_UNIT // 4
-    assert marks.rate("NOPE") == 0
+    assert marks.rate("NOPE") == marks.rate("") == 0

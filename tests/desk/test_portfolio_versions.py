@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tickring.actors.portfolio.statements import Statements
 from tickring.actors.portfolio.store import Store
-from tickring.actors.portfolio.tellings import FillRing
+from tickring.actors.portfolio.tellings import FillRing, telling
 from tickring.actors.topic.positions import Positions
 from tickring.codecs.desk.canonical import MarketData
 from tickring.codecs.desk.money import UNIT
@@ -28,6 +29,11 @@ def store(tmp_path: Path) -> Iterator[Store]:
     made = Store(tmp_path / "portfolio")
     yield made
     made.close()
+
+
+def test_asset_of_a_fee_is_taken_in_any_case() -> None:
+    fill = msgspec.structs.replace(a_fill(1), commission=UNIT, commission_asset="usdt")
+    assert telling(fill, 0).execution.asset == "USDT"
 
 
 @pytest.mark.parametrize("text", [OTHER, b'["\xff"]'], ids=["version", "no-utf8"])
