@@ -19,11 +19,11 @@ class Claims:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._quantities: dict[Place, int] = {}  # units of 1e-8
+        self._quantities: dict[Place, tuple[int, int]] = {}  # units of 1e-8, and the event's time
 
-    def told(self, account: str, strategy: str, symbol: str, quantity: int) -> None:
+    def told(self, account: str, strategy: str, symbol: str, quantity: int, ts_ns: int) -> None:
         """A risk event states a position."""
-        self._quantities[account, strategy, pair_of(symbol)] = quantity
+        self._quantities[account, strategy, pair_of(symbol)] = quantity, ts_ns
 
     def compare(self, positions: Collection[Position]) -> None:
         """Bring the metrics up to date: quantities by account and pair, realised PnL by account."""
@@ -39,14 +39,22 @@ class Claims:
             self._metrics.claim("realized_pnl", account, ALL, ours / VALUE_UNIT, claimed / UNIT)
 
     def _compare_quantities(self, positions: Collection[Position]) -> None:
-        held: dict[Place, int] = {}
+        """What was claimed before a fill is not what there is now: its figure stays until the next claim."""
+        held: dict[Place, tuple[int, int]] = {}  # quantity, and the newest fill
         for position in positions:
-            if position.state.quantity:
-                place = (position.key[0], position.key[1], pair_of(position.key[3]))
-                held[place] = held.get(place, 0) + position.state.quantity
+            place, state = (position.key[0], position.key[1], pair_of(position.key[3])), position.state
+            if place in self._quantities:
+                quantity, ts_ns = held.get(place, (0, 0))
+                held[place] = quantity + state.quantity, max(ts_ns, state.ts_ns)
         by_symbol: dict[tuple[str, str], tuple[int, int]] = {}
-        for place, quantity in self._quantities.items():
-            ours, claimed = by_symbol.get((place[0], place[2]), (0, 0))
-            by_symbol[place[0], place[2]] = ours + held.get(place, 0), claimed + quantity
+        outdated: set[tuple[str, str]] = set()
+        for place, (quantity, told_ns) in self._quantities.items():
+            whose = place[0], place[2]
+            ours, claimed = by_symbol.get(whose, (0, 0))
+            now, ts_ns = held.get(place, (0, 0))
+            by_symbol[whose] = ours + now, claimed + quantity
+            if ts_ns > told_ns:
+                outdated.add(whose)
         for (account, symbol), (ours, claimed) in by_symbol.items():
-            self._metrics.claim("quantity", account, symbol, ours / UNIT, claimed / UNIT)
+            if (account, symbol) not in outdated:
+                self._metrics.claim("quantity", account, symbol, ours / UNIT, claimed / UNIT)

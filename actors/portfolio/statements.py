@@ -32,11 +32,11 @@ class Statements:
 
     Args:
         price: takes a symbol's price: ``(symbol, price in units of 1e-8, event time, at the latest its receipt)``.
-        claim: takes the quantity of a position: ``(account, strategy, symbol, quantity in units of 1e-8)``.
+        claim: takes the quantity of a position: ``(account, strategy, symbol, quantity in units of 1e-8, event time)``.
     """
 
     def __init__(
-        self, folder: Path, price: Callable[[str, int, int], None], claim: Callable[[str, str, str, int], None]
+        self, folder: Path, price: Callable[[str, int, int], None], claim: Callable[[str, str, str, int, int], None]
     ) -> None:
         self.folder, self._price, self._claim = folder, price, claim
         self._readers: dict[str, tuple[StreamReader, ByteRingReader, int]] = {}
@@ -115,9 +115,9 @@ class Statements:
         for position in risk.positions:
             side = position.side or position.position_side or "LONG"
             quantity = -abs(position.quantity) if side == "SHORT" else position.quantity
-            self._claim(*who, position.symbol, quantity)
+            self._claim(*who, position.symbol, quantity, risk.timestamp)
         for symbol in before - now:
-            self._claim(*who, symbol, 0)
+            self._claim(*who, symbol, 0, risk.timestamp)
         self._claimed[who] = now
 
     def close(self) -> None:
