@@ -85,7 +85,7 @@ class State(Struct, array_like=True):
     fills: int = 0
     price: int = 0  # of the last fill, units of 1e-8
     ts_ns: int = 0  # of the last fill
-    opened_ns: int = 0  # first fill of the open position; 0 where flat
+    opened_ns: int = 0  # first fill of the open position; 0 where flat, and where it was there before the first fill
     trip_realized: int = 0  # since the position was last flat
     trip_fees: int = 0
     gross_profit: int = 0  # of winning round trips, after fees
@@ -94,7 +94,7 @@ class State(Struct, array_like=True):
     largest_loss: int = 0  # without its sign
     wins: int = 0
     losses: int = 0
-    holding_ns: int = 0  # sum of the lengths of all round trips
+    holding_ns: int = 0  # sum of the lengths of all round trips; of one that began before the first fill none is known
 
     def copy(self) -> State:
         return State(*(getattr(self, name) for name in self.__struct_fields__))
@@ -174,7 +174,7 @@ def _end_trip(state: State, ts_ns: int) -> None:
         state.losses += 1
         state.gross_loss -= profit
         state.largest_loss = max(state.largest_loss, -profit)
-    state.holding_ns += max(0, ts_ns - state.opened_ns)
+    state.holding_ns += max(0, ts_ns - state.opened_ns) if state.opened_ns else 0
     state.quantity = state.cost = state.trip_realized = state.trip_fees = state.opened_ns = 0
 
 

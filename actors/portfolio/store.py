@@ -52,7 +52,9 @@ _MARKS = """
 CREATE TABLE mark(key, day, price, seen_ns, PRIMARY KEY(key, day)) WITHOUT ROWID;
 CREATE TABLE quoted(currency, asset, rate, seen_ns, PRIMARY KEY(currency, asset)) WITHOUT ROWID;
 """
-_ADDED = {1: _RATES + _MARKS, 2: _MARKS}  # what a file of that version lacks
+# what opened with something is folded anew: the length of its first round trip was counted from 1970 on
+_OPENINGS = "UPDATE position SET opening='' WHERE opening NOT LIKE '%],[0,%';"
+_ADDED = {1: _RATES + _MARKS + _OPENINGS, 2: _MARKS + _OPENINGS}  # what a file of that version lacks
 _SCHEMA = f"""
 CREATE TABLE position(id INTEGER PRIMARY KEY, account, strategy, venue, symbol, terms, opening, state, ts_ns, fill_id);
 CREATE TABLE book(id INTEGER PRIMARY KEY, account, venue);

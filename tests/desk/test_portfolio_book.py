@@ -313,6 +313,23 @@ def test_file_of_a_version_before_is_taken_on(tmp_path, version, lacks):
     assert picture(again) == picture(book) and list(again.store.rates("USDT")) == list(again.store.marks()) == []
 
 
+def test_holding_time_of_openings_is_corrected_in_a_file_of_a_version_before(tmp_path):
+    other = (*KEY[:3], "ETHUSDT")
+
+    def opening(key: Any, terms: Terms) -> State:
+        return opened(2 * UNIT, 100 * UNIT, 0, terms) if key == KEY else State()
+
+    book = make_book(tmp_path, opening_of=opening)
+    add(book, [trade(10, "a", -2), trade(10, "b", -2, key=other)])
+    for position in book.by_key.values():
+        position.state.holding_ns = 10**18
+        book.store.put_states([(position.number, position.state, position.last)])
+    book.store.db.executescript("DROP TABLE mark; DROP TABLE quoted; PRAGMA user_version=2")
+    book.store.close()
+    again = make_book(tmp_path, opening_of=opening)
+    assert [again.by_key[key].state.holding_ns for key in (KEY, other)] == [0, 10**18]
+
+
 def test_keys_with_separators_in_their_parts_have_names_of_their_own():
     assert key_text(("a|b", "s")) != key_text(("a", "b|s"))
     assert key_text(("a\\", "|s")) != key_text(("a\\|", "s"))

@@ -24,7 +24,7 @@ DAY = 86_400 * 10**9
 def run(*trades: tuple[int | str, str], terms: Terms = PLAIN, fee: str = "0") -> State:
     """Signed quantities at prices, a second apart."""
     state = State()
-    for n, (quantity, price) in enumerate(trades):
+    for n, (quantity, price) in enumerate(trades, 1):
         signed = Decimal(quantity)
         execution = Execution(
             n * 10**9, str(n), signed < 0, int(abs(signed) * UNIT), int(Decimal(price) * UNIT), int(Decimal(fee) * UNIT)
@@ -90,6 +90,7 @@ def test_opening_position_is_no_fill_and_costs_no_fee():
     assert state.equity(PLAIN) == 0
     fold(state, Execution(10, "a", False, 2 * UNIT, 90 * UNIT), PLAIN)
     assert (state.quantity, money(state.realized), state.fills, state.wins) == (0, 20, 1, 1)
+    assert state.holding_ns == 0  # nobody knows since when it was held
 
 
 def test_fee_in_another_asset_is_converted_by_the_rate_it_came_with():
