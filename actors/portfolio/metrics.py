@@ -35,6 +35,7 @@ class Metrics:
             _P + "unconverted_positions", "Positions in a currency of which no rate is known: sums leave them out"
         )
         self.unnamed = gauge(_P + "unpublished_keys", "Positions and groups without a row in the key directory")
+        self.overflows = counter(_P + "overflows_total", "Amounts that do not fit 38 digits: published cut off")
         self.last_fill = gauge(_P + "last_fill_timestamp_seconds", "Event time of the newest fill")
         self.commits = counter(_P + "commits_total", "Transactions")
         self.file_bytes = gauge(_P + "log_bytes", "Size of the write-ahead log")

@@ -427,6 +427,7 @@ class Portfolio:
         metrics.late.value, metrics.refolded.value, metrics.unconverted.value = (
             book.late, book.refolded, book.unconverted,
         )  # fmt: skip
+        metrics.overflows.value = self.publisher.overflows
         metrics.assumed.value = book.assumed
         metrics.skipped.value = sum(ring.skipped for ring in self.rings.values())
         metrics.lost.value = sum(ring.lost for ring in self.rings.values())

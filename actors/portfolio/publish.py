@@ -45,22 +45,6 @@ def keys_numbered(config: Config, record: str) -> int:
     return min(256, config.keys_max)
 
 
-def _amount(units: int) -> bytes:
-    """Units of 1e-8 as a record has them; what does not fit is cut off at the largest amount there is.
-
-    A fill of absurd numbers must not end the actor, now and at each start again.
-    """
-    try:
-        return amount_bytes(units)
-    except OverflowError:
-        return amount_bytes(AMOUNT_MAX if units > 0 else -AMOUNT_MAX)
-
-
-def _money(value: int) -> bytes:
-    """Money in units of 1e-16 as a record's amount."""
-    return _amount(divide(value, UNIT))
-
-
 def key_text(parts: Iterable[str]) -> str:
     """What names a key: its parts, in which "|" and "\\" are escaped, so that no two keys share a name."""
     return "|".join(part.replace("\\", r"\\").replace("|", r"\|") for part in parts)
@@ -81,6 +65,7 @@ class Publisher:
         self._rows: dict[str, int | None] = {}
         self.live: dict[int, int] = {}  # position -> the state it was published with
         self.unnamed = 0  # positions and groups that found no row in the key directory
+        self.overflows = 0  # amounts that were cut off
         self.flags = 0  # of all records: PARTIAL while fills are missing
 
     def _row(self, writer: StreamWriter, text: str, **attributes: str) -> int | None:
@@ -101,6 +86,20 @@ class Publisher:
         mark = position.valued.mark
         return LIVE if mark.kind == QUOTE and now_ns - mark.seen_ns <= self.stale_after_ns else STALE
 
+    def _amount(self, units: int) -> bytes:
+        """Units of 1e-8 as a record has them; what does not fit is cut off at the largest amount there is.
+
+        A fill of absurd numbers must not end the actor, now and at each start again.
+        """
+        if not -AMOUNT_MAX <= units <= AMOUNT_MAX:
+            self.overflows += 1
+            units = AMOUNT_MAX if units > 0 else -AMOUNT_MAX
+        return amount_bytes(units)
+
+    def _money(self, value: int) -> bytes:
+        """Money in units of 1e-16 as a record's amount."""
+        return self._amount(divide(value, UNIT))
+
     def position(self, position: Position, now_ns: int) -> None:
         """Publish a position as it is."""
         account, strategy, venue, symbol = position.key
@@ -111,16 +110,17 @@ class Publisher:
         if row is None:
             return
         state, valued = position.state, position.valued
+        amount, money = self._amount, self._money
         mark = valued.mark
         live = self.live[position.number] = self.state_of(position, now_ns)
         market_value, cost = to_units(valued.market_value), to_units(valued.cost)
         unrealized = cost - market_value if position.terms.inverse else market_value - cost
         self._publish_position(
             row, now_ns, max(state.ts_ns, mark.seen_ns), self.flags,
-            _amount(state.quantity), _amount(cost),
-            _amount(position.terms.average(state.quantity, state.cost)), _amount(mark.price),
-            _amount(market_value), _amount(unrealized), _money(state.realized), _money(state.fees),
-            _amount(state.claimed), state.fills, mark.seen_ns, state.opened_ns, mark.kind, live,
+            amount(state.quantity), amount(cost),
+            amount(position.terms.average(state.quantity, state.cost)), amount(mark.price),
+            amount(market_value), amount(unrealized), money(state.realized), money(state.fees),
+            amount(state.claimed), state.fills, mark.seen_ns, state.opened_ns, mark.kind, live,
         )  # fmt: skip
 
     def pnl(self, group: Group, now_ns: int) -> None:
@@ -131,16 +131,17 @@ class Publisher:
         if row is None:
             return
         sums, today = group.sums, now_ns // DAY_NS
+        amount, money = self._amount, self._money
         _, sharpe = group.history(today)
         realized, unrealized, fees = map(to_units, (sums.realized, sums.unrealized, sums.fees))
         self._publish_pnl(
             row, now_ns, now_ns, self.flags,
-            _amount(realized), _amount(unrealized), _amount(fees),
-            _amount(realized + unrealized - fees), _money(sums.volume),
-            _money(sums.long_exposure + sums.short_exposure), _money(sums.long_exposure), _money(sums.short_exposure),
-            _money(group.peak), _money(group.start_of(today, 1)), _money(group.start_of(today, WEEK)),
-            _money(group.start_of(today, MONTH)), _money(sums.gross_profit), _money(sums.gross_loss),
-            _money(group.largest_win), _money(group.largest_loss), _money(sums.claimed), sums.fills, sums.wins,
+            amount(realized), amount(unrealized), amount(fees),
+            amount(realized + unrealized - fees), money(sums.volume),
+            money(sums.long_exposure + sums.short_exposure), money(sums.long_exposure), money(sums.short_exposure),
+            money(group.peak), money(group.start_of(today, 1)), money(group.start_of(today, WEEK)),
+            money(group.start_of(today, MONTH)), money(sums.gross_profit), money(sums.gross_loss),
+            money(group.largest_win), money(group.largest_loss), money(sums.claimed), sums.fills, sums.wins,
             sums.losses, min(sums.holding_ns, COUNT_MAX), group.max_drawdown, sharpe, sums.open,
         )  # fmt: skip
 

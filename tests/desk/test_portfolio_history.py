@@ -410,3 +410,14 @@ def test_terms_of_a_contract_that_its_feed_tells_after_the_first_fill(run):
         assert (row["peak_pnl"], row["max_drawdown"]) == (0, 0.005)
 
     run(script)
+
+
+def test_amounts_beyond_38_digits_are_cut_off_and_counted(run):
+    def script(desk: Desk) -> None:
+        desk.start()
+        desk.fill(1, 10**28, 150, START)  # 1.5e38 units: 128 bits have room for it, Decimal(38, 8) has not
+        desk.turn()
+        assert desk.pnl()["exposure"] == (10**38 - 1) / UNIT
+        assert desk.portfolio.publisher.overflows > 0
+
+    run(script)
