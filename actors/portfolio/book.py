@@ -18,6 +18,7 @@ import msgspec
 from ...codecs.desk.money import UNIT, divide
 from ...codecs.errors import UnknownSymbol
 from ...codecs.symbols import parse_symbol
+from .errors import StateDamaged
 from .fold import DAY_NS, FIRST, Execution, Order, State, Terms, fold
 from .store import SNAPSHOT_EACH, Store
 
@@ -155,11 +156,13 @@ class Book:
             position = self._take(Position(number, key, terms, opening, state, last))
             if _text(terms, opening) != opening_text:
                 outdated.append(position)
-        for number, day, equity in self.store.days():
-            position = self._by_number[number]
-            position.days[day] = equity
-        for number, day, price, seen_ns in self.store.marks():
-            self._by_number[number].marks[day] = price, seen_ns
+        try:
+            for number, day, equity in self.store.days():
+                self._by_number[number].days[day] = equity
+            for number, day, price, seen_ns in self.store.marks():
+                self._by_number[number].marks[day] = price, seen_ns
+        except KeyError as error:
+            raise StateDamaged(f"no position {error}") from error
         for position in self.by_key.values():
             position.pending = position.changes()
         if outdated:  # the configuration says something else than before

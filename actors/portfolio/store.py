@@ -35,7 +35,7 @@ from pathlib import Path
 
 import msgspec
 
-from .errors import StateUnusable
+from .errors import StateDamaged, StateUnusable
 from .fold import Execution, Order, State, Terms
 
 log = logging.getLogger(__name__)
@@ -102,13 +102,13 @@ class Store:
         with self.unusable():
             try:
                 self._open()
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
                 if not _says_damaged(error):
                     raise
                 self._put_aside(error)
                 self._open()
 
-    def _put_aside(self, error: sqlite3.Error) -> None:
+    def _put_aside(self, error: Exception) -> None:
         log.error("portfolio=%s damaged (%s): put aside, its fills are read from ClickHouse", self.path, error)
         for suffix in ("", "-wal", "-shm"):
             with contextlib.suppress(FileNotFoundError):
@@ -163,7 +163,7 @@ class Store:
         """
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StateDamaged, UnicodeDecodeError) as error:
             if _says_damaged(error):
                 self._put_aside(error)  # the next start begins a new one
             raise StateUnusable(
@@ -189,11 +189,12 @@ class Store:
 
     def positions(self) -> Iterator[tuple[int, tuple[str, str, str, str], Terms, str, State, Order]]:
         """`(id, key, terms, opening as JSON, state, last fill)` of each."""
-        for row in self.db.execute("SELECT * FROM position"):
-            number, account, strategy, venue, symbol, terms, opening, state, ts_ns, fill_id = row
-            yield number, (account, strategy, venue, symbol), _terms.decode(terms), opening, _state.decode(state), (
-                ts_ns, fill_id,
-            )  # fmt: skip
+        with _as_written():
+            for row in self.db.execute("SELECT * FROM position"):
+                number, account, strategy, venue, symbol, terms, opening, state, ts_ns, fill_id = row
+                yield number, (account, strategy, venue, symbol), _terms.decode(terms), opening, _state.decode(state), (
+                    ts_ns, fill_id,
+                )  # fmt: skip
 
     def put_position(
         self, number: int, key: tuple[str, str, str, str], terms: Terms, opening: str, state: State, last: Order
@@ -213,8 +214,9 @@ class Store:
 
     def days(self) -> Iterator[tuple[int, int, int]]:
         """`(key, day, equity)`, in order."""
-        for key, day, equity in self.db.execute("SELECT * FROM day"):
-            yield key, day, int(equity)
+        with _as_written():
+            for key, day, equity in self.db.execute("SELECT * FROM day"):
+                yield key, day, int(equity)
 
     def put_days(self, rows: Iterable[tuple[int, int, int]]) -> None:
         self.db.executemany(
@@ -239,10 +241,11 @@ class Store:
 
     def find(self, book: int, fill_id: str) -> tuple[int, Execution]:
         """The telling of a fill that counts so far, and its key."""
-        key, ts_ns, body = self.db.execute(
-            "SELECT key, ts_ns, body FROM fill INDEXED BY fill_once WHERE book=? AND fill_id=?", (book, fill_id)
-        ).fetchone()
-        return key, Execution(ts_ns, fill_id, *_body.decode(body))
+        with _as_written():
+            key, ts_ns, body = self.db.execute(
+                "SELECT key, ts_ns, body FROM fill INDEXED BY fill_once WHERE book=? AND fill_id=?", (book, fill_id)
+            ).fetchone()
+            return key, Execution(ts_ns, fill_id, *_body.decode(body))
 
     def drop_fill(self, key: int, order: Order) -> None:
         self.db.execute("DELETE FROM fill WHERE key=? AND ts_ns=? AND fill_id=?", (key, *order))
@@ -254,11 +257,12 @@ class Store:
 
     def fills(self, key: int, after: Order) -> Iterator[Execution]:
         """Fills of a key behind one, in order."""
-        for ts_ns, fill_id, body in self.db.execute(
-            "SELECT ts_ns, fill_id, body FROM fill WHERE key=? AND (ts_ns, fill_id)>(?,?) ORDER BY ts_ns, fill_id",
-            (key, *after),
-        ):
-            yield Execution(ts_ns, fill_id, *_body.decode(body))
+        with _as_written():
+            for ts_ns, fill_id, body in self.db.execute(
+                "SELECT ts_ns, fill_id, body FROM fill WHERE key=? AND (ts_ns, fill_id)>(?,?) ORDER BY ts_ns, fill_id",
+                (key, *after),
+            ):
+                yield Execution(ts_ns, fill_id, *_body.decode(body))
 
     def put_disagreement(self, book: int, kept: Execution, other: Execution) -> bool:
         """Keep a telling that says something else; False where it is there already."""
@@ -272,26 +276,31 @@ class Store:
 
     def snapshot_before(self, key: int, order: Order) -> tuple[Order, State] | None:
         """The newest snapshot that a fill of this order does not touch; those behind are dropped."""
-        self.db.execute("DELETE FROM snapshot WHERE key=? AND (ts_ns, fill_id)>=(?,?)", (key, *order))
-        row = self.db.execute(
-            "SELECT ts_ns, fill_id, state FROM snapshot WHERE key=? ORDER BY ts_ns DESC, fill_id DESC LIMIT 1", (key,)
-        ).fetchone()
-        return None if row is None else ((row[0], row[1]), _state.decode(row[2]))
+        with _as_written():
+            self.db.execute("DELETE FROM snapshot WHERE key=? AND (ts_ns, fill_id)>=(?,?)", (key, *order))
+            row = self.db.execute(
+                "SELECT ts_ns, fill_id, state FROM snapshot WHERE key=? ORDER BY ts_ns DESC, fill_id DESC LIMIT 1",
+                (key,),
+            ).fetchone()
+            return None if row is None else ((row[0], row[1]), _state.decode(row[2]))
 
     # -- groups ---------------------------------------------------------------------------------------------------
 
     def closes(self) -> Iterator[tuple[tuple[str, str, str], int, int]]:
-        for account, strategy, symbol, day, beyond in self.db.execute("SELECT * FROM close"):
-            yield (account, strategy, symbol), day, int(beyond)
+        with _as_written():
+            for account, strategy, symbol, day, beyond in self.db.execute("SELECT * FROM close"):
+                yield (account, strategy, symbol), day, int(beyond)
 
     def peaks(self) -> Iterator[tuple[tuple[str, str, str], int, float]]:
-        for account, strategy, symbol, peak, drawdown in self.db.execute("SELECT * FROM peak"):
-            yield (account, strategy, symbol), int(peak), drawdown
+        with _as_written():
+            for account, strategy, symbol, peak, drawdown in self.db.execute("SELECT * FROM peak"):
+                yield (account, strategy, symbol), int(peak), drawdown
 
     def rates(self, currency: str) -> Iterator[tuple[str, int, int]]:
         """`(asset, day, rate)` to the currency of the report, units of 1e-16."""
-        for asset, day, rate in self.db.execute("SELECT asset, day, rate FROM rate WHERE currency=?", (currency,)):
-            yield asset, day, int(rate)
+        with _as_written():
+            for asset, day, rate in self.db.execute("SELECT asset, day, rate FROM rate WHERE currency=?", (currency,)):
+                yield asset, day, int(rate)
 
     def put_rates(self, currency: str, rows: Iterable[tuple[str, int, int]]) -> None:
         self.db.executemany(
@@ -315,8 +324,9 @@ class Store:
 
     def marks(self) -> Iterator[tuple[int, int, int, int]]:
         """`(key, day, price, when it was seen)`, in order."""
-        for key, day, price, seen_ns in self.db.execute("SELECT * FROM mark"):
-            yield key, day, int(price), seen_ns
+        with _as_written():
+            for key, day, price, seen_ns in self.db.execute("SELECT * FROM mark"):
+                yield key, day, int(price), seen_ns
 
     def put_marks(self, rows: Iterable[tuple[int, int, int, int]]) -> None:
         self.db.executemany(
@@ -330,9 +340,10 @@ class Store:
 
     def quoted(self, currency: str) -> Iterator[tuple[str, tuple[int, int]]]:
         """`(asset, (rate, when it was seen))` to the currency of the report, units of 1e-16."""
-        query = "SELECT asset, rate, seen_ns FROM quoted WHERE currency=?"
-        for asset, rate, seen_ns in self.db.execute(query, (currency,)):
-            yield asset, (int(rate), seen_ns)
+        with _as_written():
+            query = "SELECT asset, rate, seen_ns FROM quoted WHERE currency=?"
+            for asset, rate, seen_ns in self.db.execute(query, (currency,)):
+                yield asset, (int(rate), seen_ns)
 
     def put_quoted(self, currency: str, rows: Iterable[tuple[str, tuple[int, int]]]) -> None:
         self.db.executemany(
@@ -369,5 +380,21 @@ class Store:
         self.db.execute("DELETE FROM hole WHERE topic=? AND part=?", (topic, part))
 
 
-def _says_damaged(error: sqlite3.Error) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+def _says_damaged(error: Exception) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # not SQLite's own, but the module's: a text, or what SQLite says of a table, is no UTF-8
+        return isinstance(error, StateDamaged | sqlite3.OperationalError | UnicodeDecodeError)
+    return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+@contextlib.contextmanager
+def _as_written() -> Iterator[None]:
+    """For what is read back.
+
+    Raises:
+        StateDamaged: it is nothing that was written.
+    """
+    try:
+        yield
+    except (msgspec.MsgspecError, ValueError, TypeError, LookupError) as error:
+        raise StateDamaged(f"damaged row: {error}") from error

@@ -192,6 +192,30 @@ def test_damaged_file_is_put_aside(tmp_path):
     assert (tmp_path / "fills.sqlite.damaged").exists()
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE position SET state=substr(state,1,3)||x'00'||substr(state,5)", "UPDATE position SET terms='x'",
+        "UPDATE position SET state=CAST(x'80' AS TEXT)", "UPDATE day SET equity='1x'", "UPDATE day SET key=77",
+        "UPDATE close SET beyond=NULL",
+    ],
+    ids=["state", "terms", "no-utf8", "number", "key", "close"],
+)  # fmt: skip
+def test_row_that_is_not_what_was_written_puts_the_file_aside(tmp_path, damage):
+    book = make_book(tmp_path)
+    add(book, [trade(10, "a", 1)])
+    book.store.put_groups([((KEY[0], ALL, ALL), 1, 5)], [])
+    book.store.db.execute(damage)
+    book.store.close()
+    store = Store(tmp_path)
+    with pytest.raises(StateUnusable), store.unusable():
+        Totals(lambda account: 0, store.closes())
+        make_book(tmp_path)
+    store.close()
+    assert (tmp_path / "fills.sqlite.damaged").exists()
+    assert make_book(tmp_path).by_key == {}
+
+
 def test_damage_found_later_ends_the_actor_and_puts_the_file_aside(tmp_path):
     book = make_book(tmp_path)
     add(book, [trade(n, f"{n}", 1) for n in range(2000)])
