@@ -9,6 +9,7 @@ worth more than what there is without it: a position keeps the last one, and a c
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,10 +98,22 @@ class Marks:
                 except UnknownSymbol:
                     continue
                 found = self.catalog.find_instrument(QUOTE_STREAM, exchange, instrument)
-            found = found or self.catalog.find_native(QUOTE_STREAM, exchange, symbol)
+            found = found or self._elsewhere(exchange, symbol, market)
             if found is not None:
                 return found
         return None
+
+    def _elsewhere(self, exchange: str, symbol: str, market: str) -> Source | None:
+        """The quotes of the pair in the other market, in whatever form the symbol is; none of another kind of terms."""
+        other = "spot" if market == "perpetual" else "perpetual"
+        found = self.catalog.find_native(QUOTE_STREAM, exchange, symbol)
+        if found is None:
+            with contextlib.suppress(UnknownSymbol):
+                instrument = parse_symbol(symbol, other).instrument
+                found = self.catalog.find_instrument(QUOTE_STREAM, exchange, instrument)
+                if found is not None and found.key.attributes.get("inverse"):
+                    return None
+        return found
 
     def terms(self, venue: str, symbol: str) -> tuple[Terms, bool]:
         """What an instrument's quantities are worth: as configured (True), as its exchange lists it, or plain."""
@@ -155,8 +168,8 @@ class Marks:
         """What a fee is converted with to the settlement currency of a fill, units of 1e-16; 0 = not known.
 
         A fee that names no currency is taken as one in the settlement currency; `Book.assumed` counts them.
-        A fee in the base currency is worth the fill's own price. Else quotes, where the fill is of now; the last fill
-        of that pair; what is configured; and at last the quotes of now for a fill of then.
+        A fee in the base currency is worth the fill's own price. Else quotes, where they and the fill are of now; the
+        last fill of that pair; what is configured; and at last the quotes that there are, of whatever time.
         """
         settled = position.settled_in
         if not asset or asset == settled or (asset in self._same and settled in self._same):
@@ -167,7 +180,8 @@ class Marks:
         if price and position.terms.inverse and (asset == position.quote or asset in self._same):
             return divide(RATE_UNIT * UNIT, price)
         quoted = self._quoted(asset, settled)
-        if quoted and abs(now_ns - execution.ts_ns) <= self.config.rate_max_age_s * NS:
+        age_max = self.config.rate_max_age_s * NS
+        if quoted and abs(now_ns - execution.ts_ns) <= age_max and now_ns - quoted[1] <= age_max:
             return quoted[0]
         last = quoted[0] if quoted else 0
         return self._last_traded(asset, settled) or self._configured(asset, settled) or last

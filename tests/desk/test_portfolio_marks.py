@@ -69,6 +69,7 @@ def position(symbol: str, venue: str = "binance", terms: Terms = Terms(), **stat
         ("binance", "BTCUSDT", 101), ("binance", "BTC-USDT", 101), ("Binance", "btc/usdt", 101),
         ("binance", "BTC_USDT", 101), ("binance", "BTC-USDT-PERP", 111), ("BINANCE_FUTURES", "BTCUSDT", 111),
         ("paper", "BTCUSDT", 101), ("binance", "BTCUSD_PERP", 120), ("binance", "ONLYUSDT", 6),
+        ("binance", "ONLY-USDT", 6), ("binance", "only/usdt", 6), ("binance", "BTC/USDT:USDT", 111),
     ],
 )  # fmt: skip
 def test_symbol_in_any_form_finds_its_quotes(marks, venue, symbol, price):
@@ -80,6 +81,11 @@ def test_perpetual_quotes_value_plain_symbols_where_configured(shm, feeds):
     marks = Marks(shm, Config(mark_market="perpetual"))
     assert marks.mark(position("BTCUSDT")).price == 111 * UNIT
     marks.close()
+
+
+def test_inverse_contract_does_not_value_a_pair(marks):
+    assert marks.mark(position("BTC-USD", price=90 * UNIT)).price == 90 * UNIT
+    assert marks.terms("binance", "BTC-USD") == (Terms(), False)
 
 
 def test_symbol_without_quotes_takes_the_newest_of_event_and_fill(marks):
@@ -146,6 +152,9 @@ def test_fee_of_an_old_fill_takes_the_last_fill_of_its_pair(marks):
     marks.traded(position("BNBUSDT", price=400 * UNIT, ts_ns=5))
     assert marks.fee_rate("BNB", position("BTCUSDT"), fill(NOW - 10**18), NOW) == 400 * RATE_UNIT
     assert marks.fee_rate("BNB", position("BTCUSDT"), fill(NOW), NOW) == 500 * RATE_UNIT
+    # nor is a quote of long ago the rate of a fill of now
+    later = NOW + 3 * 86_400 * 10**9
+    assert marks.fee_rate("BNB", position("BTCUSDT"), fill(later), later) == 400 * RATE_UNIT
     # and in the settlement currency of an inverse contract
     inverse = position("BTCUSD_PERP", terms=Terms(True, 100 * UNIT))
     assert marks.fee_rate("BTC", inverse, fill(), NOW) == RATE_UNIT
