@@ -26,9 +26,9 @@ from .past import past_alerts
 from .produce import Producer, came_back, message, origin_of
 from .publish import Publisher
 from .rules import INSTANCES_MAX, Finding, Labels, Rule, Watch, alert_id
-from .signals import MINUTE_S, RATES, Collector
+from .signals import ALERTS_TOPIC, MINUTE_S, RATES, Collector
 from .store import FOLDER, Place, Store
-from .told import ALERTS_TOPIC, Desk, context_of
+from .told import Desk, context_of
 
 log = logging.getLogger(__name__)
 

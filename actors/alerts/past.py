@@ -15,7 +15,7 @@ from ...storage.client import SCHEMA_CODES, Client
 from ...storage.errors import Refused
 from ...storage.offsets import RAW_TABLE
 from ...storage.schema import qualified
-from .told import ALERTS_TOPIC
+from .signals import ALERTS_TOPIC
 
 log = logging.getLogger(__name__)
 

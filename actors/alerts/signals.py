@@ -12,7 +12,7 @@ Every counter and gauge of every actor is a signal under its own name, with the 
 | insert_errors_per_minute, lost_rows_per_minute | | of the writer |
 | snapshot_success_percent | exchange | book snapshots of the last 5 minutes |
 | kafka_lag_events, kafka_error_percent | topic | errors of the last minute |
-| topic_silent_seconds | topic | since its newest event; since its actor's start where none is known |
+| topic_silent_seconds | topic | since its newest event; since its actor's start where none is known; not of alerts |
 | claim_difference | figure, account, symbol | what producers claim less ours, without its sign |
 | disk_used_percent, shared_memory_used_percent, memory_used_percent, cpu_used_percent | | of the host |
 | risk_leverage, risk_var_95, risk_var_99, drawdown | account | as stated; a fraction; our own drawdown too |
@@ -38,6 +38,7 @@ RATES = frozenset((  # signals over a window, which say little until it has pass
     "execution_slippage_bps", "execution_latency_ms",
 ))  # fmt: skip
 SUMS = ("rest_refusals_per_minute", "insert_errors_per_minute", "lost_rows_per_minute", "feed_records_per_minute")
+ALERTS_TOPIC = "alerts.v1"
 OPEN_STATES = (State.STARTING, State.RUNNING)
 
 
@@ -177,7 +178,9 @@ class Collector:
                         grow("dead", page, sample, topic)
                     case "tickring_kafka_lag_events":
                         found["kafka_lag_events"][topic] = found["kafka_lag_events"].get(topic, 0.0) + sample.values[0]
-                    case "tickring_kafka_last_event_seconds":
+                    case "tickring_kafka_last_event_seconds" if (
+                        labels["topic"] != ALERTS_TOPIC
+                    ):  # silent when all is well
                         silent_since_s = sample.values[0] or page.started_ns / 1e9
                         found["topic_silent_seconds"][topic] = max(0.0, time.time() - silent_since_s)
                     case "tickring_portfolio_claim_difference":

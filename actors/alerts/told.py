@@ -16,11 +16,11 @@ from ...codecs.record import RecordType
 from ...ringbuf import ByteRingReader, MetricsPage, RingError, StreamReader, bytes_filename
 from ..recent import PORTFOLIO_ACTOR, Item, Recent, topic_actor
 from .rules import Labels
-from .signals import Collected, labels_of
+from .signals import ALERTS_TOPIC, Collected, labels_of
 
 log = logging.getLogger(__name__)
 
-ALERTS_TOPIC, RISK_TOPIC, EXECUTIONS_TOPIC = "alerts.v1", "risk.metrics.v1", "exec.reports.v1"
+RISK_TOPIC, EXECUTIONS_TOPIC = "risk.metrics.v1", "exec.reports.v1"
 KEPT = 4096
 MINUTE_NS = 60 * 10**9
 RISK_FRESH_NS = 3600 * 10**9  # what was stated longer ago says nothing of now

@@ -136,8 +136,8 @@ def test_built_in_rules_have_names_of_their_own() -> None:
     [
         ("cpu_used_percent", 70, 300, {"cpu_70": "MEDIUM"}),
         ("cpu_used_percent", 91, 300, {"cpu_70": "MEDIUM", "cpu_90": "CRITICAL"}),
-        ("tickring_storage_batch_queue_size", 1001, 599, {}),
-        ("tickring_storage_batch_queue_size", 1001, 600, {"batch_queue": "MEDIUM"}),
+        ("tickring_storage_batch_queue_size", 200_001, 599, {}),
+        ("tickring_storage_batch_queue_size", 200_001, 600, {"batch_queue": "MEDIUM"}),
         ("tickring_feed_streams_silent", 1, 0, {"feed_streams_silent": "MEDIUM"}),
     ],
 )

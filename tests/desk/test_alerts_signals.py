@@ -176,6 +176,8 @@ def test_topic_and_feed_that_were_silent_from_the_start_are_silent_since_then(sh
     assert pages.look("topic_silent_seconds")[labels_of(**topic)] == pytest.approx(400, abs=30)
     pages.tell("topic-trade-signals-v1", ("tickring_kafka_last_event_seconds", topic, began_ns / 1e9 - 600))
     assert pages.look("topic_silent_seconds")[labels_of(**topic)] == pytest.approx(1000, abs=30)
+    pages.tell("topic-alerts-v1", ("tickring_kafka_last_event_seconds", {"topic": "alerts.v1"}, began_ns / 1e9))
+    assert list(pages.look("topic_silent_seconds")) == [labels_of(**topic)], "no alerts are no alert"
     exchange = {"exchange": "binance"}
     frames = ("tickring_feed_frames_total", exchange, 0.0)
     pages.tell("feed-x", ("tickring_feed_data_age_seconds", exchange, 61.0), frames)
