@@ -178,11 +178,10 @@ class Collector:
                         grow("dead", page, sample, topic)
                     case "tickring_kafka_lag_events":
                         found["kafka_lag_events"][topic] = found["kafka_lag_events"].get(topic, 0.0) + sample.values[0]
-                    case "tickring_kafka_last_event_seconds" if (
-                        labels["topic"] != ALERTS_TOPIC
-                    ):  # silent when all is well
-                        silent_since_s = sample.values[0] or page.started_ns / 1e9
-                        found["topic_silent_seconds"][topic] = max(0.0, time.time() - silent_since_s)
+                    case "tickring_kafka_last_event_seconds":
+                        if labels["topic"] != ALERTS_TOPIC:  # no alerts are no alert
+                            silent_since_s = sample.values[0] or page.started_ns / 1e9
+                            found["topic_silent_seconds"][topic] = max(0.0, time.time() - silent_since_s)
                     case "tickring_portfolio_claim_difference":
                         found["claim_difference"][labels_of(**labels)] = abs(sample.values[0])
         for name in SUMS:
