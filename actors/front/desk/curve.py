@@ -11,13 +11,13 @@ import msgspec
 
 from ....codecs.desk.money import parse_amount
 from ....storage.client import quote_name
+from ....storage.deskcurve import CURVE_STATES, INTERVALS
 from ..history import in_turns
 from ..stamps import NS
 from ..state import FrontState
 from .params import DAY_NS
 from .portfolio import ALL
 
-INTERVALS = {"1m": 60, "5m": 300, "15m": 900, "1h": 3600, "1d": 86_400}
 CURVES_KEPT = 64
 _AMOUNTS = ("realized_pnl", "unrealized_pnl", "total_pnl")
 Spellings = tuple[str, ...]  # of one symbol, as fills write it; told by the first
@@ -71,23 +71,16 @@ async def read_curve(
             f"s.{name} - lagInFrame(s.{name}, 1, CAST(0, 'Decimal(38, 8)')) OVER before AS {name}" for name in _AMOUNTS
         )
         sums = ", ".join(f"toString(sum({name}))" for name in (*_AMOUNTS, "fills"))
-        table = f"{quote_name(state.history.database)}.pnl_curve_states"
-        one = "" if account is None else "account_id = {account:String} AND "
+        samples, parameters = samples_until(state, account, strategy, list(told), interval, first, -(-end_ns // NS))
         return await state.history.ask(
             f"SELECT toUnixTimestamp(bucket), told, {sums} FROM (SELECT bucket, {values}, "
             "toInt64(s.fill_count) - lagInFrame(toInt64(s.fill_count), 1, toInt64(0)) OVER before AS fills, "
             "transform(toString(symbol), {symbols:Array(String)}, {told:Array(String)}) AS told "
             "FROM (SELECT account_id, symbol, argMaxMerge(last) AS s, "
             "if(time_bucket < fromUnixTimestamp({first:Int64}), toDateTime(0, 'UTC'), time_bucket) AS bucket "
-            f"FROM {table} WHERE {one}strategy_id = {{strategy:String}} AND symbol IN {{symbols:Array(String)}} AND "
-            "(interval_type = {interval:String} AND time_bucket >= fromUnixTimestamp({day:Int64}) AND "
-            "time_bucket < fromUnixTimestamp({end:Int64}) OR "
-            "interval_type = '1d' AND time_bucket < fromUnixTimestamp({day:Int64})) "
-            "GROUP BY bucket, account_id, symbol) WINDOW before AS (PARTITION BY account_id, symbol ORDER BY bucket "
-            "ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)) GROUP BY bucket, told ORDER BY bucket, told",
-            {"account": account or "", "strategy": strategy, "symbols": list(told), "told": list(told.values()),
-             "interval": interval, "day": first // DAY_NS * DAY_NS // NS, "first": first // NS,
-             "end": -(-end_ns // NS)},
+            f"{samples} GROUP BY bucket, account_id, symbol) WINDOW before AS (PARTITION BY account_id, symbol "
+            "ORDER BY bucket ROWS BETWEEN 1 PRECEDING AND CURRENT ROW)) GROUP BY bucket, told ORDER BY bucket, told",
+            {**parameters, "told": list(told.values()), "first": first // NS},
             patient=True,
         )  # fmt: skip
 
@@ -100,6 +93,26 @@ async def read_curve(
     points = list(await _parsed(rows)) if rows else []
     _append_now(state, account, strategy, wanted, length, first, end_ns, points)
     return Curve(points[_index(points, first) :], answered, kept)
+
+
+def samples_until(
+    state: FrontState, account: str | None, strategy: str, symbols: Sequence[str], interval: str, since_ns: int,
+    end_s: int,
+) -> tuple[str, dict[str, Any]]:  # fmt: skip
+    """FROM and WHERE of the states that tell how PnL stood at each moment of a range, and their parameters.
+
+    These are the buckets of `interval` from the day of `since_ns` on, to `end_s` (UNIX s), and the days before.
+    """
+    one = "" if account is None else "account_id = {account:String} AND "
+    return (
+        f"FROM {quote_name(state.history.database)}.{CURVE_STATES} WHERE {one}strategy_id = {{strategy:String}} "
+        "AND symbol IN {symbols:Array(String)} AND (interval_type = {interval:String} "
+        "AND time_bucket >= fromUnixTimestamp({day:Int64}) AND time_bucket < fromUnixTimestamp({end:Int64}) "
+        "OR interval_type = '1d' AND time_bucket < fromUnixTimestamp({day:Int64}))"
+    ), {
+        "account": account or "", "strategy": strategy, "symbols": list(symbols), "interval": interval,
+        "day": since_ns // DAY_NS * DAY_NS // NS, "end": end_s,
+    }  # fmt: skip
 
 
 def _index(points: list[Point], start_ns: int) -> int:

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ....codecs.desk.money import parse_amount
-from ....storage.client import quote_name
 from ..endpoints import Arguments
 from ..errors import ServiceUnavailable
 from ..stamps import NS
 from ..state import FrontState
-from .params import DAY_NS, bounds
+from .curve import samples_until
+from .params import bounds
 from .portfolio import ALL
 
 MINUTE_NS = 60 * NS
@@ -73,16 +73,9 @@ async def _standing(
 
     async def ask() -> list[list[str | int]] | None:
         sums = ", ".join(f"toString(sum(s.{name}))" for name in ("unrealized_pnl", *_ADDED))
-        one = "" if account is None else "account_id = {account:String} AND "
+        samples, parameters = samples_until(state, account, strategy, symbols, "1m", at_ns, minute // NS)
         return await state.history.ask(
-            f"SELECT {sums} FROM (SELECT argMaxMerge(last) AS s "
-            f"FROM {quote_name(state.history.database)}.pnl_curve_states WHERE {one}strategy_id = {{strategy:String}} "
-            "AND symbol IN {symbols:Array(String)} AND (interval_type = '1d' AND "
-            "time_bucket < fromUnixTimestamp({day:Int64}) OR interval_type = '1m' AND "
-            "time_bucket >= fromUnixTimestamp({day:Int64}) AND time_bucket < fromUnixTimestamp({minute:Int64})) "
-            "GROUP BY account_id, symbol)",
-            {"account": account or "", "strategy": strategy, "symbols": list(symbols),
-             "day": at_ns // DAY_NS * DAY_NS // NS, "minute": minute // NS},
+            f"SELECT {sums} FROM (SELECT argMaxMerge(last) AS s {samples} GROUP BY account_id, symbol)", parameters,
             patient=True,
         )  # fmt: skip
 
